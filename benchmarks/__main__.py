@@ -1,0 +1,31 @@
+"""The command line: ``python -m benchmarks <suite>``."""
+
+from __future__ import annotations
+
+import argparse
+from types import ModuleType
+
+from benchmarks import harness, optimizers
+
+SUITES: dict[str, ModuleType] = {"optimizers": optimizers}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one suite, prints its tables and writes its record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure against peers, side by side.")
+    suites = parser.add_subparsers(dest="suite", required=True, metavar="suite")
+    for name, module in SUITES.items():
+        suite = suites.add_parser(name, help=module.HELP, description=module.__doc__,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        harness.add_arguments(suite)
+        module.add_arguments(suite)
+    args = parser.parse_args(argv)
+    harness.prepare()
+    environment = harness.environment()
+    harness.print_environment(environment)
+    record = SUITES[args.suite].run(args)
+    harness.write(args, {"suite": args.suite, "environment": environment, **record})
+
+
+if __name__ == "__main__":
+    main()

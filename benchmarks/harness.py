@@ -1,0 +1,253 @@
+"""Timing peers in turns, describing the machine, printing tables and writing records."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import gc
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+PACKAGES = ("gradxform", "jax", "jaxlib", "optax", "torch", "numpy")
+VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+BUSY = 0.25
+"""More work than this by other processes, in cores, and the run says that the machine was not quiet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One figure measured several times, in seconds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def spread(self) -> float:
+        """The distance between the quartiles over the median."""
+        low, high = np.quantile(self.seconds, (0.25, 0.75))
+        return float((high - low) / self.median) if self.median else 0.0
+
+    def ratio(self, peer: Sample) -> float:
+        """The median of the ratios to a peer measured in the same rounds."""
+        return float(np.median(np.divide(self.seconds, peer.seconds)))
+
+    def record(self) -> dict[str, Any]:
+        """This sample as JSON."""
+        return {"median_s": self.median, "min_s": min(self.seconds), "spread": self.spread, "n": len(self.seconds)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every suite has."""
+    parser.add_argument("--quick", action="store_true", help="few repeats; written only where --output says")
+    parser.add_argument("--repeats", type=int, default=None, help="timed rounds a case (default 40; 10 with --quick)")
+    parser.add_argument("--output", type=pathlib.Path, default=None,
+                        help="the JSON file (default benchmarks/results/<suite>-<device>.json)")
+
+
+def prepare() -> None:
+    """Sets jax up for measuring: a compilation that a cache on disk answers is none."""
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
+def in_turns(steps: Mapping[str, Callable[[], None]], repeats: int, warmup: int = 3) -> dict[str, Sample]:
+    """Times steps in turns.
+
+    Args:
+      steps: by name, what to time; each returns when its work is done.
+      repeats: timed rounds.
+      warmup: rounds before them.
+
+    Returns:
+      The sample of each; position i of all of them is the same round.
+    """
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    gc.collect()
+    for i in range(warmup + repeats):
+        # Rotating the order: nobody always runs on the caches that the same peer left.
+        for name in names[i % len(names):] + names[:i % len(names)]:
+            start = time.perf_counter()
+            steps[name]()
+            if i >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Sample(tuple(values)) for name, values in seconds.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """What it took to build a jitted function, and what came out."""
+
+    trace: Sample
+    lower: Sample
+    compile: Sample
+    temp_bytes: int
+    fusions: int
+
+    @property
+    def front(self) -> Sample:
+        """Trace and lowering together."""
+        return Sample(tuple(np.add(self.trace.seconds, self.lower.seconds).tolist()))
+
+    def record(self) -> dict[str, Any]:
+        """This build as JSON."""
+        return {"trace": self.trace.record(), "lower": self.lower.record(), "compile": self.compile.record(),
+                "trace_and_lower_s": self.front.median, "temp_bytes": self.temp_bytes, "fusions": self.fusions}
+
+
+def build_in_turns(functions: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], repeats: int,
+                   donate: tuple[int, ...] = (0, 1)) -> dict[str, Build]:
+    """Builds functions in turns, each time from nothing.
+
+    Args:
+      functions: by name, a function and arguments of the shapes to build it for.
+      repeats: how often to build; one more build comes before, uncounted.
+      donate: the arguments whose arrays it may overwrite.
+
+    Returns:
+      The build of each.
+    """
+    seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in functions}
+    compiled: dict[str, Any] = {}
+    for i in range(repeats + 1):
+        for name, (function, args) in functions.items():
+            jax.clear_caches()
+            gc.collect()
+            start = time.perf_counter()
+            traced = jax.jit(function, donate_argnums=donate).trace(*args)
+            traced_at = time.perf_counter()
+            lowered = traced.lower()
+            lowered_at = time.perf_counter()
+            compiled[name] = lowered.compile()
+            done = time.perf_counter()
+            if i:
+                seconds[name].append((traced_at - start, lowered_at - traced_at, done - lowered_at))
+    return {name: Build(*(Sample(part) for part in zip(*seconds[name], strict=True)),
+                        temp_bytes=int(compiled[name].memory_analysis().temp_size_in_bytes),
+                        fusions=len(re.findall(r" fusion\(", compiled[name].as_text()))) for name in functions}
+
+
+def streaming_bandwidth(elements: int) -> float:
+    """Bytes a second of the fastest of three streams over arrays in memory: the limit of anything that streams.
+
+    The streams are a sum (reads), ``x + a (y - x)`` in place (two reads, one write), and a copy's opposite, filling
+    four arrays from their own values (as many reads as writes).
+
+    Args:
+      elements: float32 numbers an array; large enough that no cache holds them.
+    """
+    def stream(function: Callable[..., Any], arrays: int, moved: int) -> float:
+        held = [jnp.full((elements,), 1.0 + i, jnp.float32) for i in range(arrays)]
+        call = jax.jit(function, donate_argnums=tuple(range(arrays)) if moved > arrays else ())
+
+        def step() -> None:
+            out = jax.block_until_ready(call(*held))
+            held[:len(out)] = out if moved > arrays else held[:len(out)]
+
+        return 4 * elements * moved / min(in_turns({"": step}, 8)[""].seconds)
+
+    return max(stream(lambda x: (jnp.sum(x.reshape(-1, 1024), axis=1),), 1, 1),
+               stream(lambda x, y: (x + 0.25 * (y - x), y), 2, 3),
+               stream(lambda *xs: tuple(x * 0.5 + 1.0 for x in xs), 4, 8))
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on: the device, the versions, the settings and what else was running."""
+    device = jax.devices()[0]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {name: _version(name) for name in PACKAGES},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "other_work_cores": _other_work(),
+    }
+
+
+def print_environment(record: Mapping[str, Any]) -> None:
+    """Prints the machine and the versions, and warns where the machine is not quiet."""
+    versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in record["versions"].items())
+    print(f"{record['date']}  {record['device']} ({record['cpu']}, {record['cores']} cores)")
+    print(f"python {record['python']}, {versions}")
+    for name, value in record["variables"].items():
+        print(f"{name}={value}")
+    if record["other_work_cores"] > BUSY:
+        print(f"WARNING: other processes keep {record['other_work_cores']:.1f} cores busy; "
+              "the ratios are taken in turns, but expect noise")
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table, the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    print(f"\n{title}")
+    for row in (header, ["-" * width for width in widths], *rows):
+        print("  ".join(cell.rjust(width) if i else cell.ljust(width)
+                        for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip())
+
+
+def write(args: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """Writes a record as JSON where ``--output`` says, by default under the name of the suite and the device."""
+    path = args.output
+    if path is None:
+        if args.quick:
+            print("\nnot written: --quick without --output")
+            return
+        kind = record["environment"]["device"]
+        path = RESULTS / f"{record['suite']}-{re.sub(r'[^a-z0-9]+', '-', kind.lower()).strip('-')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"\nwritten: {path}")
+
+
+def _cpu_model() -> str:
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        if found:
+            return found.group(1)
+    return platform.processor() or "unknown"
+
+
+def _version(name: str) -> str | None:
+    if name == "gradxform":
+        import gradxform
+        return getattr(gradxform, "__version__", "unreleased")
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _other_work(seconds: float = 1.0) -> float:
+    """How many cores other processes keep busy; 0 where the system does not tell."""
+    stat = pathlib.Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+
+    def busy() -> int:
+        fields = [int(x) for x in stat.read_text().split("\n", 1)[0].split()[1:]]
+        return sum(fields) - fields[3] - fields[4]
+
+    own, start = time.process_time(), busy()
+    time.sleep(seconds)
+    ticks = busy() - start
+    return max(0.0, ticks / os.sysconf("SC_CLK_TCK") - (time.process_time() - own)) / seconds

@@ -1,0 +1,115 @@
+"""gradxform: everything that shapes a training run, as pure, composable values.
+
+Transformations, optimizers and selectors are named here; the other rooms are modules: ``gx.schedules``, ``gx.plot``.
+"""
+
+from gradxform import plot, schedules
+from gradxform.core.config import from_config, to_config
+from gradxform.core.schedule import Schedule, schedule
+from gradxform.core.selectors import Selector, ndim_at_least, path_matches
+from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.transformation import Transformation, transformation
+from gradxform.optimizers.adafactor import adafactor
+from gradxform.optimizers.adam import adam, adamw, amsgrad, nadam, nadamw, radam
+from gradxform.optimizers.adaptive import adabelief, lion, yogi
+from gradxform.optimizers.large_batch import lamb, lars
+from gradxform.optimizers.rmsprop import adagrad, rmsprop
+from gradxform.optimizers.sgd import sgd
+from gradxform.transforms.accumulate import accumulate
+from gradxform.transforms.adam import scale_by_adam
+from gradxform.transforms.amsgrad import scale_by_amsgrad
+from gradxform.transforms.belief import scale_by_belief
+from gradxform.transforms.clip import adaptive_grad_clip, clip, clip_by_block_rms, clip_by_global_norm, global_norm
+from gradxform.transforms.combine import apply_updates, chain, identity, named_chain, set_to_zero, stateless
+from gradxform.transforms.decay import add_decayed_weights
+from gradxform.transforms.factored import scale_by_factored_rms
+from gradxform.transforms.gradient import add_noise, centralize
+from gradxform.transforms.inspect import hyperparams, metrics
+from gradxform.transforms.lion import scale_by_lion
+from gradxform.transforms.masking import freeze, masked, partition, selective_transform
+from gradxform.transforms.momentum import ema, trace
+from gradxform.transforms.nadam import scale_by_nadam
+from gradxform.transforms.nonfinite import NonfiniteError, all_finite, check_finite, skip_nonfinite
+from gradxform.transforms.radam import scale_by_radam
+from gradxform.transforms.record import record_norms
+from gradxform.transforms.rms import scale_by_rms, scale_by_rss, scale_by_stddev
+from gradxform.transforms.scale import scale, scale_by_learning_rate, scale_by_param_block_rms, scale_by_schedule
+from gradxform.transforms.trust_ratio import scale_by_trust_ratio
+from gradxform.transforms.yogi import scale_by_yogi
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "accumulate",
+    "adabelief",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamw",
+    "adaptive_grad_clip",
+    "add_decayed_weights",
+    "add_noise",
+    "all_finite",
+    "amsgrad",
+    "apply_updates",
+    "centralize",
+    "chain",
+    "check_finite",
+    "clip",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
+    "ema",
+    "freeze",
+    "from_config",
+    "global_norm",
+    "hyperparams",
+    "identity",
+    "lamb",
+    "lars",
+    "Leafwise",
+    "lion",
+    "masked",
+    "metrics",
+    "nadam",
+    "nadamw",
+    "named_chain",
+    "ndim_at_least",
+    "NonfiniteError",
+    "partition",
+    "path_matches",
+    "plot",
+    "radam",
+    "record_norms",
+    "rmsprop",
+    "Rule",
+    "scale",
+    "scale_by_adam",
+    "scale_by_amsgrad",
+    "scale_by_belief",
+    "scale_by_factored_rms",
+    "scale_by_learning_rate",
+    "scale_by_lion",
+    "scale_by_nadam",
+    "scale_by_param_block_rms",
+    "scale_by_radam",
+    "scale_by_rms",
+    "scale_by_rss",
+    "scale_by_schedule",
+    "scale_by_stddev",
+    "scale_by_trust_ratio",
+    "scale_by_yogi",
+    "Schedule",
+    "schedule",
+    "schedules",
+    "selective_transform",
+    "Selector",
+    "set_to_zero",
+    "sgd",
+    "skip_nonfinite",
+    "stateless",
+    "to_config",
+    "trace",
+    "Transformation",
+    "transformation",
+    "yogi",
+]

@@ -1,0 +1,102 @@
+"""Argument checks: an error names the argument, what was found and what was expected.
+
+A traced number is only known when the program runs, so ranges are checked for concrete numbers alone.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether ``value`` can be looked at now: a Python or NumPy number."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def real(name: str, value: Any, *, at_least: float | None = None, below: float | None = None,
+         above: float | None = None, at_most: float | None = None, schedule: bool = False) -> None:
+    """Refuses an argument that is not a real number (or, where allowed, a schedule) in its range.
+
+    Raises:
+      TypeError: ``value`` is no real number.
+      ValueError: ``value`` is NaN or out of range.
+    """
+    if schedule and callable(value):
+        return
+    if isinstance(value, jax.Array):
+        if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+            raise TypeError(f"{name}: expected a real number, got an array of dtype {value.dtype}")
+        return
+    if _is_placeholder(value):
+        return
+    if not is_concrete(value):
+        wanted = "a real number or a schedule" if schedule else "a real number"
+        raise TypeError(f"{name}: expected {wanted}, got {value!r}")
+    if math.isnan(value):
+        raise ValueError(f"{name}: expected {_range(at_least, above, below, at_most)}, got nan")
+    if not _inside(value, at_least, above, below, at_most):
+        raise ValueError(f"{name}: expected {_range(at_least, above, below, at_most)}, got {value!r}")
+
+
+def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> None:
+    """Refuses an argument that is not an integer in its range.
+
+    Raises:
+      TypeError: ``value`` is no integer.
+      ValueError: ``value`` is out of range.
+    """
+    if isinstance(value, jax.Array):
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"{name}: expected an integer, got an array of dtype {value.dtype}")
+        return
+    if _is_placeholder(value):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not _inside(int(value), at_least, None, None, at_most):
+        raise ValueError(f"{name}: expected {_range(at_least, None, None, at_most, 'an integer')}, got {value!r}")
+
+
+def choice(name: str, value: Any, options: tuple[str, ...]) -> None:
+    """Refuses an argument that is not one of ``options``.
+
+    Raises:
+      ValueError: ``value`` is not among them.
+    """
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """Refuses an argument that cannot be called.
+
+    Raises:
+      TypeError: ``value`` is not callable.
+    """
+    if not callable(value):
+        raise TypeError(f"{name}: expected a function, got {value!r}")
+    return value
+
+
+def _is_placeholder(value: Any) -> bool:
+    # jax fills a tree with shapes, None or bare objects while it works out axes and shardings.
+    return type(value) is object or isinstance(value, jax.ShapeDtypeStruct)
+
+
+def _inside(x: float, at_least: float | None, above: float | None, below: float | None,
+            at_most: float | None) -> bool:
+    return ((at_least is None or x >= at_least) and (above is None or x > above)
+            and (below is None or x < below) and (at_most is None or x <= at_most))
+
+
+def _range(at_least: float | None, above: float | None, below: float | None, at_most: float | None,
+           what: str = "a real number") -> str:
+    bounds = [f"{sign} {bound}" for sign, bound in
+              ((">=", at_least), (">", above), ("<", below), ("<=", at_most)) if bound is not None]
+    return f"{what} {' and '.join(bounds)}".strip()

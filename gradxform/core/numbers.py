@@ -1,0 +1,95 @@
+"""What a number is here: hyperparameters and accumulation in float32 at least, one cast at the end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradxform.core.types import Scalar
+
+MAX_STEP = 2**31 - 1
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype to compute in: float32 for anything narrower, the dtype itself otherwise."""
+    dtype = jnp.dtype(dtype)
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        return jnp.dtype(jnp.float32)
+    return dtype
+
+
+def real_dtype(dtype: Any) -> Any:
+    """The dtype of ``abs(x)`` for an ``x`` of ``dtype``, no narrower than float32."""
+    return wide_dtype(jnp.finfo(dtype).dtype)
+
+
+def widen(x: jax.Array) -> jax.Array:
+    """``x`` in the dtype it is computed in."""
+    return cast(x, wide_dtype(x.dtype))
+
+
+def cast(x: Any, dtype: Any) -> jax.Array:
+    """``x`` as an array of ``dtype``; a complex value keeps its real part when ``dtype`` is real."""
+    x = jnp.asarray(x)
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        x = x.real
+    # convert_element_type also drops a weak type, which would make a second call retrace.
+    return x if x.dtype == dtype and not x.weak_type else lax.convert_element_type(x, dtype)
+
+
+def scalar(x: Scalar) -> Any:
+    """A hyperparameter ready for arithmetic.
+
+    A Python number is returned as it is, so that ``1 - b2`` is exact; an array is widened to float32, because a
+    ``b2`` of 0.999 rounds to 1 in bfloat16.
+    """
+    return widen(x) if isinstance(x, jax.Array) else x
+
+
+def increment(count: jax.Array) -> jax.Array:
+    """The next step count; it stays at the largest value of its dtype instead of wrapping around."""
+    limit = jnp.iinfo(count.dtype).max
+    return jnp.where(count < limit, count + jnp.ones_like(count), count)
+
+
+def debias(decay: Scalar, count: jax.Array) -> jax.Array:
+    """``1 - decay**count``, without the cancellation that loses four digits at ``decay=0.999, count=1``."""
+    steps = count.astype(jnp.result_type(float))
+    if isinstance(decay, (int, float)):
+        return -jnp.expm1(steps * (math.log(decay) if decay > 0 else -math.inf))
+    return -jnp.expm1(steps * jnp.log(scalar(decay)))
+
+
+def abs_sq(x: jax.Array) -> jax.Array:
+    """``|x|**2`` as a real array."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(x.real) + jnp.square(x.imag)
+    return jnp.square(x)
+
+
+@jax.custom_jvp
+def sqrt(x: jax.Array) -> jax.Array:
+    """The square root, with derivative 0 at 0.
+
+    A weight whose gradient is always zero has a second moment of zero; the infinite slope there would turn every
+    hypergradient into NaN.
+    """
+    return jnp.sqrt(x)
+
+
+@sqrt.defjvp
+def _sqrt_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    root = jnp.sqrt(x)
+    positive = root > 0
+    slope = jnp.where(positive, 0.5 / jnp.where(positive, root, 1), jnp.zeros_like(root))
+    return root, slope * dx
+
+
+def lerp(old: jax.Array, new: jax.Array, weight: Scalar) -> jax.Array:
+    """``(1 - weight) * old + weight * new``, in the form whose fixed point is ``new`` to the last bit."""
+    return old + weight * (new - old)

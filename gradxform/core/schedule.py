@@ -1,0 +1,76 @@
+"""The schedule: a function of the step that is also a value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradxform.core.numbers import MAX_STEP
+from gradxform.core.types import Step
+from gradxform.core.value import Value, factory, register
+
+P = ParamSpec("P")
+
+
+@register
+class Schedule(Value):
+    """A pure function from the step to a number that prints, compares, pickles and is a pytree of its numbers.
+
+    It is made by a factory in ``gradxform.schedules``. Steps count from 0 and are exact up to 2**31 - 1; a step below
+    0 counts as 0. The result has the shape of the step and is float32 (float64 where jax has 64-bit types on).
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> gx.schedules.linear(1.0, 0.0, 4)(jnp.arange(6))
+      Array([1.  , 0.75, 0.5 , 0.25, 0.  , 0.  ], dtype=float32)
+    """
+
+    def __call__(self, step: Step) -> jax.Array:
+        """The value at a step, or at each of an array of steps."""
+        step = as_step(step)
+        value = jnp.asarray(self.built(step))
+        return jnp.broadcast_to(value.astype(jnp.promote_types(value.dtype, float_dtype())), step.shape)
+
+
+def schedule(function: Callable[P, Callable[[jax.Array], Any]]) -> Callable[P, Schedule]:
+    """Turns a factory of functions of the step into one of schedules.
+
+    Args:
+      function: a function of the hyperparameters that returns ``f(step)``; ``step`` comes as an integer array >= 0.
+
+    Returns:
+      The factory; its schedules are pytrees of their float and array arguments.
+
+    Example:
+      >>> import gradxform as gx
+      >>> @gx.schedule
+      ... def reciprocal(init_value: float):
+      ...   return lambda step: init_value / (step + 1)
+      >>> float(reciprocal(1)(3))
+      0.25
+    """
+    return factory(Schedule, function)
+
+
+def as_step(step: Any) -> jax.Array:
+    """A step as an integer array that is not negative.
+
+    Raises:
+      TypeError: the step is not a number of steps.
+      ValueError: it is beyond 2**31 - 1.
+    """
+    if isinstance(step, (int, np.integer)) and not isinstance(step, bool) and step > MAX_STEP:
+        raise ValueError(f"step: expected at most 2**31 - 1, got {step}")
+    step = jnp.asarray(step)
+    if step.dtype == bool or not (jnp.issubdtype(step.dtype, jnp.integer) or jnp.issubdtype(step.dtype, jnp.floating)):
+        raise TypeError(f"step: expected an integer or an array of integers, got {step.dtype}")
+    return jnp.maximum(step, jnp.zeros_like(step))
+
+
+def float_dtype() -> Any:
+    """The dtype of a schedule's value."""
+    return jnp.result_type(float)

@@ -1,0 +1,163 @@
+"""Selecting leaves of a tree by path or by shape: masks that print, compare and combine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.core import checks
+from gradxform.core.trees import path_name
+from gradxform.core.types import Params, PyTree
+from gradxform.core.value import Value, factory, register
+
+
+@register
+class Selector(Value):
+    """A function from params to a tree of bools, decided leaf by leaf from its path and its array.
+
+    Combine selectors with ``&``, ``|`` and ``~``.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> decayed = gx.ndim_at_least(2) & ~gx.path_matches("embed")
+      >>> decayed({"embed": jnp.ones((4, 2)), "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}})
+      {'dense': {'bias': False, 'kernel': True}, 'embed': False}
+    """
+
+    def __call__(self, params: Params) -> PyTree:
+        """A tree of bools that fits ``params``."""
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(self.built(path_name(path), leaf)), params)
+
+    def __and__(self, other: Selector) -> Selector:
+        return both(self, other)
+
+    def __or__(self, other: Selector) -> Selector:
+        return either(self, other)
+
+    def __invert__(self) -> Selector:
+        return negated(self)
+
+    def __repr__(self) -> str:
+        parts = [repr(part) for part in self.arguments.values()]
+        if self.name in _OPERATORS:
+            return f"({parts[0]} {_OPERATORS[self.name]} {parts[1]})"
+        return f"~{parts[0]}" if self.name == "negated" else super().__repr__()
+
+
+Predicate = Callable[[str, Any], bool]
+
+
+def _selector(function: Callable[..., Predicate]) -> Callable[..., Selector]:
+    return factory(Selector, function)
+
+
+@_selector
+def path_matches(pattern: str) -> Predicate:
+    """Selects the leaves whose path contains a match of a regular expression.
+
+    Args:
+      pattern: a regular expression, searched for in paths such as ``encoder/dense/kernel``.
+
+    Returns:
+      A selector.
+
+    Raises:
+      TypeError: ``pattern`` is not a string.
+      ValueError: it is not a regular expression.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.path_matches("bias$")({"dense": {"kernel": 1.0, "bias": 0.0}})
+      {'dense': {'bias': True, 'kernel': False}}
+    """
+    if not isinstance(pattern, str):
+        raise TypeError(f"pattern: expected a regular expression, got {pattern!r}")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"pattern: expected a regular expression, got {pattern!r} ({error})") from error
+    return lambda path, leaf: compiled.search(path) is not None
+
+
+@_selector
+def ndim_at_least(n: int) -> Predicate:
+    """Selects the leaves with at least ``n`` axes: with 2, the kernels and embeddings but no biases or norm scales.
+
+    Args:
+      n: the number of axes, >= 0.
+
+    Returns:
+      A selector.
+
+    Raises:
+      TypeError: ``n`` is not an integer.
+      ValueError: ``n`` is negative.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> gx.ndim_at_least(2)({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
+      {'bias': False, 'kernel': True}
+    """
+    checks.integer("n", n, at_least=0)
+    return lambda path, leaf: jnp.ndim(leaf) >= n
+
+
+@_selector
+def both(first: Selector, second: Selector) -> Predicate:
+    """Selects what both selectors select; written ``first & second``.
+
+    Args:
+      first: a selector.
+      second: a selector.
+
+    Returns:
+      A selector.
+
+    Raises:
+      TypeError: an argument is not a selector.
+    """
+    return _combine(first, second, lambda a, b: a and b)
+
+
+@_selector
+def either(first: Selector, second: Selector) -> Predicate:
+    """Selects what either selector selects; written ``first | second``.
+
+    Args:
+      first: a selector.
+      second: a selector.
+
+    Returns:
+      A selector.
+
+    Raises:
+      TypeError: an argument is not a selector.
+    """
+    return _combine(first, second, lambda a, b: a or b)
+
+
+@_selector
+def negated(selector: Selector) -> Predicate:
+    """Selects what a selector does not; written ``~selector``.
+
+    Args:
+      selector: a selector.
+
+    Returns:
+      A selector.
+    """
+    return lambda path, leaf: not selector.built(path, leaf)
+
+
+_OPERATORS = {"both": "&", "either": "|"}
+
+
+def _combine(first: Selector, second: Selector, how: Callable[[bool, bool], bool]) -> Predicate:
+    for selector in (first, second):
+        if not isinstance(selector, Selector):
+            raise TypeError(f"expected a selector such as ndim_at_least(2), got {selector!r}")
+    return lambda path, leaf: how(first.built(path, leaf), second.built(path, leaf))

@@ -1,0 +1,118 @@
+"""The transformation: an optax transformation that is also a value."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import optax
+
+from gradxform.core import stages
+from gradxform.core.stages import General, Stage
+from gradxform.core.types import Params, State, Updates
+from gradxform.core.value import Definition, Value, factory, register
+
+P = ParamSpec("P")
+
+
+@register
+class Transformation(Value, optax.GradientTransformationExtraArgs):
+    """A pure pair (init, update) that prints, compares, pickles and is a pytree of its hyperparameters.
+
+    It is made by a factory (``adamw``, ``chain``, your own under ``transformation``), never by its class. As a
+    subclass of ``optax.GradientTransformationExtraArgs`` it goes wherever optax's transformations go. ``init(params)``
+    returns the state; ``update(updates, state, params=None, **extra)`` returns the new updates, each leaf in the
+    dtype it came in, and the new state.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1))
+      >>> tx == gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1))
+      True
+    """
+
+    @classmethod
+    def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Value:
+        # The pair in the tuple asks this holder for the value, which does not exist until the tuple does.
+        holder: list[Transformation] = []
+
+        def init(params: Params) -> State:
+            return stages.init(holder[0].stage, params)
+
+        def update(updates: Updates, state: State, params: Params | None = None,
+                   **extra: Any) -> tuple[Updates, State]:
+            tx = holder[0]
+            return stages.run(tx.stage, updates, state, params, extra, tx.name)
+
+        tx = tuple.__new__(cls, (init, update))
+        holder.append(tx)
+        return tx
+
+    @functools.cached_property
+    def stage(self) -> Stage:
+        """The work inside: what the factory returned, as one of the kinds in ``gradxform.core.stages``."""
+        return _as_stage(self.built, self.name)
+
+    @property
+    def built(self) -> Any:
+        """What the factory's function returned, checked to be a transformation."""
+        if "_built" not in self.__dict__:
+            built = self._definition.build(self._arguments)
+            _as_stage(built, self.name)
+            self.__dict__["_built"] = built
+        return self.__dict__["_built"]
+
+    def _replace(self, **pair: Any) -> optax.GradientTransformationExtraArgs:  # type: ignore[override]
+        # With another init or update it is no longer what its call makes: a plain pair.
+        return optax.GradientTransformationExtraArgs(**({"init": self.init, "update": self.update} | pair))
+
+
+def transformation(function: Callable[P, Any]) -> Callable[P, Transformation]:
+    """Turns a factory into one of transformations that print, compare, pickle and differentiate.
+
+    Args:
+      function: a function of the hyperparameters that returns a pair ``(init, update)``, as optax's factories do, or
+        a transformation made of others. ``update(updates, state, params)`` receives the updates in float32 at least;
+        what it returns is cast back to the dtype the updates came in. Parameters annotated ``float`` take ints as
+        floats.
+
+    Returns:
+      The factory; its transformations are pytrees of their float and array arguments.
+
+    Raises:
+      TypeError: when called, if the function returns something else.
+
+    Example:
+      >>> import gradxform as gx, jax
+      >>> @gx.transformation
+      ... def scale_by_sign(power: float = 1.0):
+      ...   def init(params):
+      ...     return ()
+      ...   def update(updates, state, params=None):
+      ...     return jax.tree.map(lambda g: jax.numpy.sign(g) * abs(g) ** power, updates), state
+      ...   return init, update
+      >>> scale_by_sign(2).arguments
+      {'power': 2.0}
+    """
+    return factory(Transformation, function)
+
+
+def _as_stage(built: Any, name: str) -> Stage:
+    if isinstance(built, Stage):
+        return built
+    if isinstance(built, (Transformation, optax.GradientTransformation)):
+        return stages.stage_of(built)
+    if isinstance(built, tuple) and len(built) == 2 and all(callable(part) for part in built):
+        init, update = built
+        return General(init, _with_extra(update))
+    raise TypeError(f"{name}: expected the factory to return a pair (init, update) or a transformation, got {built!r}")
+
+
+def _with_extra(update: Callable[..., Any]) -> Callable[..., Any]:
+    parameters = inspect.signature(update).parameters.values()
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return update
+    return lambda updates, state, params=None, **_: update(updates, state, params)
+

@@ -1,0 +1,135 @@
+"""Trees of arrays and their paths: ``encoder/dense/kernel`` names a leaf in every error and every selector."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.core.numbers import real_dtype, wide_dtype
+from gradxform.core.types import PyTree
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A key path as text, ``/`` between its keys."""
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
+
+
+def paths(tree: PyTree) -> list[str]:
+    """The path of every leaf, in the order of ``jax.tree.leaves``."""
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def structure(tree: PyTree) -> Any:
+    """``jax.tree.structure``, whose type the stubs of jax leave open."""
+    return jax.tree.structure(tree)
+
+
+def is_tracing(leaves: list[Any]) -> bool:
+    """Whether any of ``leaves`` is a tracer."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether ``leaf`` is an array of floating-point or complex numbers."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def refuse_integers(tree: PyTree, what: str) -> None:
+    """Refuses a tree with an integer, bool or key leaf.
+
+    Raises:
+      TypeError: with the path of the first such leaf.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and not isinstance(leaf, (float, complex)):
+            dtype = type(leaf).__name__
+        if dtype is not None and not (not isinstance(dtype, str) and jnp.issubdtype(dtype, jnp.inexact)):
+            raise TypeError(
+                f"{what}: expected a leaf of floating-point or complex numbers at '{path_name(path)}', got {dtype}; "
+                "leave it out with masked(...) or selective_transform(...)"
+            )
+
+
+def align(treedef: Any, reference: PyTree, tree: PyTree, what: str, reference_name: str = "updates") -> list[Any]:
+    """The subtrees of ``tree`` at the leaves of ``treedef``.
+
+    Args:
+      treedef: the structure to follow.
+      reference: the tree it came from, for the message.
+      tree: the tree to take apart.
+      what: the name of ``tree``, for the message.
+      reference_name: the name of ``reference``, for the message.
+
+    Raises:
+      ValueError: with the first path at which the two differ.
+    """
+    try:
+        return treedef.flatten_up_to(tree)
+    except (ValueError, TypeError, KeyError):
+        mismatch(reference, tree, reference_name, what)
+
+
+def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str) -> NoReturn:
+    """Raises the ValueError that names the first path at which two trees differ."""
+    is_none = lambda x: x is None  # noqa: E731
+    here = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(a, is_leaf=is_none)}
+    there = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(b, is_leaf=is_none)}
+    for path in [*here, *there]:
+        if path not in here or path not in there or (here[path] is None) != (there[path] is None):
+            raise ValueError(
+                f"{b_name} do not fit {a_name} at '{path}': "
+                f"{a_name} have {_describe(here, path)}, {b_name} have {_describe(there, path)}"
+            )
+    raise ValueError(
+        f"{b_name} do not fit {a_name}: {a_name} are {jax.tree.structure(a)}, {b_name} are {jax.tree.structure(b)}"
+    )
+
+
+def check_shapes(reference: PyTree, leaves: list[Any], others: list[Any], a_name: str, b_name: str) -> None:
+    """Refuses two lists of leaves whose shapes differ.
+
+    Raises:
+      ValueError: with the path of the first pair that differs.
+    """
+    for i, (a, b) in enumerate(zip(leaves, others, strict=True)):
+        if jnp.shape(a) != jnp.shape(b):
+            raise ValueError(
+                f"{b_name} do not fit {a_name} at '{paths(reference)[i]}': "
+                f"expected shape {jnp.shape(a)}, got {jnp.shape(b)}"
+            )
+
+
+def zeros_like(params: PyTree, dtype: Any = None, *, real: bool = False, fill: Any = 0) -> PyTree:
+    """An accumulator for every leaf.
+
+    Args:
+      params: the tree to follow; its leaves are arrays or ``jax.ShapeDtypeStruct``.
+      dtype: the dtype to store in; by default that of the leaf, float32 at least.
+      real: whether a complex leaf has a real accumulator.
+      fill: the value to start from.
+
+    Raises:
+      TypeError: for an integer, bool or key leaf, with its path.
+    """
+    refuse_integers(params, "params")
+
+    def accumulator(leaf: Any) -> jax.Array:
+        own = jnp.result_type(leaf)
+        kept = real_dtype(own) if real else wide_dtype(own)
+        # A dtype asked for in storage is a real one; a complex leaf keeps a complex accumulator.
+        if dtype is not None and not jnp.issubdtype(kept, jnp.complexfloating):
+            kept = dtype
+        return jnp.full_like(leaf, fill, dtype=kept) if isinstance(leaf, jax.Array) else jnp.full(
+            jnp.shape(leaf), fill, kept)
+
+    return jax.tree.map(accumulator, params)
+
+
+def _describe(leaves: dict[str, Any], path: str) -> str:
+    if path not in leaves:
+        return "no leaf"
+    leaf = leaves[path]
+    return "None" if leaf is None else f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"

@@ -1,0 +1,1 @@
+"""Recipes: short chains of bricks, a file a family."""

@@ -1,0 +1,258 @@
+"""Adam, AdamW and their Nesterov forms; AMSGrad and RAdam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradxform.core import checks
+from gradxform.core.transformation import Transformation, transformation
+from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.optimizers.recipe import rule_with_decay
+from gradxform.transforms.adam import scale_by_adam
+from gradxform.transforms.amsgrad import scale_by_amsgrad
+from gradxform.transforms.nadam import scale_by_nadam
+from gradxform.transforms.radam import scale_by_radam
+
+
+@transformation
+def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
+         eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule | None = None,
+         mask: Mask | None = None, *, nesterov: bool = False) -> Transformation:
+    """Adam: a moving average of the gradient over the root of a moving average of its square.
+
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm 1:
+    ``w -= learning_rate * m^ / (sqrt(v^ + eps_root) + eps)``.
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it, which makes this AdamW; None for none.
+        (torch's Adam adds it to the gradient: ``chain(add_decayed_weights(...), adam(...))``.)
+      mask: which leaves decay; None for all.
+      nesterov: whether the first moment looks ahead.
+
+    Returns:
+      A transformation; it needs params if there is weight decay.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.adam(0.1)
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]
+      {'w': Array(-0.1, dtype=float32)}
+    """
+    return rule_with_decay(scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), learning_rate,
+                           weight_decay, mask)
+
+
+@transformation
+def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
+          eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule = 1e-4,
+          mask: Mask | None = None, *, nesterov: bool = False,
+          base_learning_rate: Scalar | None = None) -> Transformation:
+    """Adam with weight decay that the adaptive rule does not rescale.
+
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2:
+    ``w -= eta_t (alpha * m^ / (sqrt(v^) + eps) + lambda w)``, where only the schedule multiplier ``eta_t`` scales the
+    decay. optax and torch multiply it by the whole learning rate ``eta_t alpha``, and so does the default here; with
+    ``base_learning_rate=alpha`` it is the paper's.
+
+    Args:
+      learning_rate: a number, or a schedule of it: ``eta_t alpha``.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      weight_decay: factor of the decay, >= 0, or a schedule of it (the default is optax's; torch has 1e-2).
+      mask: which leaves decay; None for all.
+      nesterov: whether the first moment looks ahead.
+      base_learning_rate: the ``alpha`` by which the decay is not multiplied, > 0: a step decays by
+        ``weight_decay * learning_rate / base_learning_rate``. For a constant learning rate give that rate, for a
+        schedule its peak. None multiplies the decay by the learning rate.
+
+    Returns:
+      A transformation that needs params.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.adamw(0.5, weight_decay=0.25, base_learning_rate=0.5)
+      >>> tx.update({"w": 0.0}, tx.init({"w": 1.0}), {"w": 1.0})[0]
+      {'w': Array(-0.25, dtype=float32)}
+    """
+    if base_learning_rate is not None:
+        checks.real("base_learning_rate", base_learning_rate, above=0)
+        checks.real("weight_decay", weight_decay, at_least=0, schedule=True)
+        decay = weight_decay
+        weight_decay = ((lambda step: decay(step) / base_learning_rate) if callable(decay)
+                        else decay / base_learning_rate)
+    return rule_with_decay(scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), learning_rate,
+                           weight_decay, mask)
+
+
+@transformation
+def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
+          eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule | None = None,
+          mask: Mask | None = None, *, momentum_decay: Scalar | None = None) -> Transformation:
+    """Adam with Nesterov's look-ahead.
+
+    Dozat, "Incorporating Nesterov Momentum into Adam" (2016), algorithm 2; with a constant ``b1`` as in optax, or
+    with a momentum that warms up as in torch.
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      mask: which leaves decay; None for all.
+      momentum_decay: speed of the momentum's warm-up, >= 0 (torch: 4e-3); None for a constant ``b1``.
+
+    Returns:
+      A transformation; it needs params if there is weight decay.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.nadam(0.1)
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]["w"]
+      Array(-0.147..., dtype=float32)
+    """
+    return rule_with_decay(_nesterov(b1, b2, eps, eps_root, mu_dtype, momentum_decay), learning_rate, weight_decay,
+                           mask)
+
+
+@transformation
+def nadamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
+           eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule = 1e-4,
+           mask: Mask | None = None, *, momentum_decay: Scalar | None = None) -> Transformation:
+    """AdamW with Nesterov's look-ahead.
+
+    Dozat, "Incorporating Nesterov Momentum into Adam" (2016), with decay as in Loshchilov and Hutter (ICLR 2019).
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it.
+      mask: which leaves decay; None for all.
+      momentum_decay: speed of the momentum's warm-up, >= 0 (torch: 4e-3); None for a constant ``b1``.
+
+    Returns:
+      A transformation that needs params.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.nadamw(0.5, weight_decay=0.25)
+      >>> tx.update({"w": 0.0}, tx.init({"w": 1.0}), {"w": 1.0})[0]
+      {'w': Array(-0.125, dtype=float32)}
+    """
+    return rule_with_decay(_nesterov(b1, b2, eps, eps_root, mu_dtype, momentum_decay), learning_rate, weight_decay,
+                           mask)
+
+
+@transformation
+def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
+            eps_root: Scalar = 0.0, mu_dtype: Any = None, bias_correction_mu: bool = True,
+            bias_correction_nu: bool = True, weight_decay: ScalarOrSchedule | None = None,
+            mask: Mask | None = None, *, max_of_corrected: bool = True) -> Transformation:
+    """Adam whose divisor never shrinks.
+
+    Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (ICLR 2018), algorithm 2.
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      bias_correction_mu: whether to correct the first moment (the paper does not).
+      bias_correction_nu: whether to correct the second moment (the paper does not).
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      mask: which leaves decay; None for all.
+      max_of_corrected: whether the largest is taken of the corrected moments, as in optax, or of the raw ones and then
+        corrected, as in torch.
+
+    Returns:
+      A transformation; it needs params if there is weight decay.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.amsgrad(0.1)
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]
+      {'w': Array(-0.1, dtype=float32)}
+    """
+    rule = scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu,
+                            max_of_corrected=max_of_corrected)
+    return rule_with_decay(rule, learning_rate, weight_decay, mask)
+
+
+@transformation
+def radam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
+          eps_root: Scalar = 0.0, threshold: Scalar = 5.0, weight_decay: ScalarOrSchedule | None = None,
+          mask: Mask | None = None, *, nesterov: bool = False) -> Transformation:
+    """Adam whose adaptive rate is rectified while its variance is large: a warm-up of its own.
+
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond" (ICLR 2020), algorithm 2.
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in (0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      threshold: the least effective length of the average at which the rate adapts, >= 4.
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      mask: which leaves decay; None for all.
+      nesterov: whether the first moment looks ahead.
+
+    Returns:
+      A transformation; it needs params if there is weight decay.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.radam(0.1)
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]["w"]
+      Array(-0.0500..., dtype=float32)
+    """
+    return rule_with_decay(scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov), learning_rate,
+                           weight_decay, mask)
+
+
+def _nesterov(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: Any,
+              momentum_decay: Scalar | None) -> Transformation:
+    if momentum_decay is None:
+        return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=True)
+    return scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)

@@ -1,0 +1,116 @@
+"""AdaBelief, Yogi and Lion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradxform.core.transformation import Transformation, transformation
+from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.optimizers.recipe import rule_with_decay
+from gradxform.transforms.belief import scale_by_belief
+from gradxform.transforms.lion import scale_by_lion
+from gradxform.transforms.yogi import scale_by_yogi
+
+
+@transformation
+def adabelief(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-16,
+              eps_root: Scalar = 1e-16, weight_decay: ScalarOrSchedule | None = None, mask: Mask | None = None, *,
+              nesterov: bool = False) -> Transformation:
+    """Adam that steps far where the gradient is near its average and little where it surprises.
+
+    Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients" (NeurIPS 2020),
+    algorithm 2.
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the variance, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added to the variance in every step, >= 0.
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      mask: which leaves decay; None for all.
+      nesterov: whether the first moment looks ahead.
+
+    Returns:
+      A transformation; it needs params if there is weight decay.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.adabelief(0.9)
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]["w"].round(4)
+      Array(-1., dtype=float32)
+    """
+    return rule_with_decay(scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov), learning_rate, weight_decay,
+                           mask)
+
+
+@transformation
+def yogi(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-3,
+         weight_decay: ScalarOrSchedule | None = None, mask: Mask | None = None, *, bias_correction: bool = True,
+         initialize_mu: bool = True) -> Transformation:
+    """Adam whose second moment grows and shrinks in bounded steps.
+
+    Zaheer et al., "Adaptive Methods for Nonconvex Optimization" (NeurIPS 2018), algorithm 2. The paper's form has
+    ``bias_correction=False`` and ``initialize_mu=False``.
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root, >= 0.
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      mask: which leaves decay; None for all.
+      bias_correction: whether to correct both moments, as optax does.
+      initialize_mu: whether the first moment starts from 1e-6, as in optax, or from 0, as in TensorFlow Addons.
+
+    Returns:
+      A transformation; it needs params if there is weight decay.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.yogi(0.1, bias_correction=False, initialize_mu=False)
+      >>> tx.update({"w": 0.0}, tx.init({"w": 1.0}))[0]["w"] == 0
+      Array(True, dtype=bool)
+    """
+    rule = scale_by_yogi(b1, b2, eps, bias_correction=bias_correction, initialize_mu=initialize_mu)
+    return rule_with_decay(rule, learning_rate, weight_decay, mask)
+
+
+@transformation
+def lion(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None,
+         weight_decay: ScalarOrSchedule = 1e-3, mask: Mask | None = None) -> Transformation:
+    """Steps of one size: the sign of an interpolated momentum.
+
+    Chen et al., "Symbolic Discovery of Optimization Algorithms" (NeurIPS 2023), algorithm 2. Good rates are 3 to 10
+    times smaller than AdamW's, with a decay as much larger.
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      b1: weight of the average in the interpolation, in [0, 1).
+      b2: decay of the average, in [0, 1).
+      mu_dtype: dtype to store the average in; by default that of the leaf, float32 at least.
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it.
+      mask: which leaves decay; None for all.
+
+    Returns:
+      A transformation that needs params.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.lion(0.1, weight_decay=0.0)
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}), {"w": 1.0})[0]
+      {'w': Array(-0.1, dtype=float32)}
+    """
+    return rule_with_decay(scale_by_lion(b1, b2, mu_dtype), learning_rate, weight_decay, mask)

@@ -1,0 +1,20 @@
+"""What most recipes share: a rule, decoupled weight decay, a learning rate."""
+
+from __future__ import annotations
+
+from gradxform.core.transformation import Transformation
+from gradxform.core.types import Mask, ScalarOrSchedule
+from gradxform.transforms.combine import chain
+from gradxform.transforms.decay import add_decayed_weights
+from gradxform.transforms.scale import scale_by_learning_rate
+
+
+def decayed(weight_decay: ScalarOrSchedule | None, mask: Mask | None) -> tuple[Transformation, ...]:
+    """The weight decay of a recipe, nothing at all for None."""
+    return () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
+
+
+def rule_with_decay(rule: Transformation, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule | None,
+                    mask: Mask | None) -> Transformation:
+    """A rule, then decay that the rule does not rescale, then the learning rate on both."""
+    return chain(rule, *decayed(weight_decay, mask), scale_by_learning_rate(learning_rate))

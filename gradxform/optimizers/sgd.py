@@ -1,0 +1,47 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradxform.core.transformation import Transformation, transformation
+from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.optimizers.recipe import decayed
+from gradxform.transforms.combine import chain, identity
+from gradxform.transforms.momentum import trace
+from gradxform.transforms.scale import scale_by_learning_rate
+
+
+@transformation
+def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nesterov: bool = False,
+        accumulator_dtype: Any = None, weight_decay: ScalarOrSchedule | None = None,
+        mask: Mask | None = None) -> Transformation:
+    """Gradient descent, with momentum if asked for.
+
+    ``w -= learning_rate * t`` with ``t = g + momentum t``. Sutskever et al., "On the importance of initialization and
+    momentum in deep learning" (ICML 2013).
+
+    Args:
+      learning_rate: a number, or a schedule of it.
+      momentum: the factor on the past updates, in [0, 1]; None for none.
+      nesterov: whether the momentum looks ahead.
+      accumulator_dtype: dtype to store the momentum in; by default that of the leaf, float32 at least.
+      weight_decay: multiple of the params that is added to the gradient before the momentum, >= 0, as in torch, or a
+        schedule of it; None for none.
+      mask: which leaves decay; None for all.
+
+    Returns:
+      A transformation; it needs params if there is weight decay.
+
+    Raises:
+      TypeError: an argument of the wrong kind.
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.sgd(0.1, momentum=0.9)
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]
+      {'w': Array(-0.05, dtype=float32)}
+    """
+    heavy_ball = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
+    return chain(*decayed(weight_decay, mask), heavy_ball, scale_by_learning_rate(learning_rate))

@@ -1,0 +1,1 @@
+"""The bricks, and how they are combined."""

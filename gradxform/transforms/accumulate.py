@@ -1,0 +1,77 @@
+"""Gradient accumulation: one step for several micro-batches."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.core import checks, stages
+from gradxform.core.numbers import cast
+from gradxform.core.stages import General
+from gradxform.core.transformation import Transformation, transformation
+from gradxform.core.trees import zeros_like
+from gradxform.core.types import AnyTransformation, Params, State, Updates
+from gradxform.transforms.combine import check_transformation
+
+
+class AccumulateState(NamedTuple):
+    """Micro-batches seen since the last step, their sum, and the state of the transformation inside."""
+
+    micro_step: jax.Array
+    total: Updates
+    inner_state: State
+
+
+@transformation
+def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
+    """Averages the gradients of ``every`` micro-batches and runs a transformation once on their mean.
+
+    The sum is kept in float32 at least. On the other micro-batches the updates are zero and the work of ``tx`` is not
+    done (optax's MultiSteps does it and throws it away); its schedules count steps, not micro-batches.
+
+    Args:
+      tx: the transformation to run on the mean.
+      every: micro-batches a step, >= 1.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      TypeError: ``tx`` is not a transformation or ``every`` not an integer.
+      ValueError: ``every`` is below 1.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.accumulate(gx.sgd(1.0), every=2)
+      >>> first, state = tx.update({"w": 1.0}, tx.init({"w": 0.0}))
+      >>> second, state = tx.update({"w": 3.0}, state)
+      >>> first, second
+      ({'w': Array(0., dtype=float32)}, {'w': Array(-2., dtype=float32)})
+    """
+    check_transformation("tx", tx)
+    checks.integer("every", every, at_least=1)
+    stage = stages.stage_of(tx)
+
+    def init(params: Params) -> AccumulateState:
+        return AccumulateState(jnp.zeros([], jnp.int32), zeros_like(params), stages.init(stage, params))
+
+    def update(updates: Updates, state: AccumulateState, params: Params | None = None,
+               **extra: Any) -> tuple[Updates, AccumulateState]:
+        total = jax.tree.map(lambda a, g: cast(a + g, a.dtype), state.total, updates)
+
+        def step() -> tuple[Updates, State, Updates]:
+            mean = jax.tree.map(lambda a: a / every, total)
+            new, inner_state = stages.run(stage, mean, state.inner_state, params, extra, "accumulate")
+            return new, inner_state, jax.tree.map(jnp.zeros_like, total)
+
+        def wait() -> tuple[Updates, State, Updates]:
+            return jax.tree.map(jnp.zeros_like, total), state.inner_state, total
+
+        last = state.micro_step == every - 1
+        new, inner_state, total = jax.lax.cond(last, step, wait)
+        micro_step = jnp.where(last, jnp.zeros_like(state.micro_step), state.micro_step + 1)
+        return new, AccumulateState(micro_step, total, inner_state)
+
+    return General(init, update, inner=lambda state: {"tx": (tx, state.inner_state)})

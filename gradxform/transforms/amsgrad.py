@@ -1,0 +1,71 @@
+"""AMSGrad: Adam whose divisor never shrinks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
+from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.transformation import transformation
+from gradxform.core.trees import zeros_like
+from gradxform.core.types import Params, Scalar
+from gradxform.transforms.adam import check_moments, over_root
+
+
+@transformation
+def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
+                     mu_dtype: Any = None, bias_correction_mu: bool = True, bias_correction_nu: bool = True, *,
+                     max_of_corrected: bool = True) -> Leafwise:
+    """Adam whose divisor never shrinks: it uses the largest second moment so far.
+
+    Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (ICLR 2018), algorithm 2, which corrects no bias.
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      bias_correction_mu: whether to correct the first moment (the paper does not).
+      bias_correction_nu: whether to correct the second moment (the paper does not).
+      max_of_corrected: whether the largest is taken of the corrected moments, as in optax, or of the raw ones and then
+        corrected, as in torch.
+
+    Returns:
+      A transformation with the state of optax's.
+
+    Raises:
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_amsgrad()
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]
+      {'w': Array(1., dtype=float32)}
+    """
+    check_moments(b1, b2, eps, eps_root)
+
+    def init(params: Params) -> optax.ScaleByAmsgradState:
+        return optax.ScaleByAmsgradState(
+            count=jnp.zeros([], jnp.int32), mu=zeros_like(params, mu_dtype), nu=zeros_like(params, real=True),
+            nu_max=zeros_like(params, real=True))
+
+    def rule(state: optax.ScaleByAmsgradState) -> Rule:
+        count = increment(state.count)
+        correct_mu = 1 / debias(b1, count) if bias_correction_mu else 1
+        correct_nu = 1 / debias(b2, count) if bias_correction_nu else 1
+
+        def leaf(g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array, nu_max: jax.Array) -> tuple[jax.Array, ...]:
+            mu = lerp(mu, g, 1 - scalar(b1))
+            nu = lerp(nu, abs_sq(g), 1 - scalar(b2))
+            nu_max = jnp.maximum(nu_max, nu * correct_nu if max_of_corrected else nu)
+            divisor = nu_max if max_of_corrected else nu_max * correct_nu
+            return over_root(mu * correct_mu, divisor, eps, eps_root), mu, nu, nu_max
+
+        return Rule(leaf, (state.mu, state.nu, state.nu_max), lambda *new: optax.ScaleByAmsgradState(count, *new))
+
+    return Leafwise(rule, init)

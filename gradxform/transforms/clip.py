@@ -1,0 +1,188 @@
+"""Clipping: by value, by the norm of all leaves, of a block, of a unit."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.core import checks
+from gradxform.core.numbers import abs_sq, scalar, sqrt, widen
+from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.transformation import transformation
+from gradxform.core.trees import refuse_integers
+from gradxform.core.types import Params, PyTree, Scalar, Updates
+from gradxform.transforms.scale import block_rms
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """The Euclidean norm of all leaves together, accumulated in float32 at least.
+
+    Args:
+      tree: a tree of arrays.
+
+    Returns:
+      A real scalar; 0 for a tree without elements. Its derivative at 0 is 0.
+
+    Raises:
+      TypeError: a leaf of integers, with its path.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> gx.global_norm({"a": jnp.array([3.0]), "b": jnp.array(4.0, jnp.bfloat16)})
+      Array(5., dtype=float32)
+    """
+    refuse_integers(tree, "tree")
+    sums = [_sum_of_squares(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
+    # Adding in pairs keeps the rounding error of thousands of leaves at a dozen roundings.
+    while len(sums) > 1:
+        sums = [functools.reduce(jnp.add, sums[i:i + 2]) for i in range(0, len(sums), 2)]
+    return sqrt(sums[0]) if sums else jnp.zeros([], jnp.float32)
+
+
+@jax.jit
+def _sum_of_squares(x: jax.Array) -> jax.Array:
+    return jnp.sum(abs_sq(widen(x)))
+
+
+@transformation
+def clip_by_global_norm(max_norm: Scalar) -> Leafwise:
+    """Scales all updates down together so that their norm is at most ``max_norm``.
+
+    Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (ICML 2013), algorithm 1:
+    ``g * min(1, max_norm / ||g||)``. A norm of 0 leaves zeros; a norm that is NaN or infinite makes every update NaN,
+    so that no step is half right and ``skip_nonfinite`` sees it. (optax divides and then multiplies, and keeps finite
+    leaves as 0 beside an infinite one; torch adds 1e-6 to the norm.)
+
+    Args:
+      max_norm: the largest norm, >= 0.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: ``max_norm`` is negative.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> tx = gx.clip_by_global_norm(1.0)
+      >>> tx.update({"w": jnp.array([3.0, 4.0])}, tx.init({"w": jnp.zeros(2)}))[0]
+      {'w': Array([0.6, 0.8], dtype=float32)}
+    """
+    checks.real("max_norm", max_norm, at_least=0)
+
+    def rule(state: Any, updates: Updates, params: Params) -> Rule:
+        norm, limit = global_norm(updates), scalar(max_norm)
+        over = jnp.where(jnp.isfinite(norm), limit / jnp.where(norm > 0, norm, 1), jnp.nan)
+        factor = jnp.where(norm <= limit, jnp.ones_like(over), over)
+        return Rule(lambda g, p: g * factor)
+
+    return Leafwise(rule, reads_updates=True)
+
+
+@transformation
+def clip(max_delta: Scalar) -> Leafwise:
+    """Clips every element to [-max_delta, max_delta]; a complex one keeps its direction.
+
+    Args:
+      max_delta: the largest magnitude, >= 0.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: ``max_delta`` is negative.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.clip(1.0).update({"w": -3.0}, gx.clip(1.0).init({"w": 0.0}))[0]
+      {'w': Array(-1., dtype=float32)}
+    """
+    checks.real("max_delta", max_delta, at_least=0)
+
+    def leaf(g: jax.Array, p: Any) -> jax.Array:
+        limit = scalar(max_delta)
+        if jnp.iscomplexobj(g):
+            size = sqrt(abs_sq(g))
+            return g * (jnp.minimum(size, limit) / jnp.where(size > 0, size, 1))
+        return jnp.clip(g, -limit, limit)
+
+    return Leafwise(lambda state: Rule(leaf))
+
+
+@transformation
+def clip_by_block_rms(threshold: Scalar) -> Leafwise:
+    """Scales the update of each leaf down so that its root mean square is at most ``threshold``.
+
+    Shazeer and Stern, "Adafactor" (2018), section 6: ``g / max(1, RMS(g) / threshold)``.
+
+    Args:
+      threshold: the largest root mean square, > 0.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: ``threshold`` is not positive.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> tx = gx.clip_by_block_rms(1.0)
+      >>> tx.update({"w": jnp.array([2.0, -2.0])}, tx.init({"w": jnp.zeros(2)}))[0]
+      {'w': Array([ 1., -1.], dtype=float32)}
+    """
+    checks.real("threshold", threshold, above=0)
+    return Leafwise(lambda state: Rule(lambda g, p: g / jnp.maximum(1, block_rms(g) / scalar(threshold))))
+
+
+@transformation
+def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | tuple[int, ...] | None = None) -> Leafwise:
+    """Scales the gradient of each unit down to a multiple of the norm of that unit's weights.
+
+    Brock, De, Smith and Simonyan, "High-Performance Large-Scale Image Recognition Without Normalization" (2021),
+    equation 3. A unit is an output: the norm runs over all axes but the last (over all of a vector).
+
+    Args:
+      clipping: the largest ratio of gradient norm to weight norm, >= 0.
+      eps: the least weight norm, so that weights of zero can move, >= 0.
+      axis: the axes of the norm instead; needed for arrays of more than five axes.
+
+    Returns:
+      A transformation without state that needs params.
+
+    Raises:
+      ValueError: a negative number, an axis out of range, or an array of more than five axes without ``axis``.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> tx, params = gx.adaptive_grad_clip(0.1), {"w": jnp.array([3.0, 4.0])}
+      >>> tx.update({"w": jnp.array([0.0, 1.0])}, tx.init(params), params)[0]
+      {'w': Array([0. , 0.5], dtype=float32)}
+    """
+    checks.real("clipping", clipping, at_least=0)
+    checks.real("eps", eps, at_least=0)
+
+    def leaf(g: jax.Array, p: jax.Array) -> jax.Array:
+        axes = _unit_axes(g, axis)
+        g_norm = sqrt(jnp.sum(abs_sq(g), axis=axes, keepdims=True))
+        p_norm = sqrt(jnp.sum(abs_sq(p), axis=axes, keepdims=True))
+        limit = scalar(clipping) * jnp.maximum(p_norm, scalar(eps))
+        return g * jnp.where(g_norm > limit, limit / jnp.maximum(g_norm, 1e-6), 1)
+
+    return Leafwise(lambda state: Rule(leaf), needs_params=True)
+
+
+def _unit_axes(x: jax.Array, axis: int | tuple[int, ...] | None) -> Any:
+    if axis is not None:
+        wanted = (axis,) if isinstance(axis, int) else tuple(axis)
+        if any(not -x.ndim <= a < x.ndim for a in wanted):
+            raise ValueError(f"axis: expected axes of an array of {x.ndim} axes, got {axis!r}")
+        return wanted
+    if sum(n != 1 for n in x.shape) <= 1:
+        return None
+    if x.ndim > 5:
+        raise ValueError(f"axis: expected the axes of a unit for an array of shape {x.shape}, got None")
+    # A multi-head projection (input, heads, width) has a unit for each of its last two axes.
+    return (0,) if x.ndim <= 3 else tuple(range(x.ndim - 1))

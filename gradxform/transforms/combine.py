@@ -1,0 +1,178 @@
+"""Transformations one after another."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradxform.core.numbers import cast, widen
+from gradxform.core.stages import General, Leafwise, Rule, Sequential
+from gradxform.core.transformation import transformation
+from gradxform.core.trees import align, check_shapes, refuse_integers
+from gradxform.core.types import AnyTransformation, Params, Updates
+
+
+@transformation
+def chain(*transformations: AnyTransformation) -> Sequential:
+    """Applies transformations one after another, each to what the last one returned.
+
+    Consecutive leafwise transformations run as one expression a leaf, nested chains included.
+
+    Args:
+      *transformations: gradxform's or optax's, in the order they see the gradient.
+
+    Returns:
+      A transformation whose state is the tuple of their states.
+
+    Raises:
+      TypeError: an argument is not a transformation.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-0.1))
+      chain(clip_by_global_norm(max_norm=1.0), scale(step_size=-0.1))
+    """
+    for i, tx in enumerate(transformations):
+        check_transformation(f"chain: argument {i}", tx)
+    return Sequential({str(i): tx for i, tx in enumerate(transformations)}, pack=tuple, unpack=tuple)
+
+
+@transformation
+def named_chain(*transformations: tuple[str, AnyTransformation]) -> Sequential:
+    """Applies transformations one after another, each under a name.
+
+    Args:
+      *transformations: pairs ``(name, transformation)``; names are unique.
+
+    Returns:
+      A transformation whose state is a dict of their states by name.
+
+    Raises:
+      TypeError: an argument is not a pair of a string and a transformation.
+      ValueError: a name comes twice.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.named_chain(("clip", gx.clip(1.0)), ("rate", gx.scale(-0.1)))
+      >>> list(tx.init({"w": 0.0}))
+      ['clip', 'rate']
+    """
+    for i, pair in enumerate(transformations):
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise TypeError(f"named_chain: argument {i}: expected a pair (name, transformation), got {pair!r}")
+        check_transformation(f"named_chain: {pair[0]!r}", pair[1])
+    names = [name for name, _ in transformations]
+    twice = [name for name, n in collections.Counter(names).items() if n > 1]
+    if twice:
+        raise ValueError(f"named_chain: expected unique names, got {twice[0]!r} more than once")
+    return Sequential(dict(transformations),
+                      pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
+                      unpack=lambda state: [state[name] for name in names])
+
+
+@transformation
+def identity() -> Sequential:
+    """Returns the updates as they are.
+
+    Returns:
+      A transformation without state.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.identity().update({"w": 2.0}, gx.identity().init({"w": 1.0}))[0]
+      {'w': Array(2., dtype=float32)}
+    """
+    return Sequential({}, pack=lambda states: optax.EmptyState(), unpack=lambda state: ())
+
+
+@transformation
+def set_to_zero() -> Leafwise:
+    """Returns updates of zero, so that the params stay as they are.
+
+    Returns:
+      A transformation without state.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.set_to_zero().update({"w": 2.0}, gx.set_to_zero().init({"w": 1.0}))[0]
+      {'w': Array(0., dtype=float32)}
+    """
+    return Leafwise(lambda state: Rule(lambda g, p: jnp.zeros_like(g)))
+
+
+@transformation
+def stateless(f: Callable[[Updates, Params | None], Updates]) -> General:
+    """Makes a transformation of a function without state.
+
+    Args:
+      f: ``f(updates, params)`` returns the new updates; it sees them in float32 at least.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      TypeError: ``f`` is not a function.
+
+    Example:
+      >>> import gradxform as gx, jax
+      >>> tx = gx.stateless(lambda updates, params: jax.tree.map(lambda u: -u, updates))
+      >>> tx.update({"w": 2.0}, tx.init({"w": 1.0}))[0]
+      {'w': Array(-2., dtype=float32)}
+    """
+    if not callable(f):
+        raise TypeError(f"f: expected a function of (updates, params), got {f!r}")
+    return General(lambda params: optax.EmptyState(),
+                   lambda updates, state, params=None, **extra: (f(updates, params), state))
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """Adds updates to params, in float32 at least, rounding once to the dtype of the params.
+
+    Args:
+      params: a tree of arrays.
+      updates: a tree that fits ``params``; None leaves a leaf as it is.
+
+    Returns:
+      The new params, in their own dtypes.
+
+    Raises:
+      ValueError: the trees do not fit, with the first path that differs.
+      TypeError: a leaf of integers, with its path.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.apply_updates({"w": 1.0}, {"w": -0.25})
+      {'w': Array(0.75, dtype=float32)}
+    """
+    refuse_integers(updates, "updates")
+    is_none = lambda x: x is None  # noqa: E731
+    treedef: Any = jax.tree.structure(params, is_leaf=is_none)
+    leaves = jax.tree.leaves(params, is_leaf=is_none)
+    deltas = align(treedef, params, updates, "updates", "params")
+    # A None on either side leaves that leaf as it is; only the others have a shape to check.
+    moved = [p for p, u in zip(leaves, deltas, strict=True) if p is not None and u is not None]
+    check_shapes(treedef.unflatten([p if u is not None else None for p, u in zip(leaves, deltas, strict=True)]),
+                 moved, jax.tree.leaves(deltas), "params", "updates")
+    return jax.tree.unflatten(treedef, [p if p is None or u is None else _add(p, u)
+                                        for p, u in zip(leaves, deltas, strict=True)])
+
+
+@jax.jit
+def _add(param: Any, update: Any) -> jax.Array:
+    param = jnp.asarray(param)
+    return cast(widen(param) + widen(jnp.asarray(update)), param.dtype)
+
+
+def check_transformation(name: str, tx: Any) -> None:
+    """Refuses an argument that is not a transformation.
+
+    Raises:
+      TypeError: it has no ``init`` and ``update``.
+    """
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        raise TypeError(f"{name}: expected a transformation, got {tx!r}")

@@ -1,0 +1,116 @@
+"""What is done to a gradient before a rule sees it: centering, noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradxform.core import checks
+from gradxform.core.numbers import increment, scalar
+from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.transformation import transformation
+from gradxform.core.types import Params, Scalar, Updates
+
+
+@transformation
+def centralize(output_axis: int = 0) -> Leafwise:
+    """Subtracts from the gradient of each output unit its mean over the inputs.
+
+    Yong et al., "Gradient Centralization" (ECCV 2020), equation 1: the mean of a leaf of two or more axes runs over
+    all axes but that of the outputs; vectors and scalars stay as they are.
+
+    Args:
+      output_axis: the axis of the outputs. The default is optax's and right for torch's layout; the kernels of Flax
+        and Haiku have it last: -1.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      TypeError: ``output_axis`` is not an integer.
+      ValueError: from ``update``, if it is out of range for a leaf of two or more axes.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> tx = gx.centralize(output_axis=-1)
+      >>> tx.update({"w": jnp.array([[1.0, 2.0], [3.0, 2.0]])}, tx.init({"w": jnp.ones((2, 2))}))[0]["w"].tolist()
+      [[-1.0, 0.0], [1.0, 0.0]]
+    """
+    checks.integer("output_axis", output_axis)
+
+    def leaf(g: jax.Array, p: Any) -> jax.Array:
+        if g.ndim < 2 or g.size == 0:
+            return g
+        if not -g.ndim <= output_axis < g.ndim:
+            raise ValueError(f"output_axis: expected an axis of an array of shape {g.shape}, got {output_axis}")
+        inputs = tuple(axis for axis in range(g.ndim) if axis != output_axis % g.ndim)
+        return g - jnp.mean(g, axis=inputs, keepdims=True)
+
+    return Leafwise(lambda state: Rule(leaf))
+
+
+@transformation
+def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int) -> Leafwise:
+    """Adds Gaussian noise of decaying variance.
+
+    Neelakantan et al., "Adding Gradient Noise Improves Learning for Very Deep Networks" (2015), equation 1:
+    variance ``eta / t**gamma`` in step t, counted from 1.
+
+    Args:
+      eta: variance in the first step, >= 0.
+      gamma: speed of the decay, >= 0.
+      key: a seed, or a key from ``jax.random.key``.
+
+    Returns:
+      A transformation that counts its updates and carries its key: the same state gives the same noise.
+
+    Raises:
+      ValueError: a number out of its range.
+      TypeError: ``key`` is neither an integer nor a single key.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.add_noise(eta=0.0, gamma=0.55, key=0)
+      >>> tx.update({"w": 2.0}, tx.init({"w": 1.0}))[0]
+      {'w': Array(2., dtype=float32)}
+    """
+    checks.real("eta", eta, at_least=0)
+    checks.real("gamma", gamma, at_least=0)
+
+    def init(params: Params) -> optax.AddNoiseState:
+        return optax.AddNoiseState(count=jnp.zeros([], jnp.int32), rng_key=_as_key(key))
+
+    def rule(state: optax.AddNoiseState, updates: Updates, params: Params) -> Rule:
+        count = increment(state.count)
+        next_key, now = jax.random.split(state.rng_key)
+        leaves, treedef = jax.tree.flatten(updates)
+        keys = jax.tree.unflatten(treedef, list(jax.random.split(now, len(leaves)))) if leaves else updates
+        deviation = jnp.sqrt(scalar(eta) / count.astype(jnp.result_type(float)) ** scalar(gamma))
+
+        def leaf(g: jax.Array, p: Any, noise_key: jax.Array) -> jax.Array:
+            return g + deviation * jax.random.normal(noise_key, g.shape, g.dtype)
+
+        return Rule(leaf, inputs=(keys,), finish=lambda: optax.AddNoiseState(count, next_key))
+
+    _check_key(key)
+    return Leafwise(rule, init, reads_updates=True)
+
+
+def _check_key(key: Any) -> None:
+    if not isinstance(key, jax.Array):
+        return checks.integer("key", key)
+    new_style, seed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key), jnp.issubdtype(key.dtype, jnp.integer)
+    old_style = key.dtype == jnp.uint32 and key.ndim == 1
+    if not old_style and not ((new_style or seed) and key.ndim == 0):
+        raise TypeError(f"key: expected a seed or one key from jax.random.key, "
+                        f"got an array of dtype {key.dtype} and shape {key.shape}")
+    return None
+
+
+def _as_key(key: Any) -> jax.Array:
+    if isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim == 1):
+        return key
+    return jax.random.key(key)

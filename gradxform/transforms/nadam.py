@@ -1,0 +1,84 @@
+"""NAdam: Adam with a look-ahead and a momentum that warms up."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.core import checks
+from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
+from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.transformation import transformation
+from gradxform.core.trees import zeros_like
+from gradxform.core.types import Params, PyTree, Scalar
+from gradxform.transforms.adam import check_moments, over_root
+
+
+class ScaleByNadamState(NamedTuple):
+    """The state of ``scale_by_nadam``; ``momentum`` is the product of the momenta so far."""
+
+    count: jax.Array  # type: ignore[assignment]  # optax names the step so, and tuple has a method of that name
+    momentum: jax.Array
+    mu: PyTree
+    nu: PyTree
+
+
+@transformation
+def scale_by_nadam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
+                   mu_dtype: Any = None, momentum_decay: Scalar = 4e-3) -> Leafwise:
+    """Adam with Nesterov's look-ahead and a momentum that warms up, as in torch.
+
+    Dozat, "Incorporating Nesterov Momentum into Adam" (2016), algorithm 2 with the schedule of Sutskever et al.
+    (2013): ``b1_t = b1 (1 - 0.5 * 0.96**(t * momentum_decay))``. With a constant ``b1``, as in optax, it is
+    ``scale_by_adam(nesterov=True)``.
+
+    Args:
+      b1: the momentum that is approached, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the root, >= 0.
+      eps_root: added under the root, >= 0.
+      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      momentum_decay: speed of the warm-up, >= 0.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_nadam()
+      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]["w"]
+      Array(1.056..., dtype=float32)
+    """
+    check_moments(b1, b2, eps, eps_root)
+    checks.real("momentum_decay", momentum_decay, at_least=0)
+
+    def init(params: Params) -> ScaleByNadamState:
+        return ScaleByNadamState(jnp.zeros([], jnp.int32), jnp.ones([], jnp.result_type(float)),
+                                 zeros_like(params, mu_dtype), zeros_like(params, real=True))
+
+    def momentum_at(count: jax.Array) -> jax.Array:
+        steps = count.astype(jnp.result_type(float))
+        return scalar(b1) * (1 - 0.5 * jnp.exp(math.log(0.96) * scalar(momentum_decay) * steps))
+
+    def rule(state: ScaleByNadamState) -> Rule:
+        count = increment(state.count)
+        now, ahead = momentum_at(count), momentum_at(increment(count))
+        product = state.momentum * now
+        on_gradient, on_moment = (1 - now) / (1 - product), ahead / (1 - product * ahead)
+        correct_nu = 1 / debias(b2, count)
+
+        def leaf(g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
+            mu = lerp(mu, g, 1 - scalar(b1))
+            nu = lerp(nu, abs_sq(g), 1 - scalar(b2))
+            return over_root(on_moment * mu + on_gradient * g, nu * correct_nu, eps, eps_root), mu, nu
+
+        return Rule(leaf, (state.mu, state.nu), lambda mu, nu: ScaleByNadamState(
+            count, product.astype(state.momentum.dtype), mu, nu))
+
+    return Leafwise(rule, init)

@@ -1,0 +1,55 @@
+"""Recording norms on the way, and reading what was recorded."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.core.stages import General
+from gradxform.core.transformation import transformation
+from gradxform.core.types import Params, Updates
+from gradxform.transforms.clip import global_norm
+
+
+class RecordNormsState(NamedTuple):
+    """The norms of the last step: what came in at this place, what left the chain, and the params."""
+
+    gradient_norm: jax.Array
+    update_norm: jax.Array
+    param_norm: jax.Array
+
+
+@transformation
+def record_norms() -> General:
+    """Records three norms and changes nothing.
+
+    ``gradient_norm`` is the norm of what comes in at its place: put first in a chain, the gradient before the clip.
+    ``update_norm`` is the norm of what leaves the outermost chain, and ``param_norm`` that of the params, NaN where
+    none were given. Read them with ``metrics(state)``.
+
+    Returns:
+      A transformation whose state holds the norms of the last step, 0 before the first.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.chain(gx.record_norms(), gx.clip_by_global_norm(1.0), gx.sgd(0.5))
+      >>> _, state = tx.update({"w": 4.0}, tx.init({"w": 3.0}), {"w": 3.0})
+      >>> {name: float(value) for name, value in gx.metrics(state).items()}
+      {'gradient_norm': 4.0, 'update_norm': 0.5, 'param_norm': 3.0}
+    """
+    def init(params: Params) -> RecordNormsState:
+        zero = jnp.zeros_like(global_norm(params))
+        return RecordNormsState(zero, zero, zero)
+
+    def update(updates: Updates, state: RecordNormsState, params: Params | None = None,
+               **extra: Any) -> tuple[Updates, RecordNormsState]:
+        dtype = state.param_norm.dtype
+        weights = jnp.full([], jnp.nan, dtype) if params is None else global_norm(params).astype(dtype)
+        return updates, RecordNormsState(global_norm(updates).astype(dtype), state.update_norm, weights)
+
+    def observe(state: RecordNormsState, updates: Updates) -> RecordNormsState:
+        return state._replace(update_norm=global_norm(updates).astype(state.update_norm.dtype))
+
+    return General(init, update, observe=observe)

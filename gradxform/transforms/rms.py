@@ -1,0 +1,156 @@
+"""Dividing by the root of a second moment, without a first: RMSprop and Adagrad."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradxform.core import checks
+from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar, sqrt
+from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.transformation import transformation
+from gradxform.core.trees import zeros_like
+from gradxform.core.types import Params, PyTree, Scalar, State
+
+
+class ScaleByRmsState(NamedTuple):
+    """The state of ``scale_by_rms`` and ``scale_by_stddev`` with bias correction; ``mu`` is None without centering."""
+
+    count: jax.Array  # type: ignore[assignment]  # optax names the step so, and tuple has a method of that name
+    mu: PyTree
+    nu: PyTree
+
+
+@transformation
+def scale_by_rms(decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scalar = 0.0, eps_in_sqrt: bool = True,
+                 bias_correction: bool = False) -> Leafwise:
+    """Divides by the root of a moving average of the squared gradient.
+
+    Tieleman and Hinton, "Lecture 6.5: RMSprop" (2012): ``v = decay v + (1 - decay) g**2``, ``g / sqrt(v + eps)``.
+
+    Args:
+      decay: the weight of the past, in [0, 1).
+      eps: keeps the divisor from 0, >= 0.
+      initial_scale: what the average starts from, >= 0 (TensorFlow 1 started from 1).
+      eps_in_sqrt: whether ``eps`` is added under the root, as in optax, or to it, as in torch.
+      bias_correction: whether to divide the average by ``1 - decay**t``.
+
+    Returns:
+      A transformation with the state of optax's.
+
+    Raises:
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_rms(decay=0.75)
+      >>> tx.update({"w": 4.0}, tx.init({"w": 0.0}))[0]
+      {'w': Array(2., dtype=float32)}
+    """
+    return _scale_by_second_moment(decay, eps, initial_scale, eps_in_sqrt, bias_correction, centered=False)
+
+
+@transformation
+def scale_by_stddev(decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scalar = 0.0, eps_in_sqrt: bool = True,
+                    bias_correction: bool = False) -> Leafwise:
+    """Divides by the root of a moving estimate of the gradient's variance: centered RMSprop.
+
+    Graves, "Generating Sequences With Recurrent Neural Networks" (2013), equations 38 to 41:
+    ``g / sqrt(v - m**2 + eps)``. Rounding can make the variance negative; it is held at 0.
+
+    Args:
+      decay: the weight of the past, in [0, 1).
+      eps: keeps the divisor from 0, >= 0.
+      initial_scale: what the average of squares starts from, >= 0.
+      eps_in_sqrt: whether ``eps`` is added under the root, as in optax, or to it, as in torch.
+      bias_correction: whether to divide the averages by ``1 - decay**t``.
+
+    Returns:
+      A transformation with the state of optax's.
+
+    Raises:
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_stddev(decay=0.5)
+      >>> tx.update({"w": 4.0}, tx.init({"w": 0.0}))[0]
+      {'w': Array(2., dtype=float32)}
+    """
+    return _scale_by_second_moment(decay, eps, initial_scale, eps_in_sqrt, bias_correction, centered=True)
+
+
+def _scale_by_second_moment(decay: Scalar, eps: Scalar, initial_scale: Scalar, eps_in_sqrt: bool,
+                            bias_correction: bool, *, centered: bool) -> Leafwise:
+    checks.real("decay", decay, at_least=0, below=1)
+    checks.real("eps", eps, at_least=0)
+    checks.real("initial_scale", initial_scale, at_least=0)
+
+    def pack(count: jax.Array | None, mu: PyTree, nu: PyTree) -> State:
+        if count is not None:
+            return ScaleByRmsState(count, mu, nu)
+        return optax.ScaleByRStdDevState(mu, nu) if centered else optax.ScaleByRmsState(nu)
+
+    def init(params: Params) -> State:
+        return pack(jnp.zeros([], jnp.int32) if bias_correction else None, zeros_like(params) if centered else None,
+                    zeros_like(params, real=True, fill=initial_scale))
+
+    def rule(state: State) -> Rule:
+        count = increment(state.count) if bias_correction else None
+        correct = 1 if count is None else 1 / debias(decay, count)
+
+        def leaf(g: jax.Array, p: Any, nu: jax.Array, *mu: jax.Array) -> tuple[jax.Array, ...]:
+            nu = lerp(nu, abs_sq(g), 1 - scalar(decay))
+            mu = tuple(lerp(m, g, 1 - scalar(decay)) for m in mu)
+            variance = nu * correct
+            for m in mu:
+                variance = jnp.maximum(variance - abs_sq(m * correct), 0)
+            return g / _root(variance, eps, eps_in_sqrt), nu, *mu
+
+        states = (state.nu, state.mu) if centered else (state.nu,)
+        return Rule(leaf, states, lambda nu, mu=None: pack(count, mu, nu))
+
+    return Leafwise(rule, init)
+
+
+@transformation
+def scale_by_rss(initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7, *, eps_in_sqrt: bool = True) -> Leafwise:
+    """Divides by the root of the sum of all squared gradients so far.
+
+    Duchi, Hazan and Singer, "Adaptive Subgradient Methods" (JMLR 2011): ``s = s + g**2``, ``g / sqrt(s + eps)``. An
+    element whose sum is still 0 does not move.
+
+    Args:
+      initial_accumulator_value: what the sum starts from, >= 0.
+      eps: keeps the divisor from 0, >= 0.
+      eps_in_sqrt: whether ``eps`` is added under the root, as in optax, or to it, as in torch.
+
+    Returns:
+      A transformation with the state of optax's.
+
+    Raises:
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_rss(initial_accumulator_value=0.0, eps=0.0)
+      >>> tx.update({"w": 4.0}, tx.init({"w": 0.0}))[0]
+      {'w': Array(1., dtype=float32)}
+    """
+    checks.real("initial_accumulator_value", initial_accumulator_value, at_least=0)
+    checks.real("eps", eps, at_least=0)
+
+    def leaf(g: jax.Array, p: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = total + abs_sq(g)
+        return jnp.where(total > 0, g / _root(jnp.where(total > 0, total, 1), eps, eps_in_sqrt), 0), total
+
+    return Leafwise(
+        lambda state: Rule(leaf, (state.sum_of_squares,), optax.ScaleByRssState),
+        lambda params: optax.ScaleByRssState(zeros_like(params, real=True, fill=initial_accumulator_value)))
+
+
+def _root(x: jax.Array, eps: Scalar, eps_in_sqrt: bool) -> jax.Array:
+    return sqrt(x + scalar(eps)) if eps_in_sqrt else sqrt(x) + scalar(eps)

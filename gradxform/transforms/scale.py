@@ -1,0 +1,141 @@
+"""Scaling by a number or by a schedule of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradxform.core import checks
+from gradxform.core.numbers import abs_sq, increment, scalar, sqrt
+from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.transformation import Transformation, transformation
+from gradxform.core.types import Params, Scalar, ScalarOrSchedule
+from gradxform.transforms.combine import identity
+
+
+@transformation
+def scale(step_size: Scalar) -> Leafwise:
+    """Multiplies updates by a number.
+
+    Args:
+      step_size: the factor.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      TypeError: ``step_size`` is not a real number.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.scale(-0.5).update({"w": 2.0}, gx.scale(-0.5).init({"w": 1.0}))[0]
+      {'w': Array(-1., dtype=float32)}
+    """
+    checks.real("step_size", step_size)
+    return Leafwise(lambda state: Rule(lambda g, p: scalar(step_size) * g))
+
+
+@transformation
+def scale_by_schedule(step_size_fn: Callable[[Any], Any]) -> Leafwise:
+    """Multiplies updates by a schedule's value at the number of updates made before.
+
+    Args:
+      step_size_fn: a schedule, ours or optax's: any function from the step to a number.
+
+    Returns:
+      A transformation that counts its updates.
+
+    Raises:
+      TypeError: ``step_size_fn`` is not a function.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_schedule(gx.schedules.linear(1.0, 0.0, 4))
+      >>> state = tx.init({"w": 1.0})
+      >>> _, state = tx.update({"w": 1.0}, state)
+      >>> tx.update({"w": 1.0}, state)[0]
+      {'w': Array(0.75, dtype=float32)}
+    """
+    checks.function("step_size_fn", step_size_fn)
+    return scheduled(step_size_fn, lambda factor: lambda g, p: factor * g)
+
+
+@transformation
+def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None = None, *,
+                           flip_sign: bool = True) -> Leafwise | Transformation:
+    """Multiplies updates by the negated learning rate, so that adding them descends.
+
+    Args:
+      learning_rate: a number, a schedule of it, or None for no scaling at all.
+      flip_sign: whether to negate.
+
+    Returns:
+      A transformation; it counts its updates if the learning rate is a schedule.
+
+    Raises:
+      TypeError: ``learning_rate`` is neither a number nor a schedule.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_learning_rate(0.1)
+      >>> tx.update({"w": 1.0}, tx.init({"w": 1.0}))[0]
+      {'w': Array(-0.1, dtype=float32)}
+    """
+    if learning_rate is None:
+        return identity()
+    checks.real("learning_rate", learning_rate, schedule=True)
+    sign = -1 if flip_sign else 1
+    return scheduled(learning_rate, lambda rate: lambda g, p: (sign * rate) * g)
+
+
+@transformation
+def scale_by_param_block_rms(min_scale: Scalar = 1e-3) -> Leafwise:
+    """Multiplies the update of each leaf by the root mean square of that leaf of the params.
+
+    Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018), section 8, where
+    ``min_scale`` is eps_2.
+
+    Args:
+      min_scale: the least factor, >= 0.
+
+    Returns:
+      A transformation without state that needs params.
+
+    Raises:
+      ValueError: ``min_scale`` is negative.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> tx, params = gx.scale_by_param_block_rms(), {"w": jnp.array([3.0, 4.0])}
+      >>> tx.update({"w": jnp.array([1.0, 0.0])}, tx.init(params), params)[0]["w"]
+      Array([3.535..., 0...], dtype=float32)
+    """
+    checks.real("min_scale", min_scale, at_least=0)
+    return Leafwise(lambda state: Rule(lambda g, p: g * jnp.maximum(block_rms(p), scalar(min_scale))),
+                    needs_params=True)
+
+
+def block_rms(x: jax.Array) -> jax.Array:
+    """The root mean square of one leaf; 0 for a leaf without elements."""
+    return sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))
+
+
+def scheduled(value: ScalarOrSchedule, leaf: Callable[[Any], Callable[..., Any]], *,
+              needs_params: bool = False) -> Leafwise:
+    """A leafwise stage with one number that may be a schedule; the state counts updates only if it is."""
+    if not callable(value):
+        return Leafwise(lambda state: Rule(leaf(scalar(value))), needs_params=needs_params)
+
+    def init(params: Params) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+    def rule(state: optax.ScaleByScheduleState) -> Rule:
+        now = scalar(jnp.asarray(value(state.count)))
+        return Rule(leaf(now), finish=lambda: optax.ScaleByScheduleState(count=increment(state.count)))
+
+    return Leafwise(rule, init, needs_params=needs_params)
+

@@ -1,0 +1,65 @@
+"""Layer-wise rates: updates scaled to the norm of the weights they move."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.core import checks
+from gradxform.core.numbers import abs_sq, scalar, sqrt
+from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.transformation import transformation
+from gradxform.core.types import Scalar
+
+
+@transformation
+def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0, eps: Scalar = 0.0, *,
+                         weight_decay: Scalar = 0.0, max_ratio: Scalar | None = None) -> Leafwise:
+    """Scales the update of each leaf by the norm of the leaf over the norm of its update.
+
+    You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (2017), equation 6 (LARS), and You et
+    al., "Large Batch Optimization for Deep Learning" (ICLR 2020), algorithm 2 (LAMB): ``c ||w|| / (||u|| + eps)``.
+    Where either norm is 0 the ratio is 1.
+
+    Args:
+      min_norm: the least value of both norms, >= 0.
+      trust_coefficient: the factor c, >= 0.
+      eps: added to the norm of the update, >= 0.
+      weight_decay: LARS's own form of decay: the update becomes ``u + weight_decay w``, and the divisor is
+        ``||u|| + weight_decay ||w|| + eps``. With 0, decay added before (as in optax) counts in ``||u||``.
+      max_ratio: the largest ratio, > 0; None for no limit.
+
+    Returns:
+      A transformation without state that needs params.
+
+    Raises:
+      ValueError: a number out of its range.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> tx, params = gx.scale_by_trust_ratio(), {"w": jnp.array([3.0, 4.0])}
+      >>> tx.update({"w": jnp.array([0.0, 0.5])}, tx.init(params), params)[0]
+      {'w': Array([0., 5.], dtype=float32)}
+    """
+    checks.real("min_norm", min_norm, at_least=0)
+    checks.real("trust_coefficient", trust_coefficient, at_least=0)
+    checks.real("eps", eps, at_least=0)
+    checks.real("weight_decay", weight_decay, at_least=0)
+    if max_ratio is not None:
+        checks.real("max_ratio", max_ratio, above=0)
+
+    def leaf(u: jax.Array, p: jax.Array) -> jax.Array:
+        decay = scalar(weight_decay)
+        p_norm, u_norm = _norm(p, min_norm), _norm(u, min_norm)
+        moving = (p_norm > 0) & (u_norm > 0)
+        divisor = u_norm + decay * p_norm + scalar(eps)
+        ratio = scalar(trust_coefficient) * p_norm / jnp.where(moving, divisor, 1)
+        if max_ratio is not None:
+            ratio = jnp.minimum(ratio, scalar(max_ratio))
+        return (u + decay * p) * jnp.where(moving, ratio, 1)
+
+    return Leafwise(lambda state: Rule(leaf), needs_params=True)
+
+
+def _norm(x: jax.Array, least: Scalar) -> jax.Array:
+    return jnp.maximum(sqrt(jnp.sum(abs_sq(x))), scalar(least))
