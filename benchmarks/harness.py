@@ -142,28 +142,29 @@ def build_in_turns(functions: Mapping[str, tuple[Callable[..., Any], tuple[Any, 
                         fusions=len(re.findall(r" fusion\(", compiled[name].as_text()))) for name in functions}
 
 
-def streaming_bandwidth(elements: int) -> float:
-    """Bytes a second of the fastest of three streams over arrays in memory: the limit of anything that streams.
+def streaming_bandwidth(elements: int = 1 << 25) -> float:
+    """Bytes a second of the fastest of three streams over arrays in memory.
 
-    The streams are a sum (reads), ``x + a (y - x)`` in place (two reads, one write), and a copy's opposite, filling
-    four arrays from their own values (as many reads as writes).
+    The streams are a sum by rows (reads alone), ``x + a (y - x)`` in place (two reads a write) and ``a x`` in place
+    (as many reads as writes): which of them a machine carries fastest depends on the machine.
 
     Args:
-      elements: float32 numbers an array; large enough that no cache holds them.
+      elements: float32 numbers an array, more than a cache holds.
     """
-    def stream(function: Callable[..., Any], arrays: int, moved: int) -> float:
-        held = [jnp.full((elements,), 1.0 + i, jnp.float32) for i in range(arrays)]
-        call = jax.jit(function, donate_argnums=tuple(range(arrays)) if moved > arrays else ())
+    def stream(function: Callable[..., Any], reads: int, writes: int) -> float:
+        call = jax.jit(function, donate_argnums=(0,) if writes else ())
+        arrays = [jnp.full((elements,), 1.0 + i, jnp.float32) for i in range(reads)]
 
         def step() -> None:
-            out = jax.block_until_ready(call(*held))
-            held[:len(out)] = out if moved > arrays else held[:len(out)]
+            out = jax.block_until_ready(call(*arrays))
+            if writes:
+                arrays[0] = out
 
-        return 4 * elements * moved / min(in_turns({"": step}, 8)[""].seconds)
+        return 4 * elements * (reads + writes) / in_turns({"stream": step}, 10)["stream"].median
 
-    return max(stream(lambda x: (jnp.sum(x.reshape(-1, 1024), axis=1),), 1, 1),
-               stream(lambda x, y: (x + 0.25 * (y - x), y), 2, 3),
-               stream(lambda *xs: tuple(x * 0.5 + 1.0 for x in xs), 4, 8))
+    return max(stream(lambda x: jnp.sum(x.reshape(-1, 1024), axis=1), 1, 0),
+               stream(lambda x, y: x + 0.25 * (y - x), 2, 1),
+               stream(lambda x: x * 0.5, 1, 1))
 
 
 def environment() -> dict[str, Any]:

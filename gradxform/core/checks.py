@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def is_concrete(value: Any) -> bool:
@@ -32,6 +33,9 @@ def real(name: str, value: Any, *, at_least: float | None = None, below: float |
     if isinstance(value, jax.Array):
         if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
             raise TypeError(f"{name}: expected a real number, got an array of dtype {value.dtype}")
+        if not isinstance(value, jax.core.Tracer):
+            for item in np.asarray(value, np.float64).ravel().tolist():
+                real(name, item, at_least=at_least, above=above, below=below, at_most=at_most)
         return
     if _is_placeholder(value):
         return

@@ -33,6 +33,7 @@ class Rule(NamedTuple):
       states: the trees of the state that have a leaf for every leaf of the params.
       finish: makes the new state from the new trees.
       inputs: further trees that are read but not kept.
+      same_shape: whether the leaves of ``states`` have the shapes of the params.
 
     Example:
       >>> import gradxform as gx
@@ -44,6 +45,7 @@ class Rule(NamedTuple):
     states: tuple[PyTree, ...] = ()
     finish: Callable[..., State] | None = None
     inputs: tuple[PyTree, ...] = ()
+    same_shape: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,8 @@ def init(stage: Stage, params: Params) -> State:
     """The state of a stage for params."""
     if isinstance(stage, Sequential):
         return stage.pack([init(stage_of(tx), params) for tx in stage.transformations.values()])
+    if isinstance(stage, Leafwise):
+        refuse_integers(params, "params")
     return stage.init(params)
 
 
@@ -201,8 +205,11 @@ def _apply(rules: list[Rule], updates: Updates, params: Params | None, out: list
     param_leaves: list[Any] = [None] * len(leaves)
     if params is not None:
         param_leaves = align(treedef, updates, params, "params")
-        check_shapes(updates, param_leaves, leaves, "params", "updates")
+        check_shapes(updates, leaves, param_leaves, "updates", "params")
     read = [[align(treedef, updates, tree, "state") for tree in (*rule.states, *rule.inputs)] for rule in rules]
+    for rule, trees in zip(rules, read, strict=True):
+        for tree in trees[:len(rule.states)] if rule.same_shape else ():
+            check_shapes(updates, leaves, tree, "updates", "state")
 
     def leafwise(update: Any, param: Any, arrays: Any, dtype: Any) -> tuple[Any, list[Any]]:
         new: list[Any] = []

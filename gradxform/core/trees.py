@@ -16,9 +16,10 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
 
 
-def paths(tree: PyTree) -> list[str]:
-    """The path of every leaf, in the order of ``jax.tree.leaves``."""
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+def paths(tree: PyTree, *, none: bool = False) -> list[str]:
+    """The path of every leaf, in the order of ``jax.tree.leaves``; ``none`` counts None as a leaf."""
+    is_leaf = (lambda x: x is None) if none else None
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
 
 
 def structure(tree: PyTree) -> Any:
@@ -32,8 +33,9 @@ def is_tracing(leaves: list[Any]) -> bool:
 
 
 def is_inexact(leaf: Any) -> bool:
-    """Whether ``leaf`` is an array of floating-point or complex numbers."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    """Whether ``leaf`` is a floating-point or complex number or an array of them."""
+    dtype = getattr(leaf, "dtype", None)
+    return isinstance(leaf, (float, complex)) if dtype is None else jnp.issubdtype(dtype, jnp.inexact)
 
 
 def refuse_integers(tree: PyTree, what: str) -> None:
@@ -42,14 +44,14 @@ def refuse_integers(tree: PyTree, what: str) -> None:
     Raises:
       TypeError: with the path of the first such leaf.
     """
+    if all(is_inexact(leaf) for leaf in jax.tree.leaves(tree)):
+        return  # paths are only worked out where one is to be named
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None and not isinstance(leaf, (float, complex)):
-            dtype = type(leaf).__name__
-        if dtype is not None and not (not isinstance(dtype, str) and jnp.issubdtype(dtype, jnp.inexact)):
+        if not is_inexact(leaf):
             raise TypeError(
-                f"{what}: expected a leaf of floating-point or complex numbers at '{path_name(path)}', got {dtype}; "
-                "leave it out with masked(...) or selective_transform(...)"
+                f"{what}: expected a leaf of floating-point or complex numbers at '{path_name(path)}', got "
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}; leave it out with masked(...) or "
+                "selective_transform(...)"
             )
 
 
@@ -80,11 +82,11 @@ def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str) -> NoReturn:
     for path in [*here, *there]:
         if path not in here or path not in there or (here[path] is None) != (there[path] is None):
             raise ValueError(
-                f"{b_name} do not fit {a_name} at '{path}': "
-                f"{a_name} have {_describe(here, path)}, {b_name} have {_describe(there, path)}"
+                f"{b_name} and {a_name} do not fit at '{path}': "
+                f"{a_name}: {_describe(here, path)}; {b_name}: {_describe(there, path)}"
             )
     raise ValueError(
-        f"{b_name} do not fit {a_name}: {a_name} are {jax.tree.structure(a)}, {b_name} are {jax.tree.structure(b)}"
+        f"{b_name} and {a_name} do not fit: {a_name}: {structure(a)}; {b_name}: {structure(b)}"
     )
 
 
@@ -97,8 +99,8 @@ def check_shapes(reference: PyTree, leaves: list[Any], others: list[Any], a_name
     for i, (a, b) in enumerate(zip(leaves, others, strict=True)):
         if jnp.shape(a) != jnp.shape(b):
             raise ValueError(
-                f"{b_name} do not fit {a_name} at '{paths(reference)[i]}': "
-                f"expected shape {jnp.shape(a)}, got {jnp.shape(b)}"
+                f"{b_name} and {a_name} do not fit at '{paths(reference)[i]}': "
+                f"{a_name}: shape {jnp.shape(a)}; {b_name}: shape {jnp.shape(b)}"
             )
 
 

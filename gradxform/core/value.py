@@ -62,9 +62,8 @@ class Definition:
             return None if value is None else jnp.dtype(value).name
         if isinstance(value, Value) or is_foreign(value):
             return value
-        if name in self.reals and type(value) in (int, np.int64, np.int32):
-            return float(value)
-        return _plain(value)
+        value = _plain(value)
+        return float(value) if name in self.reals and type(value) is int else value
 
 
 class Value:
@@ -183,6 +182,11 @@ def is_number(leaf: Any) -> bool:
     return isinstance(leaf, (float, complex, jax.Array, np.ndarray, Value))
 
 
+def is_traced(x: Any) -> bool:
+    """Whether ``x`` stands for an array that is only known when the program runs."""
+    return isinstance(x, jax.core.Tracer)
+
+
 def register(value_class: type[Value]) -> type[Value]:
     """Registers a class of values as a pytree of the numbers in their calls."""
     jax.tree_util.register_pytree_with_keys(value_class, _flatten_with_keys, _unflatten, _flatten)
@@ -279,7 +283,7 @@ def _identity(value: Value) -> tuple[Any, ...]:
 def _number_identity(x: Any) -> Any:
     if isinstance(x, Value):
         return _identity(x)
-    if isinstance(x, jax.core.Tracer):
+    if is_traced(x):
         return ("traced", id(x))
     if isinstance(x, (jax.Array, np.ndarray)):
         raw = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
@@ -297,10 +301,10 @@ def _plain(value: Any) -> Any:
         return tuple(_plain(item) for item in value)
     if type(value) is dict:
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
-    if isinstance(value, (np.ndarray, jax.Array)) and value.dtype == bool and value.ndim == 0:
-        return value if isinstance(value, jax.core.Tracer) else bool(value)
+    if isinstance(value, jax.Array) and value.dtype == bool and value.ndim == 0 and not is_traced(value):
+        return bool(value)
     return value
 
 

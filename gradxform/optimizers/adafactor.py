@@ -85,6 +85,6 @@ def _relative(learning_rate: ScalarOrSchedule) -> Any:
     """The schedule ``min(learning_rate, 1 / sqrt(t))``, t from 1."""
     def rate(count: jax.Array) -> jax.Array:
         now = learning_rate(count) if callable(learning_rate) else scalar(learning_rate)
-        return jnp.minimum(now, jax.lax.rsqrt((count + 1).astype(jnp.result_type(float))))
+        return jnp.minimum(now, jax.lax.rsqrt(count.astype(jnp.result_type(float)) + 1))
 
     return rate

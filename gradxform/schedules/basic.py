@@ -92,7 +92,9 @@ def exponential(init_value: Scalar, rate: Scalar) -> Callable[[jax.Array], Any]:
 @schedule
 def polynomial(init_value: Scalar, end_value: Scalar, steps: int | jax.Array,
                power: Scalar) -> Callable[[jax.Array], Any]:
-    """Goes from one value to another along a power: ``end_value + (init_value - end_value) * (1 - t / steps) ** power``.
+    """Goes from one value to another along a power.
+
+    ``end_value + (init_value - end_value) * (1 - t / steps) ** power``.
 
     Args:
       init_value: the value at step 0.

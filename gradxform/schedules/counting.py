@@ -26,7 +26,7 @@ def check_steps(name: str, value: Any, at_least: int = 1) -> None:
 
 
 def whole(steps: Any) -> jax.Array:
-    """A count of steps in a signed integer of 32 bits at least, which can be subtracted; a float step stays as it is."""
+    """A count of steps as a signed integer of 32 bits at least, which can be subtracted; a float step stays one."""
     steps = jnp.asarray(steps)
     if not jnp.issubdtype(steps.dtype, jnp.integer):
         return steps

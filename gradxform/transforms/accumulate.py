@@ -11,7 +11,7 @@ from gradxform.core import checks, stages
 from gradxform.core.numbers import cast
 from gradxform.core.stages import General
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import zeros_like
+from gradxform.core.trees import align, check_shapes, refuse_integers, zeros_like
 from gradxform.core.types import AnyTransformation, Params, State, Updates
 from gradxform.transforms.combine import check_transformation
 
@@ -59,7 +59,11 @@ def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
 
     def update(updates: Updates, state: AccumulateState, params: Params | None = None,
                **extra: Any) -> tuple[Updates, AccumulateState]:
-        total = jax.tree.map(lambda a, g: cast(a + g, a.dtype), state.total, updates)
+        refuse_integers(updates, "updates")
+        leaves, treedef = jax.tree.flatten(updates)
+        sums = align(treedef, updates, state.total, "state")
+        check_shapes(updates, leaves, sums, "updates", "state")
+        total = jax.tree.unflatten(treedef, [cast(a + g, a.dtype) for a, g in zip(sums, leaves, strict=True)])
 
         def step() -> tuple[Updates, State, Updates]:
             mean = jax.tree.map(lambda a: a / every, total)

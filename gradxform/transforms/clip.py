@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, scalar, sqrt, widen
+from gradxform.core.numbers import abs_sq, cast, scalar, sqrt, widen
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import refuse_integers
@@ -37,8 +37,10 @@ def global_norm(tree: PyTree) -> jax.Array:
     refuse_integers(tree, "tree")
     sums = [_sum_of_squares(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
     # Adding in pairs keeps the rounding error of thousands of leaves at a dozen roundings.
+    dtype = functools.reduce(jnp.promote_types, [part.dtype for part in sums], jnp.dtype(jnp.float32))
+    sums = [cast(part, dtype) for part in sums]
     while len(sums) > 1:
-        sums = [functools.reduce(jnp.add, sums[i:i + 2]) for i in range(0, len(sums), 2)]
+        sums = [functools.reduce(jax.lax.add, sums[i:i + 2]) for i in range(0, len(sums), 2)]
     return sqrt(sums[0]) if sums else jnp.zeros([], jnp.float32)
 
 
@@ -75,8 +77,8 @@ def clip_by_global_norm(max_norm: Scalar) -> Leafwise:
 
     def rule(state: Any, updates: Updates, params: Params) -> Rule:
         norm, limit = global_norm(updates), scalar(max_norm)
-        over = jnp.where(jnp.isfinite(norm), limit / jnp.where(norm > 0, norm, 1), jnp.nan)
-        factor = jnp.where(norm <= limit, jnp.ones_like(over), over)
+        within = jnp.where(norm > limit, limit / jnp.where(norm > 0, norm, 1), 1)
+        factor = jnp.where(jnp.isfinite(norm), within, jnp.nan)
         return Rule(lambda g, p: g * factor)
 
     return Leafwise(rule, reads_updates=True)

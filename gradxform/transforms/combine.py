@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core.numbers import cast, widen
-from gradxform.core.stages import General, Leafwise, Rule, Sequential
+from gradxform.core.stages import General, Sequential
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import align, check_shapes, refuse_integers
+from gradxform.core.trees import align, is_inexact, paths
 from gradxform.core.types import AnyTransformation, Params, Updates
 
 
@@ -91,7 +91,7 @@ def identity() -> Sequential:
 
 
 @transformation
-def set_to_zero() -> Leafwise:
+def set_to_zero() -> General:
     """Returns updates of zero, so that the params stay as they are.
 
     Returns:
@@ -102,7 +102,8 @@ def set_to_zero() -> Leafwise:
       >>> gx.set_to_zero().update({"w": 2.0}, gx.set_to_zero().init({"w": 1.0}))[0]
       {'w': Array(0., dtype=float32)}
     """
-    return Leafwise(lambda state: Rule(lambda g, p: jnp.zeros_like(g)))
+    return General(lambda params: optax.EmptyState(),
+                   lambda updates, state, params=None, **extra: (jax.tree.map(jnp.zeros_like, updates), state))
 
 
 @transformation
@@ -142,30 +143,37 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 
     Raises:
       ValueError: the trees do not fit, with the first path that differs.
-      TypeError: a leaf of integers, with its path.
+      TypeError: an update of floating-point numbers for a leaf of integers, with its path.
 
     Example:
       >>> import gradxform as gx
       >>> gx.apply_updates({"w": 1.0}, {"w": -0.25})
       {'w': Array(0.75, dtype=float32)}
     """
-    refuse_integers(updates, "updates")
     is_none = lambda x: x is None  # noqa: E731
     treedef: Any = jax.tree.structure(params, is_leaf=is_none)
     leaves = jax.tree.leaves(params, is_leaf=is_none)
     deltas = align(treedef, params, updates, "updates", "params")
-    # A None on either side leaves that leaf as it is; only the others have a shape to check.
-    moved = [p for p, u in zip(leaves, deltas, strict=True) if p is not None and u is not None]
-    check_shapes(treedef.unflatten([p if u is not None else None for p, u in zip(leaves, deltas, strict=True)]),
-                 moved, jax.tree.leaves(deltas), "params", "updates")
+    for i, (param, update) in enumerate(zip(leaves, deltas, strict=True)):
+        if param is None or update is None:
+            continue
+        if jnp.shape(param) != jnp.shape(update):
+            raise ValueError(f"updates: expected shape {jnp.shape(param)} at '{paths(params, none=True)[i]}', "
+                             f"got {jnp.shape(update)}")
+        if is_inexact(update) and not is_inexact(param):
+            raise TypeError(f"params: expected a leaf of floating-point or complex numbers at "
+                            f"'{paths(params, none=True)[i]}' to add an update to, got {jnp.result_type(param)}")
     return jax.tree.unflatten(treedef, [p if p is None or u is None else _add(p, u)
                                         for p, u in zip(leaves, deltas, strict=True)])
 
 
 @jax.jit
 def _add(param: Any, update: Any) -> jax.Array:
-    param = jnp.asarray(param)
-    return cast(widen(param) + widen(jnp.asarray(update)), param.dtype)
+    param, update = jnp.asarray(param), jnp.asarray(update)
+    # A frozen leaf of integers has an update of integers, or of no type at all: jax's float0.
+    if not is_inexact(update):
+        return param if update.dtype == jax.dtypes.float0 else param + update
+    return cast(widen(param) + widen(update), param.dtype)
 
 
 def check_transformation(name: str, tx: Any) -> None:

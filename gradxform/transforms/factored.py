@@ -104,14 +104,14 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
             return g / jnp.expand_dims(row, long) / jnp.expand_dims(col, short), v_row, v_col, v
 
         return Rule(leaf, (state.v_row, state.v_col, state.v),
-                    lambda *new: optax.FactoredState(increment(state.count), *new))
+                    lambda *new: optax.FactoredState(increment(state.count), *new), same_shape=False)
 
     return Leafwise(rule, init)
 
 
 def _power_decay(step: jax.Array, rate: Scalar) -> jax.Array:
     """``1 - (step + 1)**-rate``."""
-    t = (step + 1).astype(jnp.result_type(float))
+    t = step.astype(jnp.result_type(float)) + 1
     return -jnp.expm1(-scalar(rate) * jnp.log(t))
 
 

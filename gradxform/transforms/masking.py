@@ -45,7 +45,7 @@ def masked(inner: AnyTransformation, mask: Mask, *, mask_compatible_extra_args: 
     stage = stages.stage_of(inner)
 
     def init(params: Params) -> optax.MaskedState:
-        return optax.MaskedState(stages.init(stage, _keep(mask_tree(mask, params), params)))
+        return optax.MaskedState(stages.init(stage, _keep(mask_tree(mask, params), params, "params")))
 
     def update(updates: Updates, state: optax.MaskedState, params: Params | None = None,
                **extra: Any) -> tuple[Updates, optax.MaskedState]:
@@ -172,7 +172,7 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask) -> G
         return jax.tree.map(lambda frozen: not frozen, mask_tree(freeze_mask, tree))
 
     def init(params: Params) -> optax.transforms.PartitionState:
-        return _frozen_state(stages.init(stage, _keep(thawed(params), params)))
+        return _frozen_state(stages.init(stage, _keep(thawed(params), params, "params")))
 
     def update(updates: Updates, state: optax.transforms.PartitionState, params: Params | None = None,
                **extra: Any) -> tuple[Updates, optax.transforms.PartitionState]:
@@ -180,7 +180,7 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask) -> G
         new, inner_state = stages.run(stage, _keep(mask, updates), state.inner_states["train"].inner_state,
                                       None if params is None else _keep(mask, params, "params"), extra,
                                       "selective_transform")
-        zeros = jax.tree.map(jax.numpy.zeros_like, updates)
+        zeros = set_to_zero().update(updates, optax.EmptyState())[0]
         return _merge(mask, new, zeros), _frozen_state(inner_state)
 
     return General(init, update, inner=lambda state: {
@@ -207,9 +207,9 @@ def mask_tree(mask: Mask, tree: PyTree) -> PyTree:
         return tree
     if not callable(mask):
         return mask
-    made = mask(tree)
-    check_mask("mask", jax.tree.map(bool, made))
-    return jax.tree.map(bool, made)
+    made = jax.tree.map(lambda flag: flag.item() if getattr(flag, "dtype", None) == bool else flag, mask(tree))
+    check_mask("mask", made)
+    return made
 
 
 def _frozen_state(state: State) -> optax.transforms.PartitionState:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks, stages
-from gradxform.core.numbers import increment
+from gradxform.core.numbers import cast, increment
 from gradxform.core.stages import General
 from gradxform.core.transformation import transformation
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
@@ -79,7 +79,8 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
 
         def step() -> tuple[Updates, State, jax.Array]:
             new, inner_state = stages.run(stage, updates, state.inner_state, params, extra, "skip_nonfinite")
-            fine = all_finite(new)
+            # What counts is the update that reaches the params: a finite float32 may be infinite in float16.
+            fine = all_finite(new if params is None else jax.tree.map(lambda u, p: cast(u, jnp.result_type(p)), new, params))
             keep = functools.partial(jax.tree.map, functools.partial(jnp.where, fine))
             return keep(new, zeros), keep(inner_state, state.inner_state), fine
 

@@ -137,7 +137,8 @@ CASES = [
     ("triangular", dict(base_value=0.01, max_value=0.1, half_cycle=4, mode="exp_range", gamma=0.9), [4, 8, 12, 16]),
     ("triangular", dict(base_value=0.0, max_value=0.1, half_cycle=1000, mode="exp_range", gamma=0.99994), [99_000]),
     ("triangular", dict(base_value=0.0, max_value=1.0, half_cycle=LAST, mode="triangular", gamma=1.0), [2**30, LAST]),
-    ("triangular", dict(base_value=0.0, max_value=1.0, half_cycle=2**30 + 1, mode="triangular", gamma=1.0), [2**30 + 1]),
+    ("triangular", dict(base_value=0.0, max_value=1.0, half_cycle=2**30 + 1, mode="triangular", gamma=1.0),
+     [2**30 + 1]),
     ("one_cycle", dict(max_value=0.1, steps=10, warmup_fraction=0.3, div_factor=25.0, final_div_factor=1e4,
                        anneal="cosine"), [3, 10]),
     ("one_cycle", dict(max_value=0.1, steps=7, warmup_fraction=0.5, div_factor=10.0, final_div_factor=100.0,
@@ -183,7 +184,7 @@ def test_gradients_are_those_of_the_formula(name, arguments, boundaries):
     if name == "one_cycle":  # the peak is a corner in the fraction
         steps = [s for s in steps if s != arguments["warmup_fraction"] * arguments["steps"]]
     # As an argument of jit, a gamma of 0.99994 is a float32, and 100,000 factors of that differ by 4e-3.
-    comparable = jax.config.jax_enable_x64 or not 0 < 1 - arguments.get("gamma", 0) < 1e-2
+    comparable = not 0 < 1 - arguments.get("gamma", 0) < (1e-5 if jax.config.jax_enable_x64 else 1e-2)
     made = getattr(gx.schedules, name)(**arguments)
     got = jax.jit(jax.vmap(jax.grad(lambda s, t: s(t)), (None, 0)))(made, np.array(steps, np.int32)).arguments
     for key, value in arguments.items():
@@ -202,8 +203,8 @@ def test_gradients_are_those_of_the_formula(name, arguments, boundaries):
 
 def test_ends_are_exact():
     for made in (gx.schedules.linear(0.3, 0.1, 7), gx.schedules.cosine(0.3, 7, 0.1),
-                 gx.schedules.polynomial(0.3, 0.1, 7, 2.5), gx.schedules.warmup_stable_decay(0.9, 3, 1, 3, init_value=0.3,
-                                                                                             end_value=0.1)):
+                 gx.schedules.polynomial(0.3, 0.1, 7, 2.5),
+                 gx.schedules.warmup_stable_decay(0.9, 3, 1, 3, init_value=0.3, end_value=0.1)):
         assert made(0) == jnp.asarray(0.3) and made(7) == made(LAST) == jnp.asarray(0.1), made
     assert gx.schedules.one_cycle(0.7, 10)(3) == jnp.asarray(0.7)
     assert gx.schedules.inverse_sqrt(0.7, 10)(10) == jnp.asarray(0.7)
@@ -215,7 +216,8 @@ TORCH = [  # torch 2.13 on the CPU: the rate before each step, from step 0
     (gx.schedules.polynomial(0.1, 0.0, 5, 2.0), [0.1, 0.064, 0.036, 0.016, 0.004, 0.0, 0.0]),  # PolynomialLR
     (gx.schedules.linear(0.1, 0.01, 5), [0.1, 0.082, 0.064, 0.046, 0.028, 0.01, 0.01]),  # LinearLR
     (gx.schedules.cosine_restarts(0.1, 3, 0.01, factor=2),  # CosineAnnealingWarmRestarts(T_0=3, T_mult=2)
-     [0.1, 0.0775, 0.0325, 0.1, 0.0939711431702998, 0.0775, 0.055, 0.0325, 0.0160288568297003, 0.1, 0.0984666621830081]),
+     [0.1, 0.0775, 0.0325, 0.1, 0.0939711431702998, 0.0775, 0.055, 0.0325, 0.0160288568297003, 0.1,
+      0.0984666621830081]),
     (gx.schedules.triangular(0.01, 0.1, 4),  # CyclicLR(step_size_up=4)
      [0.01, 0.0325, 0.055, 0.0775, 0.1, 0.0775, 0.055, 0.0325, 0.01, 0.0325]),
     (gx.schedules.triangular(0.01, 0.1, 4, "triangular2"),

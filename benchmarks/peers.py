@@ -1,0 +1,67 @@
+"""One training step of each peer as something to time: a function without arguments that returns when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Step = Callable[[], None]
+TorchMaker = Callable[[Any, list[Any]], Step]
+"""Given torch and its params with gradients, makes a step."""
+
+
+def jax_update(tx: Any, apply_updates: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """The function of a step: ``(params, state, grads)`` to the new params and state."""
+    def update(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grads, state, params)
+        return apply_updates(params, updates), state
+
+    return update
+
+
+def jax_step(tx: Any, update: Callable[..., Any], params: Any, grads: Any) -> Step:
+    """A jitted step that keeps its own params and state, and donates them."""
+    call = jax.jit(update, donate_argnums=(0, 1))
+    grads = jax.tree.map(jnp.array, grads)
+    held = jax.tree.map(jnp.array, params)
+    carry = [held, tx.init(held)]
+
+    def step() -> None:
+        carry[:] = jax.block_until_ready(call(*carry, grads))
+
+    return step
+
+
+def import_torch() -> Any:
+    """torch, or None where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+def torch_step(torch: Any, make: TorchMaker, params: Any, grads: Any) -> Step:
+    """A step of torch on the kind of device that jax uses.
+
+    Raises:
+      RuntimeError: torch has no such device.
+    """
+    platform = jax.devices()[0].platform
+    device = {"cpu": "cpu", "gpu": "cuda"}.get(platform)
+    if device is None or (device == "cuda" and not torch.cuda.is_available()):
+        raise RuntimeError(f"torch cannot use the {platform}")
+    held = [torch.nn.Parameter(torch.tensor(x, device=device)) for x in jax.tree.leaves(params)]
+    for param, grad in zip(held, jax.tree.leaves(grads), strict=True):
+        param.grad = torch.tensor(grad, device=device)
+    advance = make(torch, held)
+
+    def step() -> None:
+        advance()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
