@@ -30,7 +30,7 @@ def real(name: str, value: Any, *, at_least: float | None = None, below: float |
     """
     if schedule and callable(value):
         return
-    if isinstance(value, jax.Array):
+    if isinstance(value, (jax.Array, np.ndarray)):
         if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
             raise TypeError(f"{name}: expected a real number, got an array of dtype {value.dtype}")
         if not isinstance(value, jax.core.Tracer):
@@ -75,6 +75,16 @@ def choice(name: str, value: Any, options: tuple[str, ...]) -> None:
     """
     if value not in options:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def inexact_dtype(name: str, value: Any) -> None:
+    """Refuses a dtype to store numbers in that is neither None nor floating-point nor complex.
+
+    Raises:
+      TypeError: for another dtype.
+    """
+    if value is not None and not jnp.issubdtype(jnp.dtype(value), jnp.inexact):
+        raise TypeError(f"{name}: expected a floating-point dtype, got {value!r}")
 
 
 def function(name: str, value: Any) -> Callable[..., Any]:

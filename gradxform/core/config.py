@@ -75,8 +75,9 @@ def _encode(value: Any, where: str) -> Any:
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, complex):
         return {"complex": [_encode(value.real, where), _encode(value.imag, where)]}
-    if type(value) is tuple:
-        return [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if type(value) in (list, tuple):
+        items = [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return items if type(value) is list else {"tuple": items}
     if type(value) is dict:
         return {"dict": [[_encode(key, where), _encode(item, f"{where}[{key!r}]")] for key, item in value.items()]}
     if isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, jax.core.Tracer):
@@ -91,12 +92,14 @@ def _encode(value: Any, where: str) -> Any:
 
 def _decode(item: Any, where: str) -> Any:
     if isinstance(item, list):
-        return tuple(_decode(part, f"{where}[{i}]") for i, part in enumerate(item))
+        return [_decode(part, f"{where}[{i}]") for i, part in enumerate(item)]
     if not isinstance(item, dict):
         return item
     try:
         if "call" in item:
             return _decode_call(item, where)
+        if "tuple" in item:
+            return tuple(_decode(item["tuple"], where))
         if "float" in item:
             return float(item["float"])
         if "complex" in item:
@@ -125,4 +128,7 @@ def _decode_call(item: dict[str, Any], where: str) -> Value:
         raise ValueError(f"{where}: {name} has no argument {unknown[0]!r}")
     arguments = {key: _decode(part, f"{where}.{key}") for key, part in given.items()}
     bound = inspect.BoundArguments(definition.signature, arguments)  # type: ignore[arg-type]
-    return definition.call(bound.args, bound.kwargs)
+    try:
+        return definition.call(bound.args, bound.kwargs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {name}: {error}") from error

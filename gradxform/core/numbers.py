@@ -47,7 +47,9 @@ def scalar(x: Scalar) -> Any:
     A Python number is returned as it is, so that ``1 - b2`` is exact; an array is widened to float32, because a
     ``b2`` of 0.999 rounds to 1 in bfloat16.
     """
-    return widen(x) if isinstance(x, jax.Array) else x
+    if isinstance(x, jax.Array):
+        return widen(x)
+    return float(x) if jnp.ndim(x) == 0 and not isinstance(x, int) else x
 
 
 def increment(count: jax.Array) -> jax.Array:
@@ -61,7 +63,19 @@ def debias(decay: Scalar, count: jax.Array) -> jax.Array:
     steps = count.astype(jnp.result_type(float))
     if isinstance(decay, (int, float)):
         return -jnp.expm1(steps * (math.log(decay) if decay > 0 else -math.inf))
-    return -jnp.expm1(steps * jnp.log(scalar(decay)))
+    return _debias(jnp.asarray(scalar(decay)), steps)
+
+
+@jax.custom_jvp
+def _debias(decay: jax.Array, steps: jax.Array) -> jax.Array:
+    return -jnp.expm1(steps * jnp.log(decay))
+
+
+@_debias.defjvp
+def _debias_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+    # The logarithm has no slope at a decay of 0; the power has.
+    (decay, steps), (d_decay, _) = primals, tangents
+    return _debias(decay, steps), -steps * decay ** (steps - 1) * d_decay
 
 
 def abs_sq(x: jax.Array) -> jax.Array:

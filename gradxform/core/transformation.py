@@ -33,6 +33,11 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
       True
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Transformation:
+        """Refuses: a bare pair has no call to print or pickle."""
+        raise TypeError("a Transformation is made by a factory: decorate the function that returns (init, update) "
+                        "with @gradxform.transformation, or keep optax.GradientTransformationExtraArgs")
+
     @classmethod
     def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Value:
         # The pair in the tuple asks this holder for the value, which does not exist until the tuple does.
@@ -114,5 +119,10 @@ def _with_extra(update: Callable[..., Any]) -> Callable[..., Any]:
     parameters = inspect.signature(update).parameters.values()
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
         return update
-    return lambda updates, state, params=None, **_: update(updates, state, params)
+    known = [p.name for p in list(parameters)[3:]]
+
+    def with_extra(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> Any:
+        return update(updates, state, params, **{name: extra[name] for name in known if name in extra})
+
+    return with_extra
 

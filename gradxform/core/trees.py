@@ -12,7 +12,9 @@ from gradxform.core.types import PyTree
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A key path as text, ``/`` between its keys."""
+    """A key path as text, ``/`` between its keys; the array inside a variable of Flax NNX has the variable's path."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
 
 

@@ -37,6 +37,7 @@ class Definition:
     signature: inspect.Signature
     reals: frozenset[str]
     schedules: frozenset[str]
+    bools: frozenset[str]
     value_class: type[Value]
     public: Callable[..., Any]
 
@@ -58,12 +59,12 @@ class Definition:
         return self.function(*bound.args, **bound.kwargs)
 
     def _normalize(self, name: str, value: Any) -> Any:
-        if name.endswith("dtype"):
-            return None if value is None else jnp.dtype(value).name
-        if isinstance(value, Value) or is_foreign(value):
-            return value
+        if "dtype" in name.split("_"):
+            return _dtype_name(name, value)
         value = _plain(value)
-        return float(value) if name in self.reals and type(value) is int else value
+        if name in self.bools and not isinstance(value, bool):
+            raise TypeError(f"{name}: expected a bool, got {value!r}")
+        return _floats(value) if name in self.reals else value
 
 
 class Value:
@@ -91,7 +92,7 @@ class Value:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the call that made this value, defaults included, by name."""
-        return dict(self._arguments)
+        return {name: _plain(value) for name, value in self._arguments.items()}
 
     @property
     def built(self) -> Any:
@@ -158,8 +159,9 @@ def factory(value_class: type[Value], function: Callable[..., Any]) -> Callable[
         name=_public_name(function),
         function=function,
         signature=signature,
-        reals=frozenset(name for name, kind in kinds.items() if kind),
+        reals=frozenset(name for name, kind in kinds.items() if kind in ("real", "schedule")),
         schedules=frozenset(name for name, kind in kinds.items() if kind == "schedule"),
+        bools=frozenset(name for name, kind in kinds.items() if kind == "bool"),
         value_class=value_class,
         public=make,
     )
@@ -296,9 +298,9 @@ def _call(public: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with NumPy scalars as Python numbers, lists as tuples and bool arrays as bools."""
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return tuple(_plain(item) for item in value)
+    """``value`` with containers of its own and NumPy scalars as Python numbers."""
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item) for item in value)
     if type(value) is dict:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
@@ -306,6 +308,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, jax.Array) and value.dtype == bool and value.ndim == 0 and not is_traced(value):
         return bool(value)
     return value
+
+
+def _floats(value: Any) -> Any:
+    """``value`` with ints as floats, in containers too."""
+    if type(value) in (list, tuple):
+        return type(value)(_floats(item) for item in value)
+    if type(value) is dict:
+        return {key: _floats(item) for key, item in value.items()}
+    return float(value) if type(value) is int else value
+
+
+def _dtype_name(name: str, value: Any) -> str | None:
+    try:
+        return None if value is None else jnp.dtype(value).name
+    except TypeError as error:
+        raise TypeError(f"{name}: expected a dtype, got {value!r}") from error
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -316,10 +334,26 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _kind(parameter: inspect.Parameter) -> str:
-    options = typing.get_args(parameter.annotation) or (parameter.annotation,)
-    if float not in options and not (parameter.annotation is parameter.empty and isinstance(parameter.default, float)):
+    """What a parameter takes, by its annotation: a ``bool``, a ``real`` number, a ``schedule`` or real number."""
+    if parameter.annotation is parameter.empty:
+        return "real" if isinstance(parameter.default, float) else ""
+    if parameter.annotation is bool:
+        return "bool"
+    if not _mentions_float(parameter.annotation):
         return ""
+    options = typing.get_args(parameter.annotation)
     return "schedule" if any(typing.get_origin(option) is Callable for option in options) else "real"
+
+
+def _mentions_float(annotation: Any) -> bool:
+    if annotation is float:
+        return True
+    options = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Callable:
+        return False
+    if typing.get_origin(annotation) in (dict, Mapping):
+        options = options[1:]  # the keys are names
+    return any(_mentions_float(option) for option in options)
 
 
 def _public_name(function: Callable[..., Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradxform.core import checks
 from gradxform.core.numbers import scalar
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
@@ -63,6 +64,13 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]["w"].round(3)
       Array(-0.2, dtype=float32)
     """
+    checks.integer("decay_offset", decay_offset, at_least=0)
+    checks.real("eps", eps, at_least=0)
+    if clipping_threshold is not None:
+        checks.real("clipping_threshold", clipping_threshold, above=0)
+    if momentum is not None:
+        checks.real("momentum", momentum, at_least=0, below=1)
+        checks.inexact_dtype("dtype_momentum", dtype_momentum)
     rule = scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps,
                                  factored_axes=factored_axes, clamp_epsilon=clamp_epsilon)
     rate = _relative(1.0 if learning_rate is None else learning_rate) if relative_step else learning_rate

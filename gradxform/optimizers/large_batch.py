@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
 from gradxform.transforms.adam import scale_by_adam
 from gradxform.transforms.combine import chain
 from gradxform.transforms.decay import add_decayed_weights
-from gradxform.transforms.masking import masked
+from gradxform.transforms.masking import check_mask, masked
 from gradxform.transforms.momentum import trace
 from gradxform.transforms.scale import scale_by_learning_rate
 from gradxform.transforms.trust_ratio import scale_by_trust_ratio
@@ -51,6 +52,8 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]
       {'w': Array(-0.2, dtype=float32)}
     """
+    checks.real("momentum", momentum, at_least=0, at_most=1)
+    check_mask("trust_ratio_mask", trust_ratio_mask)
     if norm_of_sum:
         rule = [add_decayed_weights(weight_decay, mask), _ratio(trust_ratio_mask, trust_coefficient, eps)]
     elif callable(weight_decay) or mask is not None:
@@ -95,6 +98,9 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]
       {'w': Array(-0.2, dtype=float32)}
     """
+    check_mask("trust_ratio_mask", trust_ratio_mask)
+    if max_trust_ratio is not None:
+        checks.real("max_trust_ratio", max_trust_ratio, above=0)
     ratio = _maybe_masked(scale_by_trust_ratio(max_ratio=max_trust_ratio), trust_ratio_mask)
     return chain(scale_by_adam(b1, b2, eps, eps_root), add_decayed_weights(weight_decay, mask), ratio,
                  scale_by_learning_rate(learning_rate))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import decayed, rule_with_decay
@@ -52,6 +53,8 @@ def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar = 0.9, eps: Scalar = 
       >>> tx.update({"w": 4.0}, tx.init({"w": 1.0}))[0]
       {'w': Array(-0.2, dtype=float32)}
     """
+    if momentum is not None:
+        checks.real("momentum", momentum, at_least=0, at_most=1)
     rule = (scale_by_stddev if centered else scale_by_rms)(decay, eps, initial_scale, eps_in_sqrt, bias_correction)
     rate = scale_by_learning_rate(learning_rate)
     heavy_ball = identity() if momentum is None else trace(momentum, nesterov)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import decayed
@@ -43,5 +44,7 @@ def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nestero
       >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]
       {'w': Array(-0.05, dtype=float32)}
     """
+    if momentum is not None:
+        checks.real("momentum", momentum, at_least=0, at_most=1)
     heavy_ball = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
     return chain(*decayed(weight_decay, mask), heavy_ball, scale_by_learning_rate(learning_rate))

@@ -48,6 +48,7 @@ def scale_by_adam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_
       {'w': Array(1., dtype=float32)}
     """
     check_moments(b1, b2, eps, eps_root)
+    checks.inexact_dtype("mu_dtype", mu_dtype)
 
     def init(params: Params) -> optax.ScaleByAdamState:
         return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros_like(params, mu_dtype),
@@ -89,9 +90,7 @@ def over_root(mu: jax.Array, nu: jax.Array, eps: Scalar, eps_root: Scalar = 0.0)
     if not (isinstance(eps_root, float) and eps_root == 0):
         nu = nu + scalar(eps_root)
     root = sqrt(nu) + scalar(eps)
-    # With eps = 0, a weight that never had a gradient is 0 / 0: it does not move.
-    return jnp.where(root > 0, mu / jnp.where(root > 0, root, 1), mu) if _is_zero(eps) else mu / root
-
-
-def _is_zero(x: Scalar) -> bool:
-    return isinstance(x, float) and x == 0
+    # With eps = 0 (or one that is not known yet), a weight that never had a gradient is 0 / 0: it does not move.
+    if isinstance(eps, float) and eps > 0:
+        return mu / root
+    return jnp.where(root > 0, mu / jnp.where(root > 0, root, 1), mu)

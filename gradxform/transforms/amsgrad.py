@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gradxform.core import checks
 from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
@@ -48,6 +49,7 @@ def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, e
       {'w': Array(1., dtype=float32)}
     """
     check_moments(b1, b2, eps, eps_root)
+    checks.inexact_dtype("mu_dtype", mu_dtype)
 
     def init(params: Params) -> optax.ScaleByAmsgradState:
         return optax.ScaleByAmsgradState(

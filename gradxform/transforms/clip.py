@@ -164,6 +164,8 @@ def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | tuple[i
       {'w': Array([0. , 0.5], dtype=float32)}
     """
     checks.real("clipping", clipping, at_least=0)
+    for one in () if axis is None else axis if isinstance(axis, tuple) else (axis,):
+        checks.integer("axis", one)
     checks.real("eps", eps, at_least=0)
 
     def leaf(g: jax.Array, p: jax.Array) -> jax.Array:

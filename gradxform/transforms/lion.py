@@ -47,6 +47,7 @@ def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None, *, 
     checks.real("b1", b1, at_least=0, below=1)
     checks.real("b2", b2, at_least=0, below=1)
     checks.real("smooth_beta", smooth_beta, above=0)
+    checks.inexact_dtype("mu_dtype", mu_dtype)
     checks.choice("mode", mode, ("hard", "smooth", "refined"))
     squash = {
         "hard": jnp.sign,

@@ -11,7 +11,7 @@ import optax
 from gradxform.core import stages
 from gradxform.core.stages import General
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import align, mismatch, structure
+from gradxform.core.trees import align, mismatch, path_name, structure
 from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State, Updates
 from gradxform.transforms.combine import check_transformation, set_to_zero
 
@@ -82,6 +82,8 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
       >>> tx.update({"head": 1.0, "body": 1.0}, tx.init({"head": 0.0, "body": 0.0}))[0]
       {'body': Array(-0.1, dtype=float32), 'head': Array(-1., dtype=float32)}
     """
+    if not isinstance(transforms, Mapping):
+        raise TypeError(f"transforms: expected a dict of transformations by label, got {transforms!r}")
     for label, tx in transforms.items():
         check_transformation(f"transforms[{label!r}]", tx)
 
@@ -94,7 +96,7 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
         for path, label in jax.tree_util.tree_leaves_with_path(labels):
             if label not in transforms:
                 raise ValueError(f"param_labels: expected one of {sorted(map(repr, transforms))} at "
-                                 f"'{jax.tree_util.keystr(path, simple=True, separator='/')}', got {label!r}")
+                                 f"'{path_name(path)}', got {label!r}")
         return labels
 
     def init(params: Params) -> optax.transforms.PartitionState:
@@ -197,8 +199,7 @@ def check_mask(name: str, mask: Mask) -> None:
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
         if not isinstance(leaf, bool):
-            where = jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
-            raise TypeError(f"{name}: expected a bool at '{where}', got {leaf!r}")
+            raise TypeError(f"{name}: expected a bool at '{path_name(path)}', got {leaf!r}")
 
 
 def mask_tree(mask: Mask, tree: PyTree) -> PyTree:

@@ -43,6 +43,7 @@ def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: Any = None) 
       {'w': Array(1.5, dtype=float32)}
     """
     checks.real("decay", decay, at_least=0, at_most=1)
+    checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
 
     def leaf(g: jax.Array, p: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = g + scalar(decay) * total
@@ -76,6 +77,7 @@ def ema(decay: Scalar, debias: bool = True, accumulator_dtype: Any = None) -> Le
       Array(1.0..., dtype=float32)
     """
     checks.real("decay", decay, at_least=0, below=1)
+    checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
 
     def init(params: Params) -> optax.EmaState:
         return optax.EmaState(count=jnp.zeros([], jnp.int32), ema=zeros_like(params, accumulator_dtype))

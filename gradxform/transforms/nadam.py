@@ -56,6 +56,7 @@ def scale_by_nadam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
       Array(1.056..., dtype=float32)
     """
     check_moments(b1, b2, eps, eps_root)
+    checks.inexact_dtype("mu_dtype", mu_dtype)
     checks.real("momentum_decay", momentum_decay, at_least=0)
 
     def init(params: Params) -> ScaleByNadamState:

@@ -70,8 +70,8 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
     stage = stages.stage_of(tx)
 
     def init(params: Params) -> SkipNonfiniteState:
-        zero = jnp.zeros([], jnp.int32)
-        return SkipNonfiniteState(zero, zero, jnp.zeros([], bool), stages.init(stage, params))
+        return SkipNonfiniteState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros([], bool),
+                                  stages.init(stage, params))
 
     def update(updates: Updates, state: SkipNonfiniteState, params: Params | None = None,
                **extra: Any) -> tuple[Updates, SkipNonfiniteState]:
@@ -80,7 +80,8 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
         def step() -> tuple[Updates, State, jax.Array]:
             new, inner_state = stages.run(stage, updates, state.inner_state, params, extra, "skip_nonfinite")
             # What counts is the update that reaches the params: a finite float32 may be infinite in float16.
-            fine = all_finite(new if params is None else jax.tree.map(lambda u, p: cast(u, jnp.result_type(p)), new, params))
+            reached = new if params is None else jax.tree.map(lambda u, p: cast(u, jnp.result_type(p)), new, params)
+            fine = all_finite(reached)
             keep = functools.partial(jax.tree.map, functools.partial(jnp.where, fine))
             return keep(new, zeros), keep(inner_state, state.inner_state), fine
 

@@ -21,7 +21,7 @@ BAD = [
     (lambda: s.polynomial(0.1, None, 5, 1), TypeError, "end_value: expected a real number"),
     (lambda: s.linear(0.1, 0.0, 2**31), ValueError,
      "steps: expected an integer >= 1 and <= 2147483647, got 2147483648"),
-    (lambda: s.linear(0.1, 0.0, jnp.array(2.0)), TypeError,
+    (lambda: s.linear(0.1, 0.0, jnp.float32(2.0)), TypeError,
      "steps: expected an integer, got an array of dtype float32"),
     (lambda: s.cosine(0.1, -3), ValueError, "steps: expected an integer >= 1"),
     (lambda: s.cosine(jnp.array(True) & True, 3), TypeError, "init_value: expected a real number"),

@@ -71,7 +71,7 @@ def test_every_kind_of_step_agrees(made):
         one = made(kind(4))
         assert one.shape == () and one.dtype == whole.dtype
         np.testing.assert_allclose(one, whole[4], rtol=ULPS)
-    np.testing.assert_allclose(jax.vmap(made)(jnp.arange(12)), whole, rtol=ULPS)
+    np.testing.assert_allclose(jax.jit(jax.vmap(made))(jnp.arange(12)), whole, rtol=ULPS)
     assert made(-5) == whole[0]
 
 
@@ -96,7 +96,7 @@ def test_jit_is_eager_and_does_not_retrace(made):
 def test_vmap_over_a_population(made):
     population = [made, jax.tree.map(lambda x: x * 0.9, made)]
     stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *population)
-    got = jax.vmap(lambda schedule: schedule(np.arange(12)))(stacked)
+    got = jax.jit(jax.vmap(lambda schedule: schedule(np.arange(12))))(stacked)
     np.testing.assert_allclose(got, [one(np.arange(12)) for one in population], rtol=4 * ULPS)
 
 
@@ -110,7 +110,7 @@ def test_counts_of_steps_may_be_arrays():
         (lambda n: s.warmup_stable_decay(0.1, n, n, n + 1), [0, 3]),
     ]
     for make, counts in made:
-        got = jax.vmap(lambda n, make=make: make(n)(np.arange(12)))(jnp.array(counts))
+        got = jax.jit(jax.vmap(lambda n, make=make: make(n)(np.arange(12))))(jnp.array(counts))
         np.testing.assert_allclose(got, [make(n)(np.arange(12)) for n in counts], rtol=4 * ULPS)
     # A count kept in 8 bits does not wrap.
     assert s.triangular(0.0, 1.0, jnp.array(100, jnp.int8))(200) == 0

@@ -1,0 +1,29 @@
+"""The table of factories is complete: the tests that loop over it leave nothing out."""
+
+import inspect
+
+import pytest
+from value_catalog import CASES, VALUES, VARIADIC, public_factories
+
+import gradxform as gx
+
+
+def test_every_public_factory_is_in_the_table() -> None:
+    public = public_factories()
+    assert len(public) > 50
+    assert set(public) == set(CASES) | set(VARIADIC)
+    assert all(CASES[name].factory is public[name] for name in CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_argument_is_in_the_table(name: str) -> None:
+    assert set(inspect.signature(CASES[name].factory).parameters) == set(CASES[name].arguments)
+
+
+def test_every_entry_is_a_value() -> None:
+    kinds = gx.Transformation | gx.Schedule | gx.Selector
+    assert [name for name, value in VALUES.items() if not isinstance(value, kinds)] == []
+
+
+def test_a_value_knows_its_name() -> None:
+    assert {name: CASES[name]().name for name in CASES} == {name: name for name in CASES}

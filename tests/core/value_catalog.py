@@ -1,0 +1,270 @@
+"""Every public factory with one call of it, and for each of its arguments another value and values to refuse.
+
+The tests of what a value is loop over this table, so that no factory and no argument is left out of them;
+``test_value_catalog.py`` checks that the table is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import gradxform as gx
+
+NAN = math.nan
+PARAMS = {"dense": {"kernel": jnp.arange(1.0, 7.0).reshape(2, 3) / 7, "bias": jnp.array([0.5, -0.25, 0.0])},
+          "scale": jnp.float32(1.5)}
+GRADS = jax.tree.map(lambda p: 0.3 * p - 0.1, PARAMS)
+MASK = {"dense": {"kernel": True, "bias": False}, "scale": False}
+
+TEXT: tuple[Any, ...] = ("much", None)
+REAL = (NAN, "much", 1j, True)
+COUNT = ("many", 1.5, NAN, True)
+NOT_A_MASK = ("bias", 1.0, {"dense": {"kernel": 1, "bias": False}, "scale": False})
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """Another value for an argument, and values that its factory has to refuse."""
+
+    other: Any
+    refused: tuple[Any, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One call of a factory: the arguments given, and every argument it has."""
+
+    factory: Callable[..., Any]
+    given: dict[str, Any]
+    arguments: dict[str, Argument]
+
+    def __call__(self, **changes: Any) -> Any:
+        return self.factory(**(self.given | changes))
+
+
+def real(other: float) -> Argument:
+    return Argument(other, REAL)
+
+
+def nonnegative(other: float) -> Argument:
+    return Argument(other, (*REAL, -0.5))
+
+
+def positive(other: float) -> Argument:
+    return Argument(other, (*REAL, -0.5, 0.0))
+
+
+def unit(other: float) -> Argument:
+    """In [0, 1)."""
+    return Argument(other, (*REAL, -0.5, 1.0))
+
+
+def closed_unit(other: float) -> Argument:
+    """In [0, 1]."""
+    return Argument(other, (*REAL, -0.5, 1.5))
+
+
+def integer(other: int, least: int) -> Argument:
+    return Argument(other, (*COUNT, least - 1))
+
+
+def flag(other: bool) -> Argument:
+    return Argument(other, ("yes", 0.5))
+
+
+def dtype() -> Argument:
+    return Argument("bfloat16", ("float99", "int32", 3))
+
+
+MASKS = Argument(MASK, NOT_A_MASK)
+DECAY = nonnegative(0.375)
+MOMENTS = {"b1": unit(0.5), "b2": unit(0.75), "eps": nonnegative(0.125), "eps_root": nonnegative(0.0625)}
+MU_DTYPE = {"mu_dtype": dtype()}
+RECIPE = {"learning_rate": real(0.25), "weight_decay": DECAY, "mask": MASKS}
+NESTEROV = {"nesterov": flag(True)}
+RMS = {"decay": unit(0.5), "eps": nonnegative(0.125), "initial_scale": nonnegative(0.5), "eps_in_sqrt": flag(False),
+       "bias_correction": flag(True)}
+TX = Argument(gx.scale(0.75), ("sgd", None, 3))
+FACTORED = {"factored": flag(False), "decay_rate": positive(0.5), "factored_axes": Argument("last", ("first", 1)),
+            "clamp_epsilon": flag(True), "min_dim_size_to_factor": integer(4, 1)}
+STEPS = integer(20, 1)
+S = gx.schedules
+
+
+def double(x: Any, *_: Any) -> Any:
+    return 2 * x
+
+
+def negated(updates: Any, params: Any) -> Any:
+    return jax.tree.map(lambda u: -u, updates)
+
+
+def twice(updates: Any, params: Any) -> Any:
+    return jax.tree.map(lambda u: 2 * u, updates)
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(factory: Callable[..., Any], given: dict[str, Any] | None = None, /, **arguments: Argument) -> None:
+    room = "schedules." if factory.__module__.startswith("gradxform.schedules") else ""
+    CASES[room + factory.__name__] = Case(factory, given or {}, arguments)
+
+
+RATE = {"learning_rate": 0.1}
+# Recipes.
+case(gx.sgd, RATE, **RECIPE, momentum=closed_unit(0.5), nesterov=flag(True), accumulator_dtype=dtype())
+case(gx.rmsprop, RATE, **RECIPE, **RMS, centered=flag(True), momentum=closed_unit(0.5), nesterov=flag(True),
+     rate_in_momentum=flag(False))
+case(gx.adagrad, RATE, **RECIPE, initial_accumulator_value=nonnegative(0.5), eps=nonnegative(0.125),
+     eps_in_sqrt=flag(False))
+case(gx.adam, RATE, **RECIPE, **MOMENTS, **MU_DTYPE, **NESTEROV)
+case(gx.adamw, RATE, **RECIPE, **MOMENTS, **MU_DTYPE, **NESTEROV, base_learning_rate=positive(0.5))
+case(gx.nadam, RATE, **RECIPE, **MOMENTS, **MU_DTYPE, momentum_decay=nonnegative(0.01))
+case(gx.nadamw, RATE, **RECIPE, **MOMENTS, **MU_DTYPE, momentum_decay=nonnegative(0.01))
+case(gx.amsgrad, RATE, **RECIPE, **MOMENTS, **MU_DTYPE, bias_correction_mu=flag(False),
+     bias_correction_nu=flag(False), max_of_corrected=flag(False))
+case(gx.radam, RATE, **RECIPE, **(MOMENTS | {"b2": Argument(0.75, (*REAL, -0.5, 0.0, 1.0))}), **NESTEROV,
+     threshold=Argument(4.5, (*REAL, 3.5)))
+case(gx.adabelief, RATE, **RECIPE, **MOMENTS, **NESTEROV)
+case(gx.yogi, RATE, **RECIPE, b1=unit(0.5), b2=unit(0.75), eps=nonnegative(0.125), bias_correction=flag(False),
+     initialize_mu=flag(False))
+case(gx.lion, RATE, **RECIPE, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE)
+case(gx.lars, RATE, **RECIPE, trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125), trust_ratio_mask=MASKS,
+     momentum=closed_unit(0.5), nesterov=flag(True), norm_of_sum=flag(False), rate_in_momentum=flag(False))
+case(gx.lamb, RATE, **RECIPE, **MOMENTS, trust_ratio_mask=MASKS, max_trust_ratio=positive(2.0))
+case(gx.adafactor, RATE, **RECIPE, **FACTORED, decay_offset=integer(3, 0), multiply_by_parameter_scale=flag(False),
+     clipping_threshold=positive(2.0), momentum=unit(0.5), dtype_momentum=dtype(), eps=nonnegative(0.125),
+     relative_step=flag(True), rate_on_decay=flag(True))
+# Rules.
+case(gx.scale, {"step_size": -0.5}, step_size=real(0.25))
+case(gx.scale_by_learning_rate, RATE, learning_rate=real(0.25), flip_sign=flag(False))
+case(gx.scale_by_schedule, {"step_size_fn": S.linear(1.0, 0.0, 4)},
+     step_size_fn=Argument(S.linear(1.0, 0.0, 5), ("fast", 0.5)))
+case(gx.scale_by_param_block_rms, min_scale=nonnegative(0.5))
+case(gx.trace, {"decay": 0.9}, decay=closed_unit(0.5), nesterov=flag(True), accumulator_dtype=dtype())
+case(gx.ema, {"decay": 0.9}, decay=unit(0.5), debias=flag(False), accumulator_dtype=dtype())
+case(gx.scale_by_rms, **RMS)
+case(gx.scale_by_stddev, **RMS)
+case(gx.scale_by_rss, initial_accumulator_value=nonnegative(0.5), eps=nonnegative(0.125), eps_in_sqrt=flag(False))
+case(gx.scale_by_adam, **MOMENTS, **MU_DTYPE, **NESTEROV)
+case(gx.scale_by_amsgrad, **MOMENTS, **MU_DTYPE, bias_correction_mu=flag(False), bias_correction_nu=flag(False),
+     max_of_corrected=flag(False))
+case(gx.scale_by_belief, **MOMENTS, **NESTEROV)
+case(gx.scale_by_yogi, **MOMENTS, initial_accumulator_value=nonnegative(0.5), bias_correction=flag(False),
+     initialize_mu=flag(False))
+case(gx.scale_by_radam, **(MOMENTS | {"b2": Argument(0.75, (*REAL, -0.5, 0.0, 1.0))}), **NESTEROV,
+     threshold=Argument(4.5, (*REAL, 3.5)))
+case(gx.scale_by_nadam, **MOMENTS, **MU_DTYPE, momentum_decay=nonnegative(0.01))
+case(gx.scale_by_lion, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE, mode=Argument("smooth", ("round", 1)),
+     smooth_beta=Argument(0.5, REAL))
+case(gx.scale_by_factored_rms, **FACTORED, step_offset=integer(3, 0), epsilon=nonnegative(0.125),
+     decay_rate_fn=Argument(double, ("fast", 0.5)))
+case(gx.scale_by_trust_ratio, min_norm=nonnegative(0.5), trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125),
+     weight_decay=DECAY, max_ratio=positive(2.0))
+case(gx.add_decayed_weights, {"weight_decay": 0.1}, weight_decay=DECAY, mask=MASKS)
+case(gx.add_noise, {"eta": 0.1, "gamma": 0.55, "key": 0}, eta=nonnegative(0.5), gamma=nonnegative(0.25),
+     key=Argument(1, ("seed", 1.5, None, True)))
+case(gx.centralize, output_axis=Argument(-1, COUNT))
+# Clips.
+case(gx.clip, {"max_delta": 1.0}, max_delta=nonnegative(0.5))
+case(gx.clip_by_global_norm, {"max_norm": 1.0}, max_norm=nonnegative(0.5))
+case(gx.clip_by_block_rms, {"threshold": 1.0}, threshold=positive(0.5))
+case(gx.adaptive_grad_clip, {"clipping": 0.1}, clipping=nonnegative(0.5), eps=nonnegative(0.125),
+     axis=Argument(-1, ("rows", 1.5)))
+# Combinators.
+case(gx.identity)
+case(gx.set_to_zero)
+case(gx.record_norms)
+case(gx.stateless, {"f": negated}, f=Argument(twice, ("sign", 3)))
+case(gx.masked, {"inner": gx.scale(0.5), "mask": gx.ndim_at_least(1)}, inner=TX, mask=MASKS,
+     mask_compatible_extra_args=flag(True))
+case(gx.partition, {"transforms": {"a": gx.scale(0.5), "b": gx.sgd(0.1)}, "param_labels": {"dense": "a", "scale": "b"}},
+     transforms=Argument({"a": gx.scale(0.5), "b": gx.sgd(0.2)}, ("ab", {"a": "sgd"}, None)),
+     param_labels=Argument({"dense": "b", "scale": "b"}), mask_compatible_extra_args=flag(True))
+case(gx.freeze, {"mask": gx.path_matches("bias")}, mask=MASKS)
+case(gx.selective_transform, {"optimizer": gx.sgd(0.1), "freeze_mask": gx.path_matches("bias")}, optimizer=TX,
+     freeze_mask=MASKS)
+case(gx.accumulate, {"tx": gx.sgd(0.1), "every": 2}, tx=TX, every=integer(3, 1))
+case(gx.skip_nonfinite, {"tx": gx.sgd(0.1), "max_consecutive": 2, "raise_in_jit": False}, tx=TX,
+     max_consecutive=integer(3, 0), raise_in_jit=flag(True))
+# Selectors.
+case(gx.path_matches, {"pattern": "bias$"}, pattern=Argument("kernel", (None, 3, "(")))
+case(gx.ndim_at_least, {"n": 2}, n=integer(1, 0))
+# Schedules.
+case(S.constant, {"value": 0.5}, value=real(0.25))
+case(S.step, {"init_value": 1.0, "gamma": 0.5, "every": 10}, init_value=real(0.25), gamma=positive(0.75), every=STEPS)
+case(S.exponential, {"init_value": 1.0, "rate": 0.1}, init_value=real(0.25), rate=real(0.2))
+case(S.polynomial, {"init_value": 1.0, "end_value": 0.1, "steps": 10, "power": 2.0}, init_value=real(0.25),
+     end_value=real(0.2), steps=STEPS, power=positive(3.0))
+case(S.linear, {"init_value": 1.0, "end_value": 0.1, "steps": 10}, init_value=real(0.25), end_value=real(0.2),
+     steps=STEPS)
+case(S.cosine, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=STEPS, end_value=real(0.2))
+case(S.cosine_restarts, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=STEPS, end_value=real(0.2),
+     factor=integer(2, 1), decay=positive(0.5))
+case(S.triangular, {"base_value": 0.1, "max_value": 1.0, "half_cycle": 10}, base_value=real(0.25),
+     max_value=real(0.75), half_cycle=STEPS, mode=Argument("triangular2", ("square", 1)), gamma=positive(0.5))
+case(S.one_cycle, {"max_value": 1.0, "steps": 10}, max_value=real(0.75), steps=STEPS,
+     warmup_fraction=closed_unit(0.5), div_factor=positive(10.0), final_div_factor=positive(100.0),
+     anneal=Argument("linear", ("square", 1)))
+case(S.inverse_sqrt, {"peak_value": 1.0, "warmup_steps": 10}, peak_value=real(0.75), warmup_steps=STEPS)
+case(S.warmup, {"steps": 10, "schedule": S.cosine(1.0, 20)}, steps=integer(20, 0),
+     schedule=Argument(S.cosine(1.0, 30), TEXT), init_value=real(0.25))
+case(S.warmup_stable_decay, {"peak_value": 1.0, "warmup_steps": 5, "stable_steps": 5, "decay_steps": 10},
+     peak_value=real(0.75), warmup_steps=integer(20, 0), stable_steps=integer(20, 0), decay_steps=STEPS,
+     init_value=real(0.25), end_value=real(0.2), decay=Argument("sqrt", ("square", 1)))
+case(S.piecewise, {"init_value": 1.0, "boundaries_and_scales": {5: 0.5, 10: 0.1}}, init_value=real(0.25),
+     boundaries_and_scales=Argument({5: 0.5, 10: 0.2}, (
+         "late", [5, 10], {5: "much"}, {5: NAN}, {5: -0.5}, {-1: 0.5}, {1.5: 0.5})))
+case(S.join, {"schedules": [S.constant(1.0), S.linear(1.0, 0.0, 10)], "boundaries": [5]},
+     schedules=Argument([S.constant(1.0), S.linear(1.0, 0.0, 20)], ("late", ["late", 0.5], [0.5, NAN], 3)),
+     boundaries=Argument([6], ("late", [1.5], [-1], [1, 2], 3)))
+# Chains take any number of transformations and so stand outside the table of arguments.
+VARIADIC: dict[str, tuple[Any, Any]] = {
+    "chain": (gx.chain(gx.clip(1.0), gx.sgd(0.1)), gx.chain(gx.clip(1.0), gx.sgd(0.2))),
+    "named_chain": (gx.named_chain(("clip", gx.clip(1.0)), ("rate", gx.scale(0.1))),
+                    gx.named_chain(("clip", gx.clip(1.0)), ("speed", gx.scale(0.1)))),
+}
+# A schedule goes wherever a rate does.
+SCHEDULED = {f"{name} with a schedule": case_ for name, case_ in CASES.items() if "learning_rate" in case_.arguments}
+
+TRANSFORMATIONS = {name: case_ for name, case_ in CASES.items() if isinstance(case_(), gx.Transformation)}
+
+
+def values() -> dict[str, Any]:
+    """One value of every public factory, and one of each that holds a schedule."""
+    made = {name: case_() for name, case_ in CASES.items()}
+    made |= {name: pair[0] for name, pair in VARIADIC.items()}
+    made |= {name: case_(learning_rate=S.warmup(5, S.cosine(0.1, 20, 0.01))) for name, case_ in SCHEDULED.items()}
+    made["both"] = gx.ndim_at_least(2) & gx.path_matches("kernel")
+    made["either"] = gx.ndim_at_least(2) | gx.path_matches("bias")
+    made["negated"] = ~gx.ndim_at_least(2)
+    return made
+
+
+VALUES = values()
+
+
+def public_factories() -> dict[str, Callable[..., Any]]:
+    """Every public function that was made a factory, found by looking and not by the table above."""
+    flat = {name: getattr(gx, name) for name in gx.__all__}
+    rooms = {f"schedules.{name}": getattr(S, name) for name in S.__all__}
+    return {name: item for name, item in (flat | rooms).items()
+            if inspect.isfunction(item) and hasattr(item, "__wrapped__")}
+
+
+def equal_trees(a: Any, b: Any, rtol: float = 1e-6) -> None:
+    """Asserts that two trees have one structure, the same dtypes and nearly the same numbers."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        assert jnp.allclose(x, y, rtol=rtol, atol=rtol, equal_nan=True), (x, y)
