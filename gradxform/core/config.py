@@ -67,8 +67,12 @@ def from_config(config: dict[str, Any]) -> Any:
 
 def _encode(value: Any, where: str) -> Any:
     if isinstance(value, Value):
+        parameters = value._definition.signature.parameters
+        # *transformations are a tuple by nature; a plain JSON list says it best.
+        arguments = {name: list(item) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL else item
+                     for name, item in value.arguments.items()}
         return {"call": value.name,
-                "arguments": {name: _encode(item, f"{where}.{name}") for name, item in value.arguments.items()}}
+                "arguments": {name: _encode(item, f"{where}.{name}") for name, item in arguments.items()}}
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -127,6 +131,9 @@ def _decode_call(item: dict[str, Any], where: str) -> Value:
     if unknown:
         raise ValueError(f"{where}: {name} has no argument {unknown[0]!r}")
     arguments = {key: _decode(part, f"{where}.{key}") for key, part in given.items()}
+    for key, part in arguments.items():
+        if definition.signature.parameters[key].kind == inspect.Parameter.VAR_POSITIONAL:
+            arguments[key] = tuple(part)
     bound = inspect.BoundArguments(definition.signature, arguments)  # type: ignore[arg-type]
     try:
         return definition.call(bound.args, bound.kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,49 +13,58 @@ import optax
 
 WIDTH = 120
 
+Part = tuple[str, Callable[[int], str]]
+"""What stands before an argument, and the argument printed in so many columns."""
 
-def format_call(name: str, signature: inspect.Signature, arguments: Mapping[str, Any]) -> str:
-    """The call ``name(...)`` with these arguments."""
-    parts = []
+
+def format_call(name: str, signature: inspect.Signature, arguments: Mapping[str, Any], room: int = WIDTH) -> str:
+    """The call ``name(...)`` with these arguments, in lines of at most ``room`` columns."""
+    parts: list[Part] = []
     for key, value in arguments.items():
-        if signature.parameters[key].kind == inspect.Parameter.VAR_POSITIONAL:
-            parts += [format_argument(item) for item in value]
-        elif signature.parameters[key].kind == inspect.Parameter.VAR_KEYWORD:
-            parts += [f"{name}={format_argument(item)}" for name, item in value.items()]
+        kind = signature.parameters[key].kind
+        if kind == inspect.Parameter.VAR_POSITIONAL:
+            parts += [_part("", item) for item in value]
+        elif kind == inspect.Parameter.VAR_KEYWORD:
+            parts += [_part(f"{name}=", item) for name, item in value.items()]
         else:
-            parts.append(f"{key}={format_argument(value)}")
-    return _wrap(f"{name}(", parts, ")")
+            parts.append(_part(f"{key}=", value))
+    return _wrap(f"{name}(", parts, ")", room)
 
 
-def format_argument(value: Any) -> str:
+def format_argument(value: Any, room: int = WIDTH) -> str:
     """One argument as it would be typed."""
+    if hasattr(value, "format_in"):
+        return value.format_in(room)
     if type(value) is tuple:
-        return _wrap("(", [format_argument(item) for item in value], ",)" if len(value) == 1 else ")")
+        return _wrap("(", [_part("", item) for item in value], ",)" if len(value) == 1 else ")", room)
     if type(value) is list:
-        return _wrap("[", [format_argument(item) for item in value], "]")
+        return _wrap("[", [_part("", item) for item in value], "]", room)
+    if type(value) is dict:
+        return _wrap("{", [_part(f"{key!r}: ", item) for key, item in value.items()], "}", room)
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
-    if type(value) is dict:
-        return _wrap("{", [f"{key!r}: {format_argument(item)}" for key, item in value.items()], "}")
     if isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, jax.core.Tracer):
         return " ".join(repr(value).split())
-    if is_pair(value):
-        # A stateless one shares its init with all others; then the update says what it is.
-        maker = value.update if value.init.__name__ == "init_empty_state" else value.init
-        return f"<{maker.__module__}.{maker.__qualname__.split('.<locals>')[0]}>"
-    if inspect.isfunction(value):
-        return f"<{value.__module__}.{value.__qualname__.removesuffix('.<lambda>').split('.<locals>.')[0]}>"
-    return repr(value)
+    if type(value) in (optax.GradientTransformation, optax.GradientTransformationExtraArgs):
+        # Another library's pair, whose own repr is two addresses. A stateless one shares its init with all others;
+        # then the update says what it is.
+        return _origin(value.update if value.init.__name__ == "init_empty_state" else value.init)
+    return _origin(value) if inspect.isfunction(value) else repr(value)
 
 
-def is_pair(value: Any) -> bool:
-    """Whether ``value`` is another library's (init, update), whose own repr is two addresses."""
-    return type(value) in (optax.GradientTransformation, optax.GradientTransformationExtraArgs)
+def _part(before: str, value: Any) -> Part:
+    return before, lambda room: format_argument(value, room)
 
 
-def _wrap(opening: str, parts: list[str], closing: str) -> str:
-    line = opening + ", ".join(parts) + closing
-    if len(line) <= WIDTH and "\n" not in line:
+def _origin(function: Any) -> str:
+    """Where a function comes from: that of the factory, for one made inside it."""
+    return f"<{function.__module__}.{function.__qualname__.split('.<locals>')[0]}>"
+
+
+def _wrap(opening: str, parts: list[Part], closing: str, room: int) -> str:
+    line = opening + ", ".join(before + part(10**6) for before, part in parts) + closing
+    if len(line) <= room:
         return line
-    body = "".join("  " + part.replace("\n", "\n  ") + ",\n" for part in parts)
-    return f"{opening}\n{body}{closing.lstrip(',')}"
+    # Two columns of indentation before each part, a comma after it.
+    body = [before + part(room - 3 - len(before)) for before, part in parts]
+    return opening + "\n" + "".join("  " + part.replace("\n", "\n  ") + ",\n" for part in body) + closing.lstrip(",")

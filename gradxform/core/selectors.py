@@ -41,11 +41,12 @@ class Selector(Value):
     def __invert__(self) -> Selector:
         return negated(self)
 
-    def __repr__(self) -> str:
+    def format_in(self, room: int) -> str:
+        """The call, or the operators, that make this selector."""
         parts = [repr(part) for part in self.arguments.values()]
         if self.name in _OPERATORS:
             return f"({parts[0]} {_OPERATORS[self.name]} {parts[1]})"
-        return f"~{parts[0]}" if self.name == "negated" else super().__repr__()
+        return f"~{parts[0]}" if self.name == "negated" else super().format_in(room)
 
 
 Predicate = Callable[[str, Any], bool]

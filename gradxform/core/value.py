@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradxform.core.printing import format_call
+from gradxform.core.arguments import dtype_name, floats, is_traced, kind, plain
+from gradxform.core.arguments import signature as signature_of
+from gradxform.core.printing import WIDTH, format_call
 
 _DEFINITIONS: dict[str, Definition] = {}
 
@@ -60,11 +62,11 @@ class Definition:
 
     def _normalize(self, name: str, value: Any) -> Any:
         if "dtype" in name.split("_"):
-            return _dtype_name(name, value)
-        value = _plain(value)
+            return dtype_name(name, value)
+        value = plain(value)
         if name in self.bools and not isinstance(value, bool):
             raise TypeError(f"{name}: expected a bool, got {value!r}")
-        return _floats(value) if name in self.reals else value
+        return floats(value) if name in self.reals else value
 
 
 class Value:
@@ -92,7 +94,7 @@ class Value:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the call that made this value, defaults included, by name."""
-        return {name: _plain(value) for name, value in self._arguments.items()}
+        return {name: plain(value) for name, value in self._arguments.items()}
 
     @property
     def built(self) -> Any:
@@ -125,7 +127,11 @@ class Value:
         return typing.cast(typing.Self, self._definition.call(bound.args, bound.kwargs))
 
     def __repr__(self) -> str:
-        return format_call(self.name, self._definition.signature, self._arguments)
+        return self.format_in(WIDTH)
+
+    def format_in(self, room: int) -> str:
+        """The call that makes this value, in lines of at most ``room`` columns."""
+        return format_call(self.name, self._definition.signature, self._arguments, room)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{self.name} is immutable; use .replace({name}=...) for a changed one")
@@ -148,8 +154,8 @@ class Value:
 
 def factory(value_class: type[Value], function: Callable[..., Any]) -> Callable[..., Any]:
     """Turns ``function`` into a factory of values of ``value_class``, known by its public name."""
-    signature = _signature(function)
-    kinds = {name: _kind(parameter) for name, parameter in signature.parameters.items()}
+    signature = signature_of(function)
+    kinds = {name: kind(parameter) for name, parameter in signature.parameters.items()}
 
     @functools.wraps(function)
     def make(*args: Any, **kwargs: Any) -> Value:
@@ -159,9 +165,9 @@ def factory(value_class: type[Value], function: Callable[..., Any]) -> Callable[
         name=_public_name(function),
         function=function,
         signature=signature,
-        reals=frozenset(name for name, kind in kinds.items() if kind in ("real", "schedule")),
-        schedules=frozenset(name for name, kind in kinds.items() if kind == "schedule"),
-        bools=frozenset(name for name, kind in kinds.items() if kind == "bool"),
+        reals=frozenset(name for name, what in kinds.items() if what in ("real", "schedule")),
+        schedules=frozenset(name for name, what in kinds.items() if what == "schedule"),
+        bools=frozenset(name for name, what in kinds.items() if what == "bool"),
         value_class=value_class,
         public=make,
     )
@@ -183,10 +189,6 @@ def is_number(leaf: Any) -> bool:
     """Whether an argument is one of the numbers of a value: see the module's text."""
     return isinstance(leaf, (float, complex, jax.Array, np.ndarray, Value))
 
-
-def is_traced(x: Any) -> bool:
-    """Whether ``x`` stands for an array that is only known when the program runs."""
-    return isinstance(x, jax.core.Tracer)
 
 
 def register(value_class: type[Value]) -> type[Value]:
@@ -242,7 +244,7 @@ def _take_apart(value: Value) -> tuple[tuple[Any, ...], _Structure]:
         # The arguments of chain(a, b) have no names: their path is their position.
         paths = [path[1:] if path[0].key in variadic else path for path, _ in pairs]
         fixed = tuple(_NUMBER if is_number(leaf) else _Fixed(leaf) for _, leaf in pairs)
-        keys = tuple(_Joined(path) for path, kind in zip(paths, fixed, strict=True) if kind is _NUMBER)
+        keys = tuple(_Joined(path) for path, what in zip(paths, fixed, strict=True) if what is _NUMBER)
         numbers = tuple(leaf for _, leaf in pairs if is_number(leaf))
         value.__dict__["_parts"] = numbers, _Structure(value._definition, treedef, fixed, keys)
     return value.__dict__["_parts"]
@@ -297,63 +299,10 @@ def _call(public: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     return public(*args, **kwargs)
 
 
-def _plain(value: Any) -> Any:
-    """``value`` with containers of its own and NumPy scalars as Python numbers."""
-    if type(value) in (list, tuple):
-        return type(value)(_plain(item) for item in value)
-    if type(value) is dict:
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return value.item()
-    if isinstance(value, jax.Array) and value.dtype == bool and value.ndim == 0 and not is_traced(value):
-        return bool(value)
-    return value
 
 
-def _floats(value: Any) -> Any:
-    """``value`` with ints as floats, in containers too."""
-    if type(value) in (list, tuple):
-        return type(value)(_floats(item) for item in value)
-    if type(value) is dict:
-        return {key: _floats(item) for key, item in value.items()}
-    return float(value) if type(value) is int else value
 
 
-def _dtype_name(name: str, value: Any) -> str | None:
-    try:
-        return None if value is None else jnp.dtype(value).name
-    except TypeError as error:
-        raise TypeError(f"{name}: expected a dtype, got {value!r}") from error
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(function, eval_str=True)
-    except NameError:  # an annotation that names something local
-        return inspect.signature(function)
-
-
-def _kind(parameter: inspect.Parameter) -> str:
-    """What a parameter takes, by its annotation: a ``bool``, a ``real`` number, a ``schedule`` or real number."""
-    if parameter.annotation is parameter.empty:
-        return "real" if isinstance(parameter.default, float) else ""
-    if parameter.annotation is bool:
-        return "bool"
-    if not _mentions_float(parameter.annotation):
-        return ""
-    options = typing.get_args(parameter.annotation)
-    return "schedule" if any(typing.get_origin(option) is Callable for option in options) else "real"
-
-
-def _mentions_float(annotation: Any) -> bool:
-    if annotation is float:
-        return True
-    options = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Callable:
-        return False
-    if typing.get_origin(annotation) in (dict, Mapping):
-        options = options[1:]  # the keys are names
-    return any(_mentions_float(option) for option in options)
 
 
 def _public_name(function: Callable[..., Any]) -> str:

@@ -11,7 +11,7 @@ from gradxform.core import checks
 from gradxform.core.numbers import scalar
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
-from gradxform.optimizers.recipe import decayed
+from gradxform.optimizers.recipe import decayed, product
 from gradxform.transforms.clip import clip_by_block_rms
 from gradxform.transforms.combine import chain
 from gradxform.transforms.factored import scale_by_factored_rms
@@ -47,7 +47,8 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
       factored: whether to factor at all.
       mask: which leaves decay; None for all.
       relative_step: whether the rate is ``min(learning_rate, 1 / sqrt(t))``, as in the paper, torch and Keras.
-      rate_on_decay: whether the learning rate multiplies the decay, as in torch (in optax it does not).
+      rate_on_decay: whether the learning rate multiplies the decay, as in torch (in optax it does not); the relative
+        step and the scale of the params never do.
       factored_axes: ``"largest"`` (optax) or ``"last"`` (torch, Keras).
       clamp_epsilon: whether the square is held at ``eps`` or more, as in torch.
 
@@ -77,15 +78,16 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
     parts = [rule]
     if clipping_threshold is not None:
         parts.append(clip_by_block_rms(clipping_threshold))
-    if rate is not None and not rate_on_decay:
+    if rate is not None:
         parts.append(scale_by_learning_rate(rate, flip_sign=False))
     if multiply_by_parameter_scale:
         parts.append(scale_by_param_block_rms())
     if momentum is not None:
         parts.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
+    if rate_on_decay and weight_decay is not None and learning_rate is not None:
+        checks.real("weight_decay", weight_decay, at_least=0, schedule=True)
+        weight_decay = product(weight_decay, learning_rate)
     parts += decayed(weight_decay, mask)
-    if rate is not None and rate_on_decay:
-        parts.append(scale_by_learning_rate(rate, flip_sign=False))
     return chain(*parts, scale(-1.0))
 
 

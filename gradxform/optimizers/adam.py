@@ -7,7 +7,7 @@ from typing import Any
 from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
-from gradxform.optimizers.recipe import rule_with_decay
+from gradxform.optimizers.recipe import product, rule_with_decay
 from gradxform.transforms.adam import scale_by_adam
 from gradxform.transforms.amsgrad import scale_by_amsgrad
 from gradxform.transforms.nadam import scale_by_nadam
@@ -94,9 +94,7 @@ def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
     if base_learning_rate is not None:
         checks.real("base_learning_rate", base_learning_rate, above=0)
         checks.real("weight_decay", weight_decay, at_least=0, schedule=True)
-        decay = weight_decay
-        weight_decay = ((lambda step: decay(step) / base_learning_rate) if callable(decay)
-                        else decay / base_learning_rate)
+        weight_decay = product(weight_decay, 1 / base_learning_rate)
     return rule_with_decay(scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), learning_rate,
                            weight_decay, mask)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gradxform.core.transformation import Transformation
 from gradxform.core.types import Mask, ScalarOrSchedule
 from gradxform.transforms.combine import chain
@@ -12,6 +14,18 @@ from gradxform.transforms.scale import scale_by_learning_rate
 def decayed(weight_decay: ScalarOrSchedule | None, mask: Mask | None) -> tuple[Transformation, ...]:
     """The weight decay of a recipe, nothing at all for None."""
     return () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
+
+
+def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:
+    """The product of two hyperparameters, each a number or a schedule."""
+    if not callable(a) and not callable(b):
+        return a * b
+
+    def schedule(step: Any) -> Any:
+        now = [part(step) if callable(part) else part for part in (a, b)]
+        return now[0] * now[1]
+
+    return schedule
 
 
 def rule_with_decay(rule: Transformation, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule | None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradxform.core import checks
 from gradxform.core.schedule import Schedule
-from gradxform.plot.style import axes, lines, named, tidy
+from gradxform.plot.style import axes, finish, lines, named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,16 +47,14 @@ def schedules(
       >>> ax.figure.savefig("rates.png")  # doctest: +SKIP
     """
     checks.integer("steps", steps, at_least=1)
-    curves = {label: _values(label, schedule, steps) for label, schedule in named(schedules).items()}
+    curves = [(label, _values(label, schedule, steps)) for label, schedule in named(schedules)]
     ax = axes(ax)
-    for (label, values), line in zip(curves.items(), lines(), strict=False):
+    for (label, values), line in zip(curves, lines(), strict=False):
         ax.plot(np.arange(steps), values, label=label, color=line.color, linestyle=line.dashes, linewidth=2.0)
     ax.set_xlabel("Step")
     ax.set_ylabel("Learning rate")
     ax.margins(x=0.01)
-    tidy(ax)
-    if curves:
-        ax.legend(frameon=False)
+    finish(ax)
     return ax
 
 

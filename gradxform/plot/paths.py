@@ -11,7 +11,7 @@ import numpy as np
 
 from gradxform.core import checks
 from gradxform.core.types import AnyTransformation
-from gradxform.plot.style import axes, lines, named, tidy
+from gradxform.plot.style import axes, finish, lines, named
 from gradxform.transforms.combine import apply_updates, check_transformation
 
 if TYPE_CHECKING:
@@ -69,24 +69,22 @@ def trajectories(
     origin = jnp.asarray(start, jnp.result_type(float))
     if origin.shape != (2,):
         raise ValueError(f"start: expected two numbers, got {start!r}")
-    ax = axes(ax)
-    paths = {label: _path(label, loss, tx, origin, steps) for label, tx in named(transformations).items()}
-    xlim, ylim = (limits or _around(name, i, [np.asarray(origin)[None], *paths.values()])
+    paths = [(label, _path(label, loss, tx, origin, steps)) for label, tx in named(transformations)]
+    xlim, ylim = (limits or _around(name, i, [np.asarray(origin)[None], *(path for _, path in paths)])
                   for i, (name, limits) in enumerate([("xlim", xlim), ("ylim", ylim)]))
 
     x, y = np.linspace(*xlim, _GRID), np.linspace(*ylim, _GRID)
     height = _heights(loss, x, y)
+    ax = axes(ax)
     ax.contour(x, y, height, levels=_levels(height), colors="0.72", linewidths=0.7, zorder=1)
-    for (label, path), line in zip(paths.items(), lines(), strict=False):
+    for (label, path), line in zip(paths, lines(), strict=False):
         ax.plot(*path.T, label=label, color=line.color, linestyle="solid", linewidth=1.4, marker=line.marker,
                 markersize=3, markevery=max(1, steps // 60), zorder=3)
-    for path, line in zip(paths.values(), lines(), strict=False):
+    for (_, path), line in zip(paths, lines(), strict=False):
         ax.plot(*path[-1], color=line.color, marker=line.marker, markersize=9, markeredgecolor="white", zorder=4)
     ax.plot(*np.asarray(origin), color="white", marker="o", markersize=9, markeredgecolor="black", zorder=5)
     ax.set(xlim=xlim, ylim=ylim, xlabel="First parameter", ylabel="Second parameter")
-    tidy(ax)
-    if paths:
-        ax.legend(framealpha=1.0, edgecolor="0.72", fancybox=False)
+    finish(ax)
     return ax
 
 

@@ -9,6 +9,7 @@ import jax
 import optax
 
 from gradxform.core import stages
+from gradxform.core.arguments import plain
 from gradxform.core.stages import General
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import align, mismatch, path_name, structure
@@ -208,7 +209,7 @@ def mask_tree(mask: Mask, tree: PyTree) -> PyTree:
         return tree
     if not callable(mask):
         return mask
-    made = jax.tree.map(lambda flag: flag.item() if getattr(flag, "dtype", None) == bool else flag, mask(tree))
+    made = jax.tree.map(plain, mask(tree))
     check_mask("mask", made)
     return made
 
