@@ -1,7 +1,7 @@
 """Measurements against peers, side by side in one process.
 
-    python -m benchmarks optimizers                      # every tree; writes benchmarks/results/optimizers-<device>.json
-    python -m benchmarks optimizers --quick              # a minute; prints, and writes only where --output says
+    python -m benchmarks optimizers            # every tree; writes benchmarks/results/optimizers-<device>.json
+    python -m benchmarks optimizers --quick    # a few minutes; prints, and writes only where --output says
     python -m benchmarks optimizers --trees transformer --cases clip_adamw --repeats 100
     python -m benchmarks optimizers --help
 
@@ -11,7 +11,8 @@ How it measures: the peers take turns, one step each a round, and the order rota
 machine meets all of them. Every array that a step replaces is donated. A time is the median of the rounds with its
 spread (the distance between the quartiles over the median), and a ratio is the median of the ratios within a round.
 Building (trace, lowering, compilation) is measured the same way, each time after ``jax.clear_caches()``. Run it on a
-quiet machine: the record holds the load, and a warning is printed where something else was running.
+quiet machine: the record holds how many cores other processes kept busy, a warning is printed where they did, and
+``--patience`` waits for them.
 
 The allocator matters where arrays are larger than 32 MiB: glibc maps such an array afresh at every call, and the page
 faults are charged to whoever allocates (XLA without donation, optax's clipped copy of the gradient). To see a run

@@ -23,8 +23,8 @@ import numpy as np
 RESULTS = pathlib.Path(__file__).parent / "results"
 PACKAGES = ("gradxform", "jax", "jaxlib", "optax", "torch", "numpy")
 VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-BUSY = 0.25
-"""More work than this by other processes, in cores, and the run says that the machine was not quiet."""
+QUIET = 0.15
+"""The work of other processes, in cores, up to which the machine counts as quiet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every suite has."""
     parser.add_argument("--quick", action="store_true", help="few repeats; written only where --output says")
     parser.add_argument("--repeats", type=int, default=None, help="timed rounds a case (default 40; 10 with --quick)")
+    parser.add_argument("--patience", type=float, default=0, metavar="SECONDS",
+                        help="how long to wait before each case for other processes to leave the machine alone")
     parser.add_argument("--output", type=pathlib.Path, default=None,
                         help="the JSON file (default benchmarks/results/<suite>-<device>.json)")
 
@@ -137,9 +139,12 @@ def build_in_turns(functions: Mapping[str, tuple[Callable[..., Any], tuple[Any, 
             done = time.perf_counter()
             if i:
                 seconds[name].append((traced_at - start, lowered_at - traced_at, done - lowered_at))
-    return {name: Build(*(Sample(part) for part in zip(*seconds[name], strict=True)),
-                        temp_bytes=int(compiled[name].memory_analysis().temp_size_in_bytes),
-                        fusions=len(re.findall(r" fusion\(", compiled[name].as_text()))) for name in functions}
+    builds = {}
+    for name, program in compiled.items():
+        trace, lower, compilation = (Sample(part) for part in zip(*seconds[name], strict=True))
+        builds[name] = Build(trace, lower, compilation, int(program.memory_analysis().temp_size_in_bytes),
+                             program.as_text().count(" fusion("))
+    return builds
 
 
 def streaming_bandwidth(elements: int = 1 << 25) -> float:
@@ -180,7 +185,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: _version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "other_work_cores": _other_work(),
+        "others_cores": round(others_now(), 2),
     }
 
 
@@ -191,9 +196,8 @@ def print_environment(record: Mapping[str, Any]) -> None:
     print(f"python {record['python']}, {versions}")
     for name, value in record["variables"].items():
         print(f"{name}={value}")
-    if record["other_work_cores"] > BUSY:
-        print(f"WARNING: other processes keep {record['other_work_cores']:.1f} cores busy; "
-              "the ratios are taken in turns, but expect noise")
+    if record["others_cores"] > QUIET:
+        print(f"WARNING: other processes keep {record['others_cores']:.1f} cores busy; expect noise")
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -238,17 +242,35 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _other_work(seconds: float = 1.0) -> float:
-    """How many cores other processes keep busy; 0 where the system does not tell."""
-    stat = pathlib.Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
+class Others:
+    """How many cores other processes keep busy from here on; 0 where the system does not tell."""
 
-    def busy() -> int:
-        fields = [int(x) for x in stat.read_text().split("\n", 1)[0].split()[1:]]
-        return sum(fields) - fields[3] - fields[4]
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), self._busy()
 
-    own, start = time.process_time(), busy()
+    def cores(self) -> float:
+        """The cores since this was made."""
+        seconds, busy = time.perf_counter() - self._start[0], self._busy() - self._start[1]
+        return max(0.0, busy / seconds) if seconds else 0.0
+
+    @staticmethod
+    def _busy() -> float:
+        stat = pathlib.Path("/proc/stat")
+        if not stat.exists():
+            return 0.0
+        user, nice, system, _, _, *rest = (int(x) for x in stat.read_text().split("\n", 1)[0].split()[1:])
+        return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def others_now(seconds: float = 1.0) -> float:
+    """How many cores other processes keep busy during the next second."""
+    others = Others()
     time.sleep(seconds)
-    ticks = busy() - start
-    return max(0.0, ticks / os.sysconf("SC_CLK_TCK") - (time.process_time() - own)) / seconds
+    return others.cores()
+
+
+def wait_until_quiet(patience: float) -> None:
+    """Waits until other processes leave the machine alone, for at most ``patience`` seconds."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end and others_now(3.0) > QUIET:
+        time.sleep(min(5.0, patience))

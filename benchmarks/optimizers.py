@@ -121,7 +121,7 @@ TARGETS = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The figures of one case over one tree, by peer, and why a peer has none."""
+    """The figures of one case over one tree, by peer; why a peer has none; the cores that other processes used."""
 
     tree: str
     case: str
@@ -129,6 +129,7 @@ class Result:
     steps: dict[str, Sample]
     builds: dict[str, Build]
     missing: dict[str, str]
+    others: float
 
     def figure(self, name: str, peer: str) -> Sample | None:
         """A figure by the name that the targets use, where it was measured."""
@@ -151,7 +152,7 @@ class Result:
                   for name in ("step", "trace + lowering", "compilation") for peer in (OPTAX, TORCH)}
         return {"tree": self.tree, "case": self.case, "limit_s": self.limit_s, "peers": by_peer,
                 "ratios": {name: ratio for name, ratio in ratios.items() if ratio is not None},
-                "missing": self.missing}
+                "missing": self.missing, "others_cores": round(self.others, 2)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,7 +174,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     results: list[Result] = []
     for tree in args.trees:
         shapes = trees.TREES[tree]()
-        own = [_measure(tree, shapes, name, bandwidth, torch, repeats, builds) for name in args.cases]
+        own = []
+        for name in args.cases:
+            harness.wait_until_quiet(args.patience)
+            own.append(_measure(tree, shapes, name, bandwidth, torch, repeats, builds))
         _print(f"{tree}: {trees.leaf_count(shapes)} leaves, {trees.parameter_count(shapes) / 1e6:.1f}M parameters", own)
         results += own
     return {"settings": {"repeats": repeats, "builds": builds, "dtype": "float32"}, "bandwidth_bytes_per_s": bandwidth,
@@ -209,7 +213,9 @@ def _measure(tree: str, shapes: trees.Shapes, name: str, bandwidth: float, torch
     for peer, reason in missing.items():
         print(f"SKIPPED: {tree}, {name}, {peer}: {reason}")
     limit = 4 * case.arrays * trees.parameter_count(shapes) / bandwidth
-    return Result(tree, name, limit, harness.in_turns(steps, repeats), built, missing)
+    others = harness.Others()
+    samples = harness.in_turns(steps, repeats)
+    return Result(tree, name, limit, samples, built, missing, others.cores())
 
 
 def _print(title: str, results: list[Result]) -> None:
@@ -227,6 +233,9 @@ def _print(title: str, results: list[Result]) -> None:
             rows.append([result.case, peer, f"{1e3 * sample.median:.2f}", f"{sample.spread:.0%}", *ratios,
                          f"{sample.median / result.limit_s:.2f}", *built])
     harness.table(title, header, rows)
+    noisy = [f"{result.case} ({result.others:.1f})" for result in results if result.others > harness.QUIET]
+    if noisy:
+        print(f"WARNING: measured while other processes kept cores busy: {', '.join(noisy)}")
 
 
 def _judge(results: list[Result]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ def transformer(vocabulary: int = 16000, width: int = 512, layers: int = 12) -> 
       (145, 45996032)
     """
     layer: Shapes = {
-        "attention": {name: (width, width) for name in ("query", "key", "value", "output")},
+        "attention": dict.fromkeys(("query", "key", "value", "output"), (width, width)),
         "mlp": {"up": {"kernel": (width, 4 * width), "bias": (4 * width,)},
                 "down": {"kernel": (4 * width, width), "bias": (width,)}},
         "norm_1": {"scale": (width,), "bias": (width,)},

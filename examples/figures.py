@@ -1,6 +1,8 @@
 """Draws two pictures: four optimizers in a valley, and four learning rate policies.
 
     python examples/figures.py --output pictures
+
+They are written as trajectories.png and schedules.png.
 """
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only: no window, no display
 
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-import gradxform as gx  # noqa: E402
-from gradxform import plot  # noqa: E402
+import gradxform as gx
 
 OUTPUT = pathlib.Path(__file__).parent / "output"
 
@@ -40,7 +41,7 @@ def draw_trajectories(path: pathlib.Path) -> None:
         "Adam": gx.adam(0.3),
     }
     fig, ax = plt.subplots(figsize=(8.0, 4.2), layout="constrained")
-    plot.trajectories(valley, optimizers, (-8.0, 2.0), 50, ax=ax, xlim=(-8.7, 1.7), ylim=(-2.2, 2.4))
+    gx.plot.trajectories(valley, optimizers, (-8.0, 2.0), 50, ax=ax, xlim=(-8.7, 1.7), ylim=(-2.2, 2.4))
     ax.plot(0.0, 0.0, marker="+", color="black", markersize=12, markeredgewidth=1.5, zorder=2)
     ax.annotate("minimum", (0.0, 0.0), xytext=(0, -16), textcoords="offset points", ha="center", va="top",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
@@ -59,7 +60,7 @@ def draw_schedules(path: pathlib.Path) -> None:
         "Warm-up over 100 steps, then cosine": gx.schedules.warmup(100, gx.schedules.cosine(3e-4, 900, 1e-5)),
     }
     fig, ax = plt.subplots(figsize=(8.0, 4.2), layout="constrained")
-    plot.schedules(policies, 1000, ax=ax)
+    gx.plot.schedules(policies, 1000, ax=ax)
     ax.set_ylim(bottom=0.0)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
     ax.set_title("Learning rate policies")

@@ -32,6 +32,11 @@ def kind(parameter: inspect.Parameter) -> str:
     return "schedule" if any(typing.get_origin(option) is Callable for option in options) else "real"
 
 
+def takes_none(parameter: inspect.Parameter) -> bool:
+    """Whether None is among what a parameter takes."""
+    return parameter.default is None or type(None) in typing.get_args(parameter.annotation)
+
+
 def _mentions_float(annotation: Any) -> bool:
     if annotation is float:
         return True
@@ -48,9 +53,13 @@ def plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(plain(item) for item in value)
     if type(value) is dict:
-        return {key: plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
+    if isinstance(value, np.ndarray):
+        value = value.copy()  # the caller's may change later
+        value.setflags(write=False)
+        return value
     if isinstance(value, jax.Array) and value.dtype == bool and value.ndim == 0 and not is_traced(value):
         return bool(value)
     return value

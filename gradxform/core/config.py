@@ -99,25 +99,37 @@ def _decode(item: Any, where: str) -> Any:
         return [_decode(part, f"{where}[{i}]") for i, part in enumerate(item)]
     if not isinstance(item, dict):
         return item
+    if "call" in item:
+        return _decode_call(item, where)
+    if isinstance(item.get("tuple"), list):
+        return tuple(_decode(item["tuple"], where))
+    if isinstance(item.get("dict"), list):
+        return dict(_decode_pair(pair, where) for pair in item["dict"])
     try:
-        if "call" in item:
-            return _decode_call(item, where)
-        if "tuple" in item:
-            return tuple(_decode(item["tuple"], where))
-        if "float" in item:
-            return float(item["float"])
-        if "complex" in item:
-            return complex(*_decode(item["complex"], where))
-        if "dict" in item:
-            return {_decode(key, where): _decode(part, f"{where}[{key!r}]") for key, part in item["dict"]}
-        if "key" in item:
-            return jax.random.wrap_key_data(jnp.asarray(item["key"], jnp.uint32), impl=item["impl"])
-        if "array" in item:
-            array = np.frombuffer(bytes.fromhex(item["array"]), jnp.dtype(item["dtype"])).reshape(item["shape"])
-            return array if item["numpy"] else jnp.asarray(array)
-    except (TypeError, KeyError) as error:
+        return _decode_number(item)
+    except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{where}: expected an encoded value, got {item!r} ({error})") from error
-    raise ValueError(f"{where}: expected an encoded value, got {item!r}")
+
+
+def _decode_pair(pair: Any, where: str) -> tuple[Any, Any]:
+    if not (isinstance(pair, list) and len(pair) == 2):
+        raise ValueError(f"{where}: expected a pair [key, value], got {pair!r}")
+    return _decode(pair[0], where), _decode(pair[1], f"{where}[{pair[0]!r}]")
+
+
+def _decode_number(item: dict[str, Any]) -> Any:
+    """A number or an array that JSON cannot hold as it is."""
+    if "float" in item:
+        return float(item["float"])
+    if "complex" in item:
+        return complex(*(_decode(part, "complex") for part in item["complex"]))
+    if "key" in item:
+        return jax.random.wrap_key_data(jnp.asarray(item["key"], jnp.uint32), impl=item["impl"])
+    dtype = jnp.dtype(item["dtype"])
+    if dtype.hasobject:
+        raise ValueError(f"arrays of dtype {dtype} are not read")
+    array = np.frombuffer(bytes.fromhex(item["array"]), dtype).reshape(item["shape"])
+    return array if item["numpy"] else jnp.asarray(array)
 
 
 def _decode_call(item: dict[str, Any], where: str) -> Value:

@@ -52,6 +52,14 @@ def scalar(x: Scalar) -> Any:
     return float(x) if jnp.ndim(x) == 0 and not isinstance(x, int) else x
 
 
+def no_update(like: Any) -> Any:
+    """The update of a leaf that is to stay as it is, bit for bit: -0, since -0 + 0 is 0 and -0 + -0 is -0."""
+    like = like if hasattr(like, "dtype") else jnp.asarray(like)
+    if jnp.issubdtype(like.dtype, jnp.complexfloating):
+        return jnp.full_like(like, complex(-0.0, -0.0))
+    return jnp.full_like(like, -0.0) if jnp.issubdtype(like.dtype, jnp.floating) else jnp.zeros_like(like)
+
+
 def increment(count: jax.Array) -> jax.Array:
     """The next step count; it stays at the largest value of its dtype instead of wrapping around."""
     limit = jnp.iinfo(count.dtype).max
@@ -98,7 +106,7 @@ def sqrt(x: jax.Array) -> jax.Array:
 @sqrt.defjvp
 def _sqrt_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    root = jnp.sqrt(x)
+    root = sqrt(x)
     positive = root > 0
     slope = jnp.where(positive, 0.5 / jnp.where(positive, root, 1), jnp.zeros_like(root))
     return root, slope * dx

@@ -18,10 +18,15 @@ Part = tuple[str, Callable[[int], str]]
 
 
 def format_call(name: str, signature: inspect.Signature, arguments: Mapping[str, Any], room: int = WIDTH) -> str:
-    """The call ``name(...)`` with these arguments, in lines of at most ``room`` columns."""
+    """The call ``name(...)`` with these arguments, in lines of at most ``room`` columns.
+
+    Defaults are printed too, but for options: parameters that can only be given by keyword.
+    """
     parts: list[Part] = []
     for key, value in arguments.items():
-        kind = signature.parameters[key].kind
+        kind, default = signature.parameters[key].kind, signature.parameters[key].default
+        if kind == inspect.Parameter.KEYWORD_ONLY and type(value) is type(default) and value == default:
+            continue
         if kind == inspect.Parameter.VAR_POSITIONAL:
             parts += [_part("", item) for item in value]
         elif kind == inspect.Parameter.VAR_KEYWORD:

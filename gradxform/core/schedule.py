@@ -57,18 +57,29 @@ def schedule(function: Callable[P, Callable[[jax.Array], Any]]) -> Callable[P, S
 
 
 def as_step(step: Any) -> jax.Array:
-    """A step as an integer array that is not negative.
+    """A step as an array of signed integers that are not negative.
 
     Raises:
       TypeError: the step is not a number of steps.
       ValueError: it is beyond 2**31 - 1.
     """
-    if isinstance(step, (int, np.integer)) and not isinstance(step, bool) and step > MAX_STEP:
+    if isinstance(step, (int, np.integer, np.ndarray)) and not isinstance(step, bool) and np.any(step > MAX_STEP):
         raise ValueError(f"step: expected at most 2**31 - 1, got {step}")
-    step = jnp.asarray(step)
+    step = whole(step)
     if step.dtype == bool or not (jnp.issubdtype(step.dtype, jnp.integer) or jnp.issubdtype(step.dtype, jnp.floating)):
         raise TypeError(f"step: expected an integer or an array of integers, got {step.dtype}")
     return jnp.maximum(step, jnp.zeros_like(step))
+
+
+def whole(steps: Any) -> jax.Array:
+    """A count of steps as a signed integer of 32 bits at least, which can be subtracted; a float step stays one."""
+    steps = jnp.asarray(steps)
+    if not jnp.issubdtype(steps.dtype, jnp.integer):
+        return steps
+    if jnp.issubdtype(steps.dtype, jnp.unsignedinteger) and steps.dtype.itemsize >= 4:
+        steps = jnp.minimum(steps, MAX_STEP)
+    narrow = steps.dtype.itemsize < 4 or jnp.issubdtype(steps.dtype, jnp.unsignedinteger)
+    return steps.astype(jnp.int32) if narrow else steps
 
 
 def float_dtype() -> Any:

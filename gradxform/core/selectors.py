@@ -45,7 +45,9 @@ class Selector(Value):
         """The call, or the operators, that make this selector."""
         parts = [repr(part) for part in self.arguments.values()]
         if self.name in _OPERATORS:
-            return f"({parts[0]} {_OPERATORS[self.name]} {parts[1]})"
+            line = f"({parts[0]} {_OPERATORS[self.name]} {parts[1]})"
+            # Python joins the lines between parentheses.
+            return line if len(line) <= room else line.replace(f" {_OPERATORS[self.name]} ", f"\n{_OPERATORS[self.name]} ")
         return f"~{parts[0]}" if self.name == "negated" else super().format_in(room)
 
 

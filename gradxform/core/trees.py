@@ -58,7 +58,7 @@ def refuse_integers(tree: PyTree, what: str) -> None:
 
 
 def align(treedef: Any, reference: PyTree, tree: PyTree, what: str, reference_name: str = "updates") -> list[Any]:
-    """The subtrees of ``tree`` at the leaves of ``treedef``.
+    """The leaves of ``tree``, which has to have the structure of ``reference``.
 
     Args:
       treedef: the structure to follow.
@@ -70,26 +70,44 @@ def align(treedef: Any, reference: PyTree, tree: PyTree, what: str, reference_na
     Raises:
       ValueError: with the first path at which the two differ.
     """
+    parts = subtrees(treedef, reference, tree, what, reference_name)
+    if not jax.tree_util.all_leaves(parts):
+        mismatch(reference, tree, reference_name, what)
+    return parts
+
+
+def subtrees(treedef: Any, reference: PyTree, tree: PyTree, what: str, reference_name: str) -> list[Any]:
+    """The subtrees of ``tree`` at the leaves of ``reference``, which has to be a prefix of it: see ``align``."""
     try:
         return treedef.flatten_up_to(tree)
     except (ValueError, TypeError, KeyError):
-        mismatch(reference, tree, reference_name, what)
+        mismatch(reference, tree, reference_name, what, prefix=True)
 
 
-def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str) -> NoReturn:
-    """Raises the ValueError that names the first path at which two trees differ."""
-    is_none = lambda x: x is None  # noqa: E731
-    here = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(a, is_leaf=is_none)}
-    there = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(b, is_leaf=is_none)}
+def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str, *, prefix: bool = False) -> NoReturn:
+    """Raises the ValueError that names the first path at which two trees differ.
+
+    With ``prefix``, a leaf of ``a`` may stand for a whole subtree of ``b``.
+    """
+    here, there = _leaves_by_path(a), _leaves_by_path(b)
+
+    def fits(path: str) -> bool:
+        if path in here and path in there:
+            return (here[path] is None) == (there[path] is None)
+        below = path in here and any(other.startswith(path + "/") for other in there)
+        above = path in there and any(path.startswith(other + "/") for other in here)
+        return prefix and (below or above or "(root)" in here)
+
     for path in [*here, *there]:
-        if path not in here or path not in there or (here[path] is None) != (there[path] is None):
-            raise ValueError(
-                f"{b_name} and {a_name} do not fit at '{path}': "
-                f"{a_name}: {_describe(here, path)}; {b_name}: {_describe(there, path)}"
-            )
-    raise ValueError(
-        f"{b_name} and {a_name} do not fit: {a_name}: {structure(a)}; {b_name}: {structure(b)}"
-    )
+        if not fits(path):
+            raise ValueError(f"{b_name} and {a_name} do not fit at '{path}': "
+                             f"{a_name}: {_describe(here, path)}; {b_name}: {_describe(there, path)}")
+    raise ValueError(f"{b_name} and {a_name} do not fit: {a_name}: {structure(a)}; {b_name}: {structure(b)}")
+
+
+def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    return {path_name(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)}
 
 
 def check_shapes(reference: PyTree, leaves: list[Any], others: list[Any], a_name: str, b_name: str) -> None:

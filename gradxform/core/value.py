@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradxform.core.arguments import dtype_name, floats, is_traced, kind, plain
+from gradxform.core.arguments import dtype_name, floats, is_traced, kind, plain, takes_none
 from gradxform.core.arguments import signature as signature_of
 from gradxform.core.printing import WIDTH, format_call
 
@@ -66,6 +66,9 @@ class Definition:
         value = plain(value)
         if name in self.bools and not isinstance(value, bool):
             raise TypeError(f"{name}: expected a bool, got {value!r}")
+        if name in self.reals and value is None and not takes_none(self.signature.parameters[name]):
+            wanted = "a real number or a schedule" if name in self.schedules else "a real number"
+            raise TypeError(f"{name}: expected {wanted}, got None")
         return floats(value) if name in self.reals else value
 
 
@@ -135,6 +138,9 @@ class Value:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{self.name} is immutable; use .replace({name}=...) for a changed one")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{self.name} is immutable")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value):

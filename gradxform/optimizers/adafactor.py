@@ -71,7 +71,7 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
         checks.real("clipping_threshold", clipping_threshold, above=0)
     if momentum is not None:
         checks.real("momentum", momentum, at_least=0, below=1)
-        checks.inexact_dtype("dtype_momentum", dtype_momentum)
+    checks.inexact_dtype("dtype_momentum", dtype_momentum)
     rule = scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps,
                                  factored_axes=factored_axes, clamp_epsilon=clamp_epsilon)
     rate = _relative(1.0 if learning_rate is None else learning_rate) if relative_step else learning_rate

@@ -44,6 +44,7 @@ def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nestero
       >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]
       {'w': Array(-0.05, dtype=float32)}
     """
+    checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
     if momentum is not None:
         checks.real("momentum", momentum, at_least=0, at_most=1)
     heavy_ball = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)

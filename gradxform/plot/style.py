@@ -13,7 +13,7 @@ from gradxform.core.value import Value
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette without its yellow, which vanishes on white paper, and ordered from dark to light.
+# Okabe and Ito's palette without its yellow, which vanishes on white paper; the darkest of its hues come first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("solid", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

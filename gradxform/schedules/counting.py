@@ -16,24 +16,13 @@ import numpy as np
 
 from gradxform.core import checks
 from gradxform.core.numbers import MAX_STEP, scalar
-from gradxform.core.schedule import Schedule, float_dtype
+from gradxform.core.schedule import Schedule, float_dtype, whole
 from gradxform.core.types import Scalar, ScalarOrSchedule
 
 
 def check_steps(name: str, value: Any, at_least: int = 1) -> None:
     """Refuses what is not a count of steps from ``at_least`` to 2**31 - 1."""
     checks.integer(name, value, at_least=at_least, at_most=MAX_STEP)
-
-
-def whole(steps: Any) -> jax.Array:
-    """A count of steps as a signed integer of 32 bits at least, which can be subtracted; a float step stays one."""
-    steps = jnp.asarray(steps)
-    if not jnp.issubdtype(steps.dtype, jnp.integer):
-        return steps
-    if jnp.issubdtype(steps.dtype, jnp.unsignedinteger) and steps.dtype.itemsize >= 4:
-        steps = jnp.minimum(steps, MAX_STEP)
-    narrow = steps.dtype.itemsize < 4 or jnp.issubdtype(steps.dtype, jnp.unsignedinteger)
-    return steps.astype(jnp.int32) if narrow else steps
 
 
 def real(x: Any) -> jax.Array:

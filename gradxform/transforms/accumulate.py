@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks, stages
-from gradxform.core.numbers import cast
+from gradxform.core.numbers import cast, no_update
 from gradxform.core.stages import General
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import align, check_shapes, refuse_integers, zeros_like
@@ -48,7 +48,7 @@ def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
       >>> first, state = tx.update({"w": 1.0}, tx.init({"w": 0.0}))
       >>> second, state = tx.update({"w": 3.0}, state)
       >>> first, second
-      ({'w': Array(0., dtype=float32)}, {'w': Array(-2., dtype=float32)})
+      ({'w': Array(-0., dtype=float32)}, {'w': Array(-2., dtype=float32)})
     """
     check_transformation("tx", tx)
     checks.integer("every", every, at_least=1)
@@ -71,7 +71,7 @@ def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
             return new, inner_state, jax.tree.map(jnp.zeros_like, total)
 
         def wait() -> tuple[Updates, State, Updates]:
-            return jax.tree.map(jnp.zeros_like, total), state.inner_state, total
+            return jax.tree.map(no_update, total), state.inner_state, total
 
         last = state.micro_step == every - 1
         new, inner_state, total = jax.lax.cond(last, step, wait)

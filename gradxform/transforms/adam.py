@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar, sqrt
+from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import zeros_like
@@ -86,11 +86,10 @@ def first_moment(b1: Scalar, count: jax.Array, nesterov: bool) -> Any:
 
 
 def over_root(mu: jax.Array, nu: jax.Array, eps: Scalar, eps_root: Scalar = 0.0) -> jax.Array:
-    """``mu / (sqrt(nu + eps_root) + eps)``, 0 where both are 0."""
+    """``mu / (sqrt(nu + eps_root) + eps)``, 0 where all of them are 0."""
     if not (isinstance(eps_root, float) and eps_root == 0):
         nu = nu + scalar(eps_root)
-    root = sqrt(nu) + scalar(eps)
-    # With eps = 0 (or one that is not known yet), a weight that never had a gradient is 0 / 0: it does not move.
-    if isinstance(eps, float) and eps > 0:
-        return mu / root
-    return jnp.where(root > 0, mu / jnp.where(root > 0, root, 1), mu)
+    # A weight that never had a gradient has no slope to differentiate, and with eps = 0 nothing to divide by.
+    moved = nu > 0
+    least = scalar(eps) if isinstance(eps, float) and eps > 0 else jnp.where(jnp.asarray(eps) > 0, scalar(eps), 1)
+    return mu / jnp.where(moved, jnp.sqrt(jnp.where(moved, nu, 1)) + scalar(eps), least)

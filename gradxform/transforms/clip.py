@@ -50,22 +50,23 @@ def _sum_of_squares(x: jax.Array) -> jax.Array:
 
 
 @transformation
-def clip_by_global_norm(max_norm: Scalar) -> Leafwise:
+def clip_by_global_norm(max_norm: Scalar, *, eps: Scalar = 0.0) -> Leafwise:
     """Scales all updates down together so that their norm is at most ``max_norm``.
 
     Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (ICML 2013), algorithm 1:
-    ``g * min(1, max_norm / ||g||)``. A norm of 0 leaves zeros; a norm that is NaN or infinite makes every update NaN,
-    so that no step is half right and ``skip_nonfinite`` sees it. (optax divides and then multiplies, and keeps finite
-    leaves as 0 beside an infinite one; torch adds 1e-6 to the norm.)
+    ``g * min(1, max_norm / (||g|| + eps))``. A norm of 0 leaves zeros; a norm that is NaN or infinite makes every
+    update NaN, so that no step is half right and ``skip_nonfinite`` sees it. (optax divides and then multiplies, and
+    keeps finite leaves as 0 beside an infinite one.)
 
     Args:
       max_norm: the largest norm, >= 0.
+      eps: added to the norm, >= 0 (torch's ``clip_grad_norm_``: 1e-6).
 
     Returns:
       A transformation without state.
 
     Raises:
-      ValueError: ``max_norm`` is negative.
+      ValueError: a negative number.
 
     Example:
       >>> import gradxform as gx, jax.numpy as jnp
@@ -74,10 +75,12 @@ def clip_by_global_norm(max_norm: Scalar) -> Leafwise:
       {'w': Array([0.6, 0.8], dtype=float32)}
     """
     checks.real("max_norm", max_norm, at_least=0)
+    checks.real("eps", eps, at_least=0)
 
     def rule(state: Any, updates: Updates, params: Params) -> Rule:
         norm, limit = global_norm(updates), scalar(max_norm)
-        within = jnp.where(norm > limit, limit / jnp.where(norm > 0, norm, 1), 1)
+        divisor = norm + scalar(eps)
+        within = jnp.where(divisor > limit, limit / jnp.where(divisor > 0, divisor, 1), 1)
         factor = jnp.where(jnp.isfinite(norm), within, jnp.nan)
         return Rule(lambda g, p: g * factor)
 

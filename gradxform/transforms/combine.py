@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradxform.core.numbers import cast, widen
+from gradxform.core.numbers import cast, no_update, widen
 from gradxform.core.stages import General, Sequential
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import align, is_inexact, paths
+from gradxform.core.trees import is_inexact, mismatch, paths, subtrees
 from gradxform.core.types import AnyTransformation, Params, Updates
 
 
@@ -100,10 +100,10 @@ def set_to_zero() -> General:
     Example:
       >>> import gradxform as gx
       >>> gx.set_to_zero().update({"w": 2.0}, gx.set_to_zero().init({"w": 1.0}))[0]
-      {'w': Array(0., dtype=float32)}
+      {'w': Array(-0., dtype=float32)}
     """
     return General(lambda params: optax.EmptyState(),
-                   lambda updates, state, params=None, **extra: (jax.tree.map(jnp.zeros_like, updates), state))
+                   lambda updates, state, params=None, **extra: (jax.tree.map(no_update, updates), state))
 
 
 @transformation
@@ -153,10 +153,12 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     is_none = lambda x: x is None  # noqa: E731
     treedef: Any = jax.tree.structure(params, is_leaf=is_none)
     leaves = jax.tree.leaves(params, is_leaf=is_none)
-    deltas = align(treedef, params, updates, "updates", "params")
+    deltas = subtrees(treedef, params, updates, "updates", "params")
     for i, (param, update) in enumerate(zip(leaves, deltas, strict=True)):
         if param is None or update is None:
             continue
+        if not jax.tree_util.all_leaves([update]):
+            mismatch(params, updates, "params", "updates")
         if jnp.shape(param) != jnp.shape(update):
             raise ValueError(f"updates: expected shape {jnp.shape(param)} at '{paths(params, none=True)[i]}', "
                              f"got {jnp.shape(update)}")

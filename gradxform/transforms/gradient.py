@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import increment, scalar
+from gradxform.core.numbers import increment, scalar, sqrt
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
 from gradxform.core.types import Params, Scalar, Updates
@@ -88,7 +88,7 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int) -> Leafwise:
         next_key, now = jax.random.split(state.rng_key)
         leaves, treedef = jax.tree.flatten(updates)
         keys = jax.tree.unflatten(treedef, list(jax.random.split(now, len(leaves)))) if leaves else updates
-        deviation = jnp.sqrt(scalar(eta) / count.astype(jnp.result_type(float)) ** scalar(gamma))
+        deviation = sqrt(scalar(eta) / count.astype(jnp.result_type(float)) ** scalar(gamma))
 
         def leaf(g: jax.Array, p: Any, noise_key: jax.Array) -> jax.Array:
             return g + deviation * jax.random.normal(noise_key, g.shape, g.dtype)

@@ -37,7 +37,7 @@ def hyperparams(tx: AnyTransformation, state: State) -> dict[str, Any]:
       >>> import gradxform as gx
       >>> tx = gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(gx.schedules.linear(0.5, 0.0, 4), momentum=0.9))
       >>> gx.hyperparams(tx, tx.init({"w": 0.0}))
-      {'0/max_norm': 1.0, '1/learning_rate': Array(0.5, dtype=float32), '1/momentum': 0.9}
+      {'0/max_norm': 1.0, '0/eps': 0.0, '1/learning_rate': Array(0.5, dtype=float32), '1/momentum': 0.9}
     """
     return dict(_hyperparams(tx, state, ""))
 

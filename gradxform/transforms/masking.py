@@ -12,7 +12,7 @@ from gradxform.core import stages
 from gradxform.core.arguments import plain
 from gradxform.core.stages import General
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import align, mismatch, path_name, structure
+from gradxform.core.trees import mismatch, path_name, structure, subtrees
 from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State, Updates
 from gradxform.transforms.combine import check_transformation, set_to_zero
 
@@ -137,7 +137,7 @@ def freeze(mask: Mask) -> Transformation:
       >>> import gradxform as gx
       >>> tx = gx.freeze(gx.path_matches("body"))
       >>> tx.update({"head": 1.0, "body": 1.0}, tx.init({"head": 0.0, "body": 0.0}))[0]
-      {'body': Array(0., dtype=float32), 'head': Array(1., dtype=float32)}
+      {'body': Array(-0., dtype=float32), 'head': Array(1., dtype=float32)}
     """
     return masked(set_to_zero(), mask)
 
@@ -165,7 +165,7 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask) -> G
       >>> import gradxform as gx
       >>> tx = gx.selective_transform(gx.sgd(0.1), freeze_mask=gx.path_matches("body"))
       >>> tx.update({"head": 1.0, "body": 1.0}, tx.init({"head": 0.0, "body": 0.0}))[0]
-      {'body': Array(0., dtype=float32), 'head': Array(-0.1, dtype=float32)}
+      {'body': Array(-0., dtype=float32), 'head': Array(-0.1, dtype=float32)}
     """
     check_transformation("optimizer", optimizer)
     check_mask("freeze_mask", freeze_mask)
@@ -224,7 +224,7 @@ def _keep(mask: PyTree, tree: PyTree, what: str = "updates") -> PyTree:
     if mask is tree:
         return tree
     flags, treedef = jax.tree.flatten(mask)
-    parts = align(treedef, mask, tree, what, "mask")
+    parts = subtrees(treedef, mask, tree, what, "mask")
     return jax.tree.unflatten(treedef, [
         part if flag else optax.MaskedNode() for flag, part in zip(flags, parts, strict=True)])
 

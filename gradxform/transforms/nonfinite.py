@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks, stages
-from gradxform.core.numbers import cast, increment
+from gradxform.core.numbers import cast, increment, no_update
 from gradxform.core.stages import General
 from gradxform.core.transformation import transformation
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
@@ -63,7 +63,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
       >>> tx = gx.skip_nonfinite(gx.sgd(1.0), max_consecutive=3)
       >>> updates, state = tx.update({"w": float("nan")}, tx.init({"w": 0.0}))
       >>> updates, int(state.skipped_steps)
-      ({'w': Array(0., dtype=float32)}, 1)
+      ({'w': Array(-0., dtype=float32)}, 1)
     """
     check_transformation("tx", tx)
     checks.integer("max_consecutive", max_consecutive, at_least=0)
@@ -75,7 +75,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
 
     def update(updates: Updates, state: SkipNonfiniteState, params: Params | None = None,
                **extra: Any) -> tuple[Updates, SkipNonfiniteState]:
-        zeros = jax.tree.map(jnp.zeros_like, updates)
+        zeros = jax.tree.map(no_update, updates)
 
         def step() -> tuple[Updates, State, jax.Array]:
             new, inner_state = stages.run(stage, updates, state.inner_state, params, extra, "skip_nonfinite")
