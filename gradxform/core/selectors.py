@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from gradxform.core import checks
 from gradxform.core.trees import path_name
 from gradxform.core.types import Params, PyTree
-from gradxform.core.value import Value, factory, register
+from gradxform.core.value import Value, factory
 
 
-@register
 class Selector(Value):
     """A function from params to a tree of bools, decided leaf by leaf from its path and its array.
 
@@ -27,6 +26,8 @@ class Selector(Value):
       >>> decayed({"embed": jnp.ones((4, 2)), "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}})
       {'dense': {'bias': False, 'kernel': True}, 'embed': False}
     """
+
+    has_numbers: ClassVar[bool] = False  # optax takes a pytree without leaves for a mask, not for a function
 
     def __call__(self, params: Params) -> PyTree:
         """A tree of bools that fits ``params``."""
@@ -45,9 +46,10 @@ class Selector(Value):
         """The call, or the operators, that make this selector."""
         parts = [repr(part) for part in self.arguments.values()]
         if self.name in _OPERATORS:
-            line = f"({parts[0]} {_OPERATORS[self.name]} {parts[1]})"
+            sign = _OPERATORS[self.name]
+            line = f"({parts[0]} {sign} {parts[1]})"
             # Python joins the lines between parentheses.
-            return line if len(line) <= room else line.replace(f" {_OPERATORS[self.name]} ", f"\n{_OPERATORS[self.name]} ")
+            return line if len(line) <= room else line.replace(f" {sign} ", f"\n{sign} ")
         return f"~{parts[0]}" if self.name == "negated" else super().format_in(room)
 
 

@@ -144,8 +144,12 @@ def zeros_like(params: PyTree, dtype: Any = None, *, real: bool = False, fill: A
         # A dtype asked for in storage is a real one; a complex leaf keeps a complex accumulator.
         if dtype is not None and not jnp.issubdtype(kept, jnp.complexfloating):
             kept = dtype
-        return jnp.full_like(leaf, fill, dtype=kept) if isinstance(leaf, jax.Array) else jnp.full(
-            jnp.shape(leaf), fill, kept)
+        if not isinstance(leaf, jax.core.Tracer):
+            return jnp.full_like(leaf, fill, dtype=kept) if isinstance(leaf, jax.Array) else jnp.full(
+                jnp.shape(leaf), fill, kept)
+        # A constant has no sharding under jit. One that looks as if it depended on the leaf is laid out like the leaf.
+        never = (leaf != leaf) & (leaf == leaf)
+        return jnp.where(never, jnp.ones([], kept), jnp.full([], fill, kept))
 
     return jax.tree.map(accumulator, params)
 

@@ -16,7 +16,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,9 @@ class Definition:
 class Value:
     """The base of everything that is made by a factory: see the module's text."""
 
+    has_numbers: ClassVar[bool] = True
+    """Whether values of this class are pytrees; one that never has a number is a fixed argument of others."""
+
     _definition: Definition
     _arguments: dict[str, Any]
 
@@ -121,7 +124,7 @@ class Value:
         Example:
           >>> import gradxform as gx
           >>> gx.sgd(0.1, momentum=0.9).replace(learning_rate=0.01)
-          sgd(learning_rate=0.01, momentum=0.9, nesterov=False, accumulator_dtype=None, weight_decay=0.0, mask=None)
+          sgd(learning_rate=0.01, momentum=0.9, nesterov=False, accumulator_dtype=None, weight_decay=None, mask=None)
         """
         unknown = sorted(set(changes) - set(self._arguments))
         if unknown:
@@ -193,7 +196,9 @@ def is_foreign(value: Any) -> bool:
 
 def is_number(leaf: Any) -> bool:
     """Whether an argument is one of the numbers of a value: see the module's text."""
-    return isinstance(leaf, (float, complex, jax.Array, np.ndarray, Value))
+    if isinstance(leaf, Value):
+        return leaf.has_numbers
+    return isinstance(leaf, (float, complex, jax.Array, np.ndarray))
 
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks, stages
+from gradxform.core.control import branch
 from gradxform.core.numbers import cast, no_update
 from gradxform.core.stages import General
 from gradxform.core.transformation import Transformation, transformation
@@ -74,7 +75,7 @@ def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
             return jax.tree.map(no_update, total), state.inner_state, total
 
         last = state.micro_step == every - 1
-        new, inner_state, total = jax.lax.cond(last, step, wait)
+        new, inner_state, total = branch(last, step, wait)
         micro_step = jnp.where(last, jnp.zeros_like(state.micro_step), state.micro_step + 1)
         return new, AccumulateState(micro_step, total, inner_state)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks, stages
+from gradxform.core.control import branch
 from gradxform.core.numbers import cast, increment, no_update
 from gradxform.core.stages import General
 from gradxform.core.transformation import transformation
@@ -88,7 +89,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
         def skip() -> tuple[Updates, State, jax.Array]:
             return zeros, state.inner_state, jnp.zeros([], bool)
 
-        new, inner_state, fine = jax.lax.cond(all_finite(updates), step, skip)
+        new, inner_state, fine = branch(all_finite(updates), step, skip)
         consecutive = jnp.where(fine, jnp.zeros_like(state.consecutive_skips), increment(state.consecutive_skips))
         total = jnp.where(fine, state.skipped_steps, increment(state.skipped_steps))
         too_many = consecutive > max_consecutive

@@ -16,10 +16,17 @@ from gradxform.core.trees import zeros_like
 from gradxform.core.types import Params, PyTree, Scalar, State
 
 
-class ScaleByRmsState(NamedTuple):
-    """The state of ``scale_by_rms`` and ``scale_by_stddev`` with bias correction; ``mu`` is None without centering."""
+class ScaleByRmsWithCountState(NamedTuple):
+    """The state of ``scale_by_rms`` with bias correction."""
 
     count: jax.Array  # type: ignore[assignment]  # optax names the step so, and tuple has a method of that name
+    nu: PyTree
+
+
+class ScaleByStddevWithCountState(NamedTuple):
+    """The state of ``scale_by_stddev`` with bias correction."""
+
+    count: jax.Array  # type: ignore[assignment]
     mu: PyTree
     nu: PyTree
 
@@ -91,7 +98,7 @@ def _scale_by_second_moment(decay: Scalar, eps: Scalar, initial_scale: Scalar, e
 
     def pack(count: jax.Array | None, mu: PyTree, nu: PyTree) -> State:
         if count is not None:
-            return ScaleByRmsState(count, mu, nu)
+            return ScaleByStddevWithCountState(count, mu, nu) if centered else ScaleByRmsWithCountState(count, nu)
         return optax.ScaleByRStdDevState(mu, nu) if centered else optax.ScaleByRmsState(nu)
 
     def init(params: Params) -> State:
