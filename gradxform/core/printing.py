@@ -25,7 +25,7 @@ def format_call(name: str, signature: inspect.Signature, arguments: Mapping[str,
     parts: list[Part] = []
     for key, value in arguments.items():
         kind, default = signature.parameters[key].kind, signature.parameters[key].default
-        if kind == inspect.Parameter.KEYWORD_ONLY and type(value) is type(default) and value == default:
+        if kind == inspect.Parameter.KEYWORD_ONLY and type(value) is type(default) and repr(value) == repr(default):
             continue
         if kind == inspect.Parameter.VAR_POSITIONAL:
             parts += [_part("", item) for item in value]

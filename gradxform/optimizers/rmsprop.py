@@ -89,8 +89,8 @@ def adagrad(learning_rate: ScalarOrSchedule, initial_accumulator_value: Scalar =
     Example:
       >>> import gradxform as gx
       >>> tx = gx.adagrad(0.1, initial_accumulator_value=9.0)
-      >>> tx.update({"w": 4.0}, tx.init({"w": 1.0}))[0]["w"]
-      Array(-0.08..., dtype=float32)
+      >>> f"{float(tx.update({'w': 4.0}, tx.init({'w': 1.0}))[0]['w']):.3f}"
+      '-0.080'
     """
     return rule_with_decay(scale_by_rss(initial_accumulator_value, eps, eps_in_sqrt=eps_in_sqrt), learning_rate,
                            weight_decay, mask)

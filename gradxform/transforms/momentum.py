@@ -73,8 +73,8 @@ def ema(decay: Scalar, debias: bool = True, accumulator_dtype: Any = None) -> Le
     Example:
       >>> import gradxform as gx
       >>> tx = gx.ema(0.9)
-      >>> tx.update({"w": 1.0}, tx.init({"w": 0.0}))[0]["w"]
-      Array(1.0..., dtype=float32)
+      >>> f"{float(tx.update({'w': 1.0}, tx.init({'w': 0.0}))[0]['w']):.3f}"
+      '1.000'
     """
     checks.real("decay", decay, at_least=0, below=1)
     checks.inexact_dtype("accumulator_dtype", accumulator_dtype)

@@ -44,8 +44,8 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
     Example:
       >>> import gradxform as gx
       >>> tx = gx.scale_by_radam()
-      >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]["w"]
-      Array(0.500..., dtype=float32)
+      >>> f"{float(tx.update({'w': 0.5}, tx.init({'w': 1.0}))[0]['w']):.3f}"
+      '0.500'
     """
     check_moments(b1, b2, eps, eps_root)
     checks.real("b2", b2, above=0, below=1)
