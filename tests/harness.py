@@ -16,6 +16,7 @@ import gradxform as gx
 import oracles
 
 STEPS = 30
+FEW = 10
 SHAPES = {
     "attention": (5, 2, 3),
     "conv": [(2, 2, 3, 4)],
@@ -67,6 +68,10 @@ def at_step(gradients: Tree, t: int) -> Tree:
     return jax.tree.map(lambda x: x[t], gradients)
 
 
+def first(gradients: Tree, steps: int = FEW) -> Tree:
+    return jax.tree.map(lambda x: x[:steps], gradients)
+
+
 @contextlib.contextmanager
 def precision(bits: int) -> Iterator[Any]:
     """The dtype of ``bits`` bits, with jax's 64-bit types on where they are needed."""
@@ -75,7 +80,7 @@ def precision(bits: int) -> Iterator[Any]:
 
 
 def updates_of(tx: optax.GradientTransformation, gradients: Tree, params: Tree) -> tuple[Tree, Tree]:
-    """The updates of every step at fixed params, stacked, and the last state."""
+    """The updates of every step at fixed params, stacked, and the last state; compiled as one scan."""
 
     def step(state: Tree, gradient: Tree) -> tuple[Tree, Tree]:
         updates, state = tx.update(gradient, state, params)
@@ -85,7 +90,17 @@ def updates_of(tx: optax.GradientTransformation, gradients: Tree, params: Tree) 
     return updates, state
 
 
-def trajectory_of(tx: optax.GradientTransformation, noise: Tree, params: Tree, pull: float = 0.3) -> tuple[Tree, Tree]:
+def eager_updates_of(tx: optax.GradientTransformation, gradients: Tree, params: Tree) -> tuple[Tree, Tree]:
+    """``updates_of``, one operation after another: for a few steps it is quicker than compiling."""
+    state, seen = tx.init(params), []
+    for t in range(len(jax.tree.leaves(gradients)[0])):
+        updates, state = tx.update(at_step(gradients, t), state, params)
+        seen.append(updates)
+    return jax.tree.map(lambda *x: np.stack(x), *seen), state
+
+
+def trajectory_of(tx: optax.GradientTransformation, noise: Tree, params: Tree, pull: float = 0.3, *,
+                  eager: bool = False) -> tuple[Tree, Tree]:
     """The params at the end of all steps, and the last state; a step's gradient is ``noise + pull * params``."""
     tx = optax.with_extra_args_support(tx)
 
@@ -95,8 +110,12 @@ def trajectory_of(tx: optax.GradientTransformation, noise: Tree, params: Tree, p
         updates, state = tx.update(gradient, state, params)
         return (jax.tree.map(lambda p, u: p + u, params, updates), state), None
 
-    (params, state), _ = jax.jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g))(params, noise)
-    return params, state
+    if eager:
+        carry = jax.tree.map(jnp.asarray, params), tx.init(params)
+        for t in range(len(jax.tree.leaves(noise)[0])):
+            carry, _ = step(carry, at_step(noise, t))
+        return carry
+    return jax.jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g))(params, noise)[0]
 
 
 def oracle_trajectory(rule: oracles.Rule, noise: Tree, params: Tree, pull: float = 0.3) -> oracles.Arrays:
@@ -109,18 +128,20 @@ def oracle_trajectory(rule: oracles.Rule, noise: Tree, params: Tree, pull: float
 
 
 def assert_updates(tx: optax.GradientTransformation, rule: oracles.Rule, bits: int, *, rtol: float | None = None,
-                   gradients: Tree = None, params: Tree = None) -> None:
-    """The updates of ``tx`` over all steps are those of ``rule``, to ``rtol`` of each leaf's largest."""
+                   gradients: Tree = None, params: Tree = None, eager: bool = False) -> None:
+    """The updates of ``tx`` are those of ``rule``, each leaf to ``rtol``; an eager run takes ``FEW`` steps."""
     default_params, default_gradients = problem()
     params = default_params if params is None else params
     gradients = default_gradients if gradients is None else gradients
     rtol = (1e-5 if bits == 32 else 1e-11) if rtol is None else rtol
+    if eager:
+        gradients = first(gradients)
     steps = len(jax.tree.leaves(gradients)[0])
     wanted = oracles.updates_of(rule, [flat(at_step(gradients, t)) for t in range(steps)], flat(params))
     dtype = jnp.dtype(f"float{bits}")
     cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(
         x, jnp.result_type(dtype, jnp.complex64) if np.iscomplexobj(x) else dtype))
-    got, _ = updates_of(tx, cast(gradients), cast(params))
+    got, _ = (eager_updates_of if eager else updates_of)(tx, cast(gradients), cast(params))
     for path, leaf in jax.tree_util.tree_leaves_with_path(got):
         assert leaf.dtype == jax.tree.leaves(cast(gradients))[0].dtype or np.iscomplexobj(leaf)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -143,5 +164,39 @@ def filled(like: Tree, value: float, dtype: Any = None) -> Tree:
 
 
 def one_step(tx: gx.Transformation, gradients: Tree, params: Tree) -> tuple[Tree, Tree]:
-    """One update from a fresh state, compiled."""
-    return jax.jit(lambda g, p: tx.update(g, tx.init(p), p))(gradients, params)
+    """One update from a fresh state."""
+    return tx.update(jax.tree.map(jnp.asarray, gradients), tx.init(params), params)
+
+
+# Every optimizer, with arguments that make its rules work on a small tree: matrices are factored, sgd has momentum.
+RECIPES: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9},
+    "rmsprop": {"centered": True, "momentum": 0.9},
+    "adagrad": {},
+    "adam": {},
+    "adamw": {},
+    "adabelief": {},
+    "adafactor": {"min_dim_size_to_factor": 2, "momentum": 0.9},
+    "amsgrad": {},
+    "lamb": {},
+    "lars": {},
+    "lion": {},
+    "nadam": {"momentum_decay": 4e-3},
+    "nadamw": {},
+    "radam": {},
+    "yogi": {},
+}
+
+
+def recipe(name: str, learning_rate: Any = 1e-3, **changes: Any) -> gx.Transformation:
+    """An optimizer by name."""
+    return getattr(gx, name)(learning_rate, **(RECIPES[name] | changes))
+
+
+def same_bytes(a: Tree, b: Tree) -> bool:
+    """Whether two trees have one structure and the same bits in every leaf, signs of zero and NaN included."""
+    raw = lambda x: np.asarray(  # noqa: E731
+        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        x.dtype == y.dtype and raw(x).tobytes() == raw(y).tobytes()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

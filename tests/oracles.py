@@ -99,11 +99,11 @@ def clip(limit: float) -> Rule:
     return each(leaf)
 
 
-def clip_by_global_norm(limit: float) -> Rule:
-    """Pascanu et al. (2013), algorithm 1."""
+def clip_by_global_norm(limit: float, eps: float = 0.0) -> Rule:
+    """Pascanu et al. (2013), algorithm 1; torch adds ``eps`` to the norm."""
 
     def rule(t: int, g: Arrays, w: Arrays, memory: Memory) -> Arrays:
-        total = math.sqrt(sum(norm(x) ** 2 for x in g.values()))
+        total = math.sqrt(sum(norm(x) ** 2 for x in g.values())) + eps
         return {name: x * (limit / total if total > limit else 1.0) for name, x in g.items()}
 
     return rule

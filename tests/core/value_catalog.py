@@ -175,7 +175,7 @@ case(gx.add_noise, {"eta": 0.1, "gamma": 0.55, "key": 0}, eta=nonnegative(0.5), 
 case(gx.centralize, output_axis=Argument(-1, COUNT))
 # Clips.
 case(gx.clip, {"max_delta": 1.0}, max_delta=nonnegative(0.5))
-case(gx.clip_by_global_norm, {"max_norm": 1.0}, max_norm=nonnegative(0.5))
+case(gx.clip_by_global_norm, {"max_norm": 1.0}, max_norm=nonnegative(0.5), eps=nonnegative(0.125))
 case(gx.clip_by_block_rms, {"threshold": 1.0}, threshold=positive(0.5))
 case(gx.adaptive_grad_clip, {"clipping": 0.1}, clipping=nonnegative(0.5), eps=nonnegative(0.125),
      axis=Argument(-1, ("rows", 1.5)))

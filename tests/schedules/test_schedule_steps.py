@@ -93,8 +93,8 @@ def test_restarts_begin_their_cycles(length, factor, data):
         if start + size > LAST:
             break
         start, size, cycle = start + size, size * factor, cycle + 1
-    made = s.cosine_restarts(1.0, length, 0.0, factor=factor, decay=0.5)
-    before, at, after = np.asarray(made(near(start)), np.float64)
+    made = s.cosine_restarts(1.0, jnp.int32(length), 0.0, factor=factor, decay=0.5)
+    before, at, after = np.asarray(call(made, near(start)), np.float64)
     previous = (size // factor) if cycle else size
     assert at == 0.5**cycle
     np.testing.assert_allclose(before, 0.5 ** (cycle - 1) * np.sin(np.pi / 2 / previous) ** 2, rtol=RTOL)

@@ -1,0 +1,159 @@
+"""skip_nonfinite: a step with NaN or inf in it changes nothing, is counted, and too many of them are an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradxform as gx
+import harness
+from harness import same_bytes
+
+BAD = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
+
+
+@pytest.mark.parametrize(("bad", "jit"), [("nan", True), ("inf", True), ("-inf", True), ("nan", False)])
+def test_a_bad_step_changes_neither_params_nor_state(bad: str, jit: bool) -> None:
+    rate = gx.schedules.linear(0.1, 0.0, 10)
+    inner = gx.chain(gx.clip_by_global_norm(1.0), gx.add_noise(1e-3, 0.5, 0), gx.adamw(rate, weight_decay=0.1))
+    tx = gx.skip_nonfinite(inner if jit else gx.sgd(rate, 0.9), 5)
+    update = jax.jit(tx.update) if jit else tx.update
+    params, gradients = (jax.tree.map(jnp.asarray, tree["encoder"]) for tree in harness.problem())
+    state = tx.init(params)
+    good = [harness.at_step(gradients, t) for t in range(3)]
+    for g in good[:2]:
+        updates, state = update(g, state, params)
+        params = gx.apply_updates(params, updates)
+    broken = good[2] | {"kernel": good[2]["kernel"].at[1, 2].set(BAD[bad])}
+    before, kept = params, state
+    for n in (1, 2):
+        updates, state = update(broken, state, params)
+        params = gx.apply_updates(params, updates)
+        assert same_bytes(params, before)
+        assert same_bytes(state.inner_state, kept.inner_state)
+        assert (int(state.consecutive_skips), int(state.skipped_steps)) == (n, n)
+        assert not bool(state.too_many)
+    updates, after = update(good[2], state, params)
+    wanted, _ = update(good[2], kept, before)
+    assert same_bytes(updates, wanted)  # the run goes on as if nothing had been
+    assert (int(after.consecutive_skips), int(after.skipped_steps)) == (0, 2)
+
+
+def test_negative_zeros_of_params_survive_a_skipped_step() -> None:
+    params = {"w": jnp.array([-0.0, 0.0, 1.0])}
+    tx = gx.skip_nonfinite(gx.sgd(1.0), 3)
+    updates, _ = tx.update({"w": jnp.full(3, jnp.nan)}, tx.init(params))
+    assert same_bytes(gx.apply_updates(params, updates), params)
+
+
+def test_updates_that_become_nonfinite_inside_are_skipped() -> None:
+    tx = gx.skip_nonfinite(gx.chain(gx.trace(0.9), gx.stateless(
+        lambda updates, params: jax.tree.map(lambda u: jnp.log(u), updates))), 3)
+    params = {"w": jnp.array([1.0, 2.0])}
+    state = tx.init(params)
+    updates, after = tx.update({"w": jnp.array([1.0, 0.0])}, state)
+    np.testing.assert_array_equal(updates["w"], 0)
+    assert same_bytes(after.inner_state, state.inner_state)
+    assert int(after.skipped_steps) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_updates_that_overflow_their_dtype_are_skipped(dtype: str) -> None:
+    tx = gx.skip_nonfinite(gx.scale(1e6 if dtype == "float16" else 3e38), 3)
+    params = {"w": jnp.full(2, 1.2, dtype), "v": jnp.ones(2)}
+    updates, state = tx.update(params, tx.init(params), params)
+    assert bool(gx.all_finite(updates))
+    np.testing.assert_array_equal(np.asarray(updates["w"], np.float32), 0)
+    np.testing.assert_array_equal(updates["v"], 0)
+    assert int(state.skipped_steps) == 1
+
+
+def test_gradients_that_overflow_the_norm_are_skipped() -> None:
+    # Each is finite; the square of their norm is not, and the clip turns them into NaN.
+    tx = gx.skip_nonfinite(gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(1.0)), 3)
+    params = {"w": jnp.ones(2)}
+    updates, state = tx.update({"w": jnp.full(2, 3e38)}, tx.init(params))
+    np.testing.assert_array_equal(updates["w"], 0)
+    assert int(state.skipped_steps) == 1
+
+
+def nan_steps(tx: gx.Transformation, count: int, jit: bool) -> Any:
+    update = jax.jit(tx.update) if jit else tx.update
+    params = {"w": jnp.ones(2)}
+    state = tx.init(params)
+    for _ in range(count):
+        updates, state = update({"w": jnp.full(2, jnp.nan)}, state)
+        jax.block_until_ready(updates)
+    jax.effects_barrier()
+    return state
+
+
+def test_too_many_bad_steps_raise_eagerly() -> None:
+    tx = gx.skip_nonfinite(gx.sgd(0.1), 2)
+    state = nan_steps(tx, 2, jit=False)
+    with pytest.raises(gx.NonfiniteError, match="3 steps in a row"):
+        tx.update({"w": jnp.full(2, jnp.nan)}, state)
+    with pytest.raises(FloatingPointError):
+        nan_steps(gx.skip_nonfinite(gx.sgd(0.1), 0), 1, jit=False)
+
+
+def test_too_many_bad_steps_raise_from_compiled_code() -> None:
+    tx = gx.skip_nonfinite(gx.sgd(0.1), 2)
+    nan_steps(tx, 2, jit=True)
+    with pytest.raises(Exception, match="3 steps in a row had NaN or inf"):
+        nan_steps(tx, 3, jit=True)
+
+
+def test_without_the_callback_the_loop_asks() -> None:
+    tx = gx.skip_nonfinite(gx.sgd(0.1), 2, raise_in_jit=False)
+    gx.check_finite(nan_steps(tx, 2, jit=True))
+    state = nan_steps(tx, 4, jit=True)
+    assert bool(state.too_many)
+    with pytest.raises(gx.NonfiniteError, match=r"4 steps in a row .*\(4 in all\)"):
+        gx.check_finite(state)
+
+
+def test_the_count_in_a_row_begins_again_after_a_good_step() -> None:
+    tx = gx.skip_nonfinite(gx.sgd(0.1), 2)
+    state, params = tx.init({"w": jnp.ones(1)}), {"w": jnp.ones(1)}
+    seen = []
+    for value in (jnp.nan, jnp.nan, 1.0, jnp.inf, jnp.inf, 1.0):
+        _, state = tx.update({"w": jnp.full(1, value)}, state, params)
+        seen.append((int(state.consecutive_skips), int(state.skipped_steps)))
+    assert seen == [(1, 1), (2, 2), (0, 2), (1, 3), (2, 4), (0, 4)]
+
+
+def test_check_finite_looks_inside_other_states() -> None:
+    inner = gx.skip_nonfinite(gx.sgd(0.1), 0, raise_in_jit=False)
+    tx = gx.chain(gx.scale(1.0), gx.masked(gx.accumulate(inner, 1), {"w": True}))
+    state = nan_steps(tx, 1, jit=True)
+    with pytest.raises(gx.NonfiniteError):
+        gx.check_finite(state)
+    gx.check_finite(tx.init({"w": jnp.ones(1)}))
+    nested = gx.skip_nonfinite(gx.chain(gx.set_to_zero(), inner), 9)
+    gx.check_finite(nested.init({"w": jnp.ones(1)}))
+
+
+def test_the_guard_without_a_callback_exports() -> None:
+    tx = gx.skip_nonfinite(gx.adam(0.1), 2, raise_in_jit=False)
+    params = {"w": jnp.ones(2)}
+    exported = jax.export.export(jax.jit(tx.update), platforms=["cpu", "cuda", "tpu"])(params, tx.init(params), params)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+@pytest.mark.parametrize(("tree", "finite"), [
+    ({}, True), ({"a": None}, True), ({"a": jnp.zeros(0)}, True), ({"a": 1.0, "b": jnp.ones(2)}, True),
+    ({"a": jnp.array([1.0, jnp.inf])}, False), ({"a": jnp.array(1 + 1j * jnp.nan)}, False),
+    ({"a": jnp.array([6e4], jnp.float16) * 2}, False), ({"a": jnp.array([1, 2])}, True)])
+def test_all_finite(tree: Any, finite: bool) -> None:
+    assert bool(gx.all_finite(tree)) is finite
+
+
+@pytest.mark.parametrize(("limit", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError), (None, TypeError)])
+def test_arguments_out_of_range(limit: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="max_consecutive"):
+        gx.skip_nonfinite(gx.sgd(0.1), limit)
