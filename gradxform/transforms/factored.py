@@ -88,8 +88,7 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
 
     def rule(state: optax.FactoredState) -> Rule:
         step = jnp.maximum(state.count - step_offset, 0)
-        decay = _power_decay(step, decay_rate) if decay_rate_fn is None else decay_rate_fn(step, decay_rate)
-        weight = 1 - decay
+        weight = _power(step, decay_rate) if decay_rate_fn is None else 1 - decay_rate_fn(step, decay_rate)
 
         def leaf(g: jax.Array, p: Any, v_row: jax.Array, v_col: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
             square = abs_sq(g)
@@ -111,10 +110,10 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
     return Leafwise(rule, init)
 
 
-def _power_decay(step: jax.Array, rate: Scalar) -> jax.Array:
-    """``1 - (step + 1)**-rate``."""
+def _power(step: jax.Array, rate: Scalar) -> jax.Array:
+    """``(step + 1)**-rate``, the weight of a new square; late in a run one minus the decay would lose its digits."""
     t = step.astype(jnp.result_type(float)) + 1
-    return -jnp.expm1(-scalar(rate) * jnp.log(t))
+    return jnp.exp(-scalar(rate) * jnp.log(t))
 
 
 def _axes(shape: tuple[int, ...], last: bool, least: int) -> tuple[int, int] | None:
