@@ -55,9 +55,10 @@ def scalar(x: Scalar) -> Any:
 def no_update(like: Any) -> Any:
     """The update of a leaf that is to stay as it is, bit for bit: -0, since -0 + 0 is 0 and -0 + -0 is -0."""
     like = like if hasattr(like, "dtype") else jnp.asarray(like)
-    if jnp.issubdtype(like.dtype, jnp.complexfloating):
-        return jnp.full_like(like, complex(-0.0, -0.0))
-    return jnp.full_like(like, -0.0) if jnp.issubdtype(like.dtype, jnp.floating) else jnp.zeros_like(like)
+    if not jnp.issubdtype(like.dtype, jnp.inexact):
+        return jnp.zeros_like(like)
+    zero = complex(-0.0, -0.0) if jnp.issubdtype(like.dtype, jnp.complexfloating) else -0.0
+    return jnp.full_like(like, zero, dtype=like.dtype)
 
 
 def increment(count: jax.Array) -> jax.Array:

@@ -99,6 +99,7 @@ class General:
       inner: the transformations inside, each with its own part of the state, by key.
       observe: ``observe(state, updates)``: the state once the final updates are known.
       foreign: whether it is another library's, which expects the dtype of the params and may change that of its state.
+      widens: whether updates come in float32 at least; a guard wants to see them as they go out.
     """
 
     init: Callable[[Params], State]
@@ -106,6 +107,7 @@ class General:
     inner: Callable[[State], Mapping[str, tuple[Any, State]]] | None = None
     observe: Callable[[State, Updates], State] | None = None
     foreign: bool = False
+    widens: bool = True
 
 
 Stage = Leafwise | Sequential | General
@@ -171,7 +173,7 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
         if step.foreign:
             updates, finished[i] = _run_foreign(step, updates, part, params, extra)
         else:
-            updates, finished[i] = step.update(_widen(updates), part, params, **extra)
+            updates, finished[i] = step.update(_widen(updates) if step.widens else updates, part, params, **extra)
     flush(dtypes)
     updates = _narrow(updates, treedef, dtypes)
     for i, (step, _) in enumerate(steps):

@@ -80,7 +80,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
 
         def step() -> tuple[Updates, State, jax.Array]:
             new, inner_state = stages.run(stage, updates, state.inner_state, params, extra, "skip_nonfinite")
-            # What counts is the update that reaches the params: a finite float32 may be infinite in float16.
+            # What counts is what reaches the params: a finite float32 may be infinite in float16.
             reached = new if params is None else jax.tree.map(lambda u, p: cast(u, jnp.result_type(p)), new, params)
             fine = all_finite(reached)
             keep = functools.partial(jax.tree.map, functools.partial(jnp.where, fine))
@@ -100,7 +100,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
             jax.lax.cond(too_many, lambda n, m: jax.debug.callback(_raise, n, m), lambda n, m: None, consecutive, total)
         return new, state
 
-    return General(init, update, inner=lambda state: {"tx": (tx, state.inner_state)})
+    return General(init, update, inner=lambda state: {"tx": (tx, state.inner_state)}, widens=False)
 
 
 def check_finite(state: State) -> None:
