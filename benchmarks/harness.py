@@ -22,7 +22,8 @@ import numpy as np
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 PACKAGES = ("gradxform", "jax", "jaxlib", "optax", "torch", "numpy")
-VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "GLIBC_TUNABLES", "MALLOC_MMAP_MAX_",
+             "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "LD_PRELOAD")
 QUIET = 0.15
 """The work of other processes, in cores, up to which the machine counts as quiet."""
 

@@ -21,6 +21,8 @@ from benchmarks.harness import Build, Sample
 
 HELP = "a step of each optimizer over three trees, against optax and torch"
 OURS, OPTAX, TORCH = "gradxform", "optax", "torch"
+SAME_WORK = 1e-4
+"""How far the params of two peers may be apart at the end; they move by 0.01 and more."""
 
 
 class Missing(Exception):
@@ -121,7 +123,18 @@ TARGETS = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The figures of one case over one tree, by peer; why a peer has none; the cores that other processes used."""
+    """The figures of one case over one tree, by peer.
+
+    Attributes:
+      tree: its name.
+      case: its name.
+      limit_s: the time that moving the bytes takes.
+      steps: the times of a step.
+      builds: what it took to build it.
+      missing: why a peer has no figures.
+      apart: how far a peer's params are from ours at the end.
+      others: the cores that other processes kept busy meanwhile.
+    """
 
     tree: str
     case: str
@@ -129,6 +142,7 @@ class Result:
     steps: dict[str, Sample]
     builds: dict[str, Build]
     missing: dict[str, str]
+    apart: dict[str, float]
     others: float
 
     def figure(self, name: str, peer: str) -> Sample | None:
@@ -152,14 +166,14 @@ class Result:
                   for name in ("step", "trace + lowering", "compilation") for peer in (OPTAX, TORCH)}
         return {"tree": self.tree, "case": self.case, "limit_s": self.limit_s, "peers": by_peer,
                 "ratios": {name: ratio for name, ratio in ratios.items() if ratio is not None},
-                "missing": self.missing, "others_cores": round(self.others, 2)}
+                "missing": self.missing, "params_apart": self.apart, "others_cores": round(self.others, 2)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
     parser.add_argument("--trees", nargs="+", choices=list(trees.TREES), default=list(trees.TREES))
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--builds", type=int, default=None, help="builds of each case (default 5; 1 with --quick)")
+    parser.add_argument("--builds", type=int, default=None, help="builds of each case (default 3; 1 with --quick)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -168,7 +182,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if torch is None:
         print("SKIPPED: torch is not installed; its rows are left out")
     repeats = args.repeats or (10 if args.quick else 40)
-    builds = args.builds or (1 if args.quick else 5)
+    builds = args.builds or (1 if args.quick else 3)
     bandwidth = harness.streaming_bandwidth()
     print(f"streaming bandwidth: {bandwidth / 1e9:.1f} GB/s")
     results: list[Result] = []
@@ -200,22 +214,29 @@ def _measure(tree: str, shapes: trees.Shapes, name: str, bandwidth: float, torch
     built = harness.build_in_turns(
         {peer: (update, (params, jax.eval_shape(tx.init, params), grads)) for peer, (tx, update) in updates.items()},
         builds)
-    steps = {peer: peers.jax_step(tx, update, params, grads) for peer, (tx, update) in updates.items()}
+    running = {peer: peers.jax_peer(tx, update, params, grads) for peer, (tx, update) in updates.items()}
     if torch is None:
         missing[TORCH] = "not installed"
     elif case.torch is None:
         missing[TORCH] = "no fused kernel for this rule"
     else:
         try:
-            steps[TORCH] = peers.torch_step(torch, case.torch, params, grads)
+            running[TORCH] = peers.torch_peer(torch, case.torch, params, grads)
         except RuntimeError as error:
             missing[TORCH] = str(error)
     for peer, reason in missing.items():
         print(f"SKIPPED: {tree}, {name}, {peer}: {reason}")
     limit = 4 * case.arrays * trees.parameter_count(shapes) / bandwidth
     others = harness.Others()
-    samples = harness.in_turns(steps, repeats)
-    return Result(tree, name, limit, samples, built, missing, others.cores())
+    samples = harness.in_turns({peer: value.step for peer, value in running.items()}, repeats)
+    busy = others.cores()
+    apart = {peer: value.difference(running[OURS]) for peer, value in running.items()
+             if peer != OURS and OURS in running}
+    for peer, difference in apart.items():
+        if not difference < SAME_WORK:
+            print(f"WARNING: {tree}, {name}: the params of {peer} differ from ours by {difference:.1e}; "
+                  "the two did not do the same work")
+    return Result(tree, name, limit, samples, built, missing, apart, busy)
 
 
 def _print(title: str, results: list[Result]) -> None:

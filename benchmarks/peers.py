@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Step = Callable[[], None]
 TorchMaker = Callable[[Any, list[Any]], Step]
 """Given torch and its params with gradients, makes a step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A step, and the params that it has come to."""
+
+    step: Step
+    params: Callable[[], list[np.ndarray]]
+
+    def difference(self, other: Peer) -> float:
+        """The largest difference between the params of two peers: whether they did the same work."""
+        pairs = zip(self.params(), other.params(), strict=True)
+        return max(float(np.max(np.abs(a - b))) for a, b in pairs)
 
 
 def jax_update(tx: Any, apply_updates: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -22,7 +37,7 @@ def jax_update(tx: Any, apply_updates: Callable[[Any, Any], Any]) -> Callable[..
     return update
 
 
-def jax_step(tx: Any, update: Callable[..., Any], params: Any, grads: Any) -> Step:
+def jax_peer(tx: Any, update: Callable[..., Any], params: Any, grads: Any) -> Peer:
     """A jitted step that keeps its own params and state, and donates them."""
     call = jax.jit(update, donate_argnums=(0, 1))
     grads = jax.tree.map(jnp.array, grads)
@@ -32,7 +47,7 @@ def jax_step(tx: Any, update: Callable[..., Any], params: Any, grads: Any) -> St
     def step() -> None:
         carry[:] = jax.block_until_ready(call(*carry, grads))
 
-    return step
+    return Peer(step, lambda: [np.asarray(x) for x in jax.tree.leaves(carry[0])])
 
 
 def import_torch() -> Any:
@@ -44,7 +59,7 @@ def import_torch() -> Any:
     return torch
 
 
-def torch_step(torch: Any, make: TorchMaker, params: Any, grads: Any) -> Step:
+def torch_peer(torch: Any, make: TorchMaker, params: Any, grads: Any) -> Peer:
     """A step of torch on the kind of device that jax uses.
 
     Raises:
@@ -64,4 +79,4 @@ def torch_step(torch: Any, make: TorchMaker, params: Any, grads: Any) -> Step:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return step
+    return Peer(step, lambda: [param.detach().cpu().numpy() for param in held])

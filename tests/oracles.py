@@ -1,8 +1,9 @@
 """The rules of optimization in float64 NumPy, each written from its paper's formula.
 
-A rule is a function ``rule(t, g, w, memory) -> u`` of one step: ``t`` counts from 1, ``g`` is what comes in, ``w`` the
-params, ``u`` the new update and ``memory`` a dict that the rule keeps between steps. Trees are flat dicts from a path
-to an array. ``updates_of`` runs a rule over a sequence of gradients at fixed params; ``trajectory_of`` adds the updates.
+A rule is a function ``rule(t, g, w, memory) -> u`` of one step: ``t`` counts from 1, ``g`` is what comes in, ``w``
+the params, ``u`` the new update and ``memory`` a dict that the rule keeps between steps. Trees are flat dicts from
+a path to an array. ``updates_of`` runs a rule over a sequence of gradients at fixed params; ``trajectory_of`` adds
+the updates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A transformation goes wherever optax's go (optax's wrappers, flax, meshes, donation, export), and theirs into ours."""
+"""A transformation goes wherever optax's go (its wrappers, flax, meshes, donation, export), and theirs go into ours."""
 
 import json
 import os
@@ -210,10 +210,11 @@ def test_extra_arguments_are_passed_through(make: Any) -> None:
         GRADS, gx.chain(optax.adam(RATE), gx.adam(RATE)).init(PARAMS), PARAMS, value=3.0)
 
 
-@pytest.mark.parametrize("theirs", [optax.adam(RATE), optax.trace(0.9), optax.ema(0.9), optax.adafactor(
-    RATE, min_dim_size_to_factor=2), optax.scale_by_rms()], ids=["adam", "trace", "ema", "adafactor", "rms"])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_their_state_keeps_its_dtypes_with_narrow_params(theirs: Any, dtype: Any) -> None:
+@pytest.mark.parametrize("theirs", [optax.adam(RATE), optax.trace(0.9), optax.ema(0.9), optax.scale_by_rms()],
+                         ids=["adam", "trace", "ema", "rms"])
+@pytest.mark.parametrize(("dtype", "given"), [(jnp.bfloat16, True), (jnp.bfloat16, False), (jnp.float16, True)])
+def test_their_state_keeps_its_dtypes_with_narrow_params(theirs: Any, dtype: Any, given: bool) -> None:
+    """With the params given or not: without them, theirs would see the float32 that our clip computes in."""
     params = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
     tx = gx.chain(gx.clip_by_global_norm(1.0), theirs, gx.scale(0.5))
     state = tx.init(params)
@@ -222,7 +223,7 @@ def test_their_state_keeps_its_dtypes_with_narrow_params(theirs: Any, dtype: Any
     @jax.jit
     def step(params: Any, state: Any) -> Any:
         traces.append(1)
-        updates, state = tx.update(params, state, params)
+        updates, state = tx.update(params, state, params if given else None)
         return gx.apply_updates(params, updates), state, updates
 
     kinds = jax.tree.map(lambda x: (x.shape, x.dtype), (params, state))
@@ -410,6 +411,18 @@ def test_shapes_without_arrays(name: str) -> None:
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), updates) == jax.tree.map(lambda x: (x.shape, x.dtype), PARAMS)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves((updates, after)))
+
+
+@pytest.mark.parametrize("tx", [gx.scale(0.5), gx.set_to_zero(), gx.clip(1.0), gx.trace(0.9), gx.adamw(RATE)],
+                         ids=lambda tx: tx.name)
+def test_python_numbers_leave_no_weak_types(tx: gx.Transformation) -> None:
+    """A weakly typed update would make the next step of a training loop another program."""
+    params = {"w": 1.0, "b": jnp.asarray(2.0)}
+    assert params["b"].weak_type
+    for update in (tx.update, jax.jit(tx.update)):
+        updates, state = update(params, tx.init(params), params)
+        new = gx.apply_updates(params, updates)
+        assert [leaf for leaf in jax.tree.leaves((updates, state, new, tx.init(params))) if leaf.weak_type] == []
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *(name for name in COMBINED if name != "skip")])

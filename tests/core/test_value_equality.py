@@ -126,6 +126,7 @@ def test_arrays_compare_by_dtype_shape_and_content() -> None:
     check_different(gx.scale(jnp.float32(0.5)), gx.scale(jnp.bfloat16(0.5)))
     check_different(gx.scale(jnp.float32(0.5)), gx.scale(0.5))
     check_different(gx.scale(jnp.float32(0.5)), gx.scale(jnp.array([0.5])))
+    check_different(gx.scale(jnp.zeros(2, jnp.float16)), gx.scale(jnp.zeros(2, jnp.bfloat16)))
     check_different(gx.scale(jnp.zeros((2, 3))), gx.scale(jnp.zeros((3, 2))))
     check_equal(labelled("x", jnp.array([jnp.nan, 1.0])), labelled("x", jnp.array([jnp.nan, 1.0])))
     check_equal(gx.scale(np.array([0.5, 0.25])), gx.scale(np.array([0.5, 0.25])))

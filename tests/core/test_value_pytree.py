@@ -11,7 +11,6 @@ from value_catalog import CASES, GRADS, MASK, PARAMS, TRANSFORMATIONS, VALUES, e
 
 import gradxform as gx
 
-
 PYTREES = {name: value for name, value in VALUES.items() if not isinstance(value, gx.Selector)}
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import gradxform as gx
-import harness
 from harness import same_bytes
 
+import gradxform as gx
 
 INNER: dict[str, Callable[[], gx.Transformation]] = {
     "adamw": lambda: gx.adamw(0.1, weight_decay=0.1),
@@ -44,7 +43,8 @@ def test_equals_the_step_on_the_big_batch(name: str, jit: bool) -> None:
             params = gx.apply_updates(params, updates)
         assert int(state.micro_step) == 0
         assert all(not np.any(total) for total in jax.tree.leaves(state.total))
-        mean = jax.tree.map(lambda *g: jnp.asarray(np.mean(np.stack(g).astype(np.float64), axis=0), jnp.float32), *batch)
+        mean = jax.tree.map(
+            lambda *g: jnp.asarray(np.mean(np.stack(g).astype(np.float64), axis=0), jnp.float32), *batch)
         updates, big_state = big_update(mean, big_state, big_params)
         big_params = gx.apply_updates(big_params, updates)
         assert harness.distance(params, big_params) < 2e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,6 @@ import optax
 import pytest
 
 import gradxform as gx
-import harness
 
 
 def test_a_chain_is_its_parts_one_after_another() -> None:
@@ -61,6 +61,35 @@ def test_optax_wrappers_take_ours() -> None:
     _, state = steps.update(gradients, state, params)
     updates, state = steps.update(gradients, state, params)
     np.testing.assert_allclose(updates["w"], [-0.5, 3.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64"])
+def test_optax_inside_keeps_dtypes(dtype: str) -> None:
+    tx = gx.chain(gx.clip_by_global_norm(1.0), optax.adamw(1e-2, eps=1e-3), optax.trace(0.9), gx.scale(0.5))
+    params = {"w": jnp.asarray([1.0, 2.0], dtype), "v": jnp.ones(2), "n": None}
+    state = tx.init(params)
+    shapes = jax.eval_shape(lambda s: s, state)
+    for _ in range(2):
+        updates, state = tx.update(params, state, params)
+        assert {key: str(leaf.dtype) for key, leaf in updates.items() if leaf is not None} == {
+            "w": dtype, "v": "float32"}
+        assert updates["n"] is None
+        assert jax.eval_shape(lambda s: s, state) == shapes
+        assert bool(gx.all_finite(updates))
+
+
+def test_optax_wrappers_inside_ours() -> None:
+    params, g = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([0.5, -3.0])}
+    injected = gx.chain(optax.inject_hyperparams(optax.sgd)(learning_rate=0.5), gx.scale(2.0))
+    state = injected.init(params)
+    state[0].hyperparams["learning_rate"] = jnp.asarray(0.25)
+    updates, _ = injected.update(g, state, params)
+    np.testing.assert_allclose(updates["w"], -0.5 * g["w"], rtol=1e-6)
+    for tx in (gx.accumulate(optax.sgd(1.0), 2), gx.chain(gx.masked(gx.accumulate(optax.sgd(1.0), 2), {"w": True}))):
+        state = tx.init(params)
+        _, state = tx.update(g, state, params)
+        updates, _ = tx.update(params, state, params)
+        np.testing.assert_allclose(updates["w"], [-0.75, 0.5], rtol=1e-6)
 
 
 def test_extra_arguments_go_to_every_part() -> None:

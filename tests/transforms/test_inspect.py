@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ import optax
 import pytest
 
 import gradxform as gx
-import harness
 
 PARAMS = {"body": {"bias": jnp.ones(2), "kernel": jnp.full((2, 2), 2.0)}, "head": jnp.full(3, -1.0)}
 GRADIENTS = jax.tree.map(lambda p: 3.0 * p, PARAMS)

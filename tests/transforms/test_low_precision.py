@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gradxform as gx
-import harness
 
-ULP = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 1e-3}
+# A unit in the last place of the narrow dtypes; of float32 the 1 - 0.999 that a traced b2 cannot do exactly.
+ULP = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 1e-4}
 
 MOMENTS: dict[str, Callable[[], gx.Transformation]] = {
     "adam": lambda: gx.scale_by_adam(b2=0.999),
@@ -59,7 +60,8 @@ def test_fp16_second_moment_of_a_small_gradient_is_kept() -> None:
 def test_first_moment_is_stored_as_told() -> None:
     params = {"w": jnp.ones(2, jnp.bfloat16)}
     assert gx.scale_by_adam().init(params).mu["w"].dtype == jnp.float32
-    for tx in (gx.adam(0.1, mu_dtype="bfloat16"), gx.amsgrad(0.1, mu_dtype=jnp.bfloat16), gx.lion(0.1, mu_dtype="bfloat16")):
+    for tx in (gx.adam(0.1, mu_dtype="bfloat16"), gx.amsgrad(0.1, mu_dtype=jnp.bfloat16),
+               gx.lion(0.1, mu_dtype="bfloat16")):
         state = tx.init(params)
         assert state[0].mu["w"].dtype == jnp.bfloat16
         _, after = tx.update(params, state, params)
@@ -111,7 +113,11 @@ def test_yogi_as_optax_starts_it_moves_a_weight_without_a_gradient() -> None:
 
 # ---- hyperparameters that are traced, scheduled or arrays ----
 
-EXACT = {"learning_rate": 2.0**-6, "b1": 0.875, "b2": 0.96875, "decay": 0.75, "momentum": 0.875, "weight_decay": 0.125}
+# Numbers that bfloat16 holds without rounding: what differs then is how they are used.
+EXACT = {
+    "learning_rate": 2.0**-6, "b1": 0.875, "b2": 0.98828125, "decay": 0.75, "decay_rate": 0.75, "momentum": 0.875,
+    "weight_decay": 0.125, "eps": 2.0**-10, "initial_accumulator_value": 0.125, "momentum_decay": 2.0**-8,
+    "trust_coefficient": 2.0**-10}
 
 
 def mixed(shape: tuple[int, ...] = (2, 3)) -> tuple[harness.Tree, list[harness.Tree]]:
@@ -146,13 +152,15 @@ def run_traced(tx: gx.Transformation, params: harness.Tree, gradients: harness.T
     return jax.lax.scan(step, tx.init(params), gradients)[1]
 
 
-def assert_same_updates(got: harness.Tree, wanted: list[harness.Tree]) -> None:
+def assert_same_updates(got: harness.Tree, wanted: list[harness.Tree], f32: float = 2e-5) -> None:
+    tolerance = ULP | {"float32": f32}
     for i, step in enumerate(wanted):
         for name, leaf in step.items():
             assert got[name].dtype == leaf.dtype == name
             here, there = np.asarray(got[name][i], np.float64), np.asarray(leaf, np.float64)
             assert np.isfinite(here).all() and np.any(there != 0)
-            np.testing.assert_allclose(here, there, rtol=ULP[name], atol=1e-6, err_msg=f"{name}, step {i}")
+            np.testing.assert_allclose(here, there, rtol=tolerance[name], atol=1e-3 * tolerance[name],
+                                       err_msg=f"{name}, step {i}")
 
 
 def stacked(gradients: list[harness.Tree]) -> harness.Tree:
@@ -163,25 +171,24 @@ def stacked(gradients: list[harness.Tree]) -> harness.Tree:
 def test_traced_hyperparameters_match_constants(name: str) -> None:
     tx = harness.recipe(name, weight_decay=0.01)  # b2 = 0.999 and all other defaults
     params, gradients = mixed()
-    assert_same_updates(run_traced(tx, params, stacked(gradients)), run_eagerly(tx))
+    assert_same_updates(run_traced(tx, params, stacked(gradients)), run_eagerly(tx), f32=1e-4)
 
 
 @pytest.mark.parametrize("name", harness.RECIPES)
 def test_bf16_hyperparameters_match_constants(name: str) -> None:
+    # Eagerly, each operation rounds to its dtype; compiled, XLA may leave the rounding out and hide what is wrong.
     tx = exact(name)
-    params, gradients = mixed()
     narrow = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), tx)
-    assert_same_updates(run_traced(narrow, params, stacked(gradients)), run_eagerly(tx))
+    assert_same_updates(stacked(run_eagerly(narrow)), run_eagerly(tx))
 
 
 @pytest.mark.parametrize("name", harness.RECIPES)
 def test_bf16_schedules_match_constants(name: str) -> None:
     tx = exact(name)
-    params, gradients = mixed()
     rate, decay = tx.arguments["learning_rate"], tx.arguments["weight_decay"]
     scheduled = tx.replace(learning_rate=lambda step: jnp.asarray(rate, jnp.bfloat16),
                            weight_decay=lambda step: jnp.asarray(decay, jnp.bfloat16))
-    assert_same_updates(run_traced(scheduled, params, stacked(gradients)), run_eagerly(tx))
+    assert_same_updates(stacked(run_eagerly(scheduled)), run_eagerly(tx))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 import gradxform as gx
-import harness
 
 PARAMS = {"body": {"bias": jnp.ones(3), "kernel": jnp.ones((2, 3))}, "head": jnp.ones(2)}
 
@@ -169,7 +169,7 @@ def test_masks_that_are_not_bools(make: Callable[[Any], gx.Transformation], bad:
 
 def test_a_label_without_a_transformation() -> None:
     tx = gx.partition({"a": gx.sgd(0.1)}, {"body": {"bias": "a", "kernel": "b"}, "head": "a"})
-    with pytest.raises(ValueError, match="'body/kernel'.*'b'"):
+    with pytest.raises(ValueError, match=r"'body/kernel'.*'b'"):
         tx.init(PARAMS)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gradxform as gx
-import harness
 
 
 def noise_of(tx: gx.Transformation, params: harness.Tree, steps: int) -> harness.Tree:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness import same_bytes
 
 import gradxform as gx
-import harness
-from harness import same_bytes
 
 BAD = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
 
@@ -61,11 +61,24 @@ def test_updates_that_become_nonfinite_inside_are_skipped() -> None:
     assert int(after.skipped_steps) == 1
 
 
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_gradients_whose_updates_are_finite_are_skipped(bad: str, jit: bool) -> None:
+    tame = lambda updates, params: jax.tree.map(lambda u: jnp.clip(jnp.nan_to_num(u), -1.0, 1.0), updates)  # noqa: E731
+    tx = gx.skip_nonfinite(gx.chain(gx.stateless(tame), gx.sgd(1.0)), 3)
+    params = {"w": jnp.array([1.0, 2.0])}
+    updates, state = (jax.jit(tx.update) if jit else tx.update)({"w": jnp.array([1.0, BAD[bad]])}, tx.init(params))
+    np.testing.assert_array_equal(updates["w"], 0)
+    assert int(state.skipped_steps) == 1
+
+
+@pytest.mark.parametrize("given", ["params", "no params", "wide params"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_updates_that_overflow_their_dtype_are_skipped(dtype: str) -> None:
+def test_updates_that_overflow_their_dtype_are_skipped(dtype: str, given: str) -> None:
     tx = gx.skip_nonfinite(gx.scale(1e6 if dtype == "float16" else 3e38), 3)
-    params = {"w": jnp.full(2, 1.2, dtype), "v": jnp.ones(2)}
-    updates, state = tx.update(params, tx.init(params), params)
+    gradients = {"w": jnp.full(2, 1.2, dtype), "v": jnp.ones(2)}
+    params = jax.tree.map(lambda g: g.astype(jnp.float32), gradients) if given == "wide params" else gradients
+    updates, state = tx.update(gradients, tx.init(params), None if given == "no params" else params)
     assert bool(gx.all_finite(updates))
     np.testing.assert_array_equal(np.asarray(updates["w"], np.float32), 0)
     np.testing.assert_array_equal(updates["v"], 0)
