@@ -71,7 +71,7 @@ def _encode(value: Any, where: str) -> Any:
         # *transformations are a tuple by nature; a plain JSON list says it best.
         arguments = {name: list(item) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL else item
                      for name, item in value.arguments.items()}
-        return {"call": value.name,
+        return {"call": value._definition.key,
                 "arguments": {name: _encode(item, f"{where}.{name}") for name, item in arguments.items()}}
     if value is None or isinstance(value, (bool, int, str)):
         return value

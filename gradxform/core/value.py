@@ -32,9 +32,10 @@ _DEFINITIONS: dict[str, Definition] = {}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Definition:
-    """A factory: its public name, its function, the class of what it makes, and which parameters are real numbers."""
+    """A factory: its public name, its name in a config, its function, and what its parameters take."""
 
     name: str
+    key: str
     function: Callable[..., Any]
     signature: inspect.Signature
     reals: frozenset[str]
@@ -132,6 +133,8 @@ class Value:
         bound = inspect.BoundArguments(self._definition.signature, self._arguments | changes)  # type: ignore[arg-type]
         return typing.cast(typing.Self, self._definition.call(bound.args, bound.kwargs))
 
+    __replace__ = replace  # for copy.replace
+
     def __repr__(self) -> str:
         return self.format_in(WIDTH)
 
@@ -170,8 +173,11 @@ def factory(value_class: type[Value], function: Callable[..., Any]) -> Callable[
     def make(*args: Any, **kwargs: Any) -> Value:
         return definition.call(args, kwargs)
 
+    name = _public_name(function)
     definition = Definition(
-        name=_public_name(function),
+        name=name,
+        # A script's own clip prints as clip, but in a config that is the name of ours.
+        key=name if _module(function) != "__main__" else f"__main__.{name}",
         function=function,
         signature=signature,
         reals=frozenset(name for name, what in kinds.items() if what in ("real", "schedule")),
@@ -180,12 +186,12 @@ def factory(value_class: type[Value], function: Callable[..., Any]) -> Callable[
         value_class=value_class,
         public=make,
     )
-    _DEFINITIONS[definition.name] = definition
+    _DEFINITIONS[definition.key] = definition
     return make
 
 
 def definition_of(name: str) -> Definition | None:
-    """The factory of this public name, if its module has been imported."""
+    """The factory of this name in a config, if its module has been imported."""
     return _DEFINITIONS.get(name)
 
 
@@ -316,10 +322,15 @@ def _call(public: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
 
 
+def _module(function: Callable[..., Any]) -> str:
+    return function.__module__ or "__main__"
+
+
 def _public_name(function: Callable[..., Any]) -> str:
-    package, _, rest = (function.__module__ or "__main__").partition(".")
+    module = _module(function)
+    package, _, rest = module.partition(".")
     if package != "gradxform":
-        return function.__qualname__ if package == "__main__" else f"{function.__module__}.{function.__qualname__}"
+        return function.__qualname__ if module == "__main__" else f"{module}.{function.__qualname__}"
     room = rest.split(".")[0]
     # The transformations and selectors are named flat; the other rooms are modules.
     return function.__name__ if room in ("core", "transforms", "optimizers") else f"{room}.{function.__name__}"
