@@ -12,7 +12,7 @@ machine meets all of them. Every array that a step replaces is donated. A time i
 spread (the distance between the quartiles over the median), and a ratio is the median of the ratios within a round.
 Building (trace, lowering, compilation) is measured the same way, each time after ``jax.clear_caches()``. Run it on a
 quiet machine: the record holds how many cores other processes kept busy, a warning is printed where they did, and
-``--patience`` waits for them.
+``--patience`` waits for them and repeats what they disturbed. No target is judged on disturbed figures.
 
 The allocator matters where arrays are larger than 32 MiB: glibc maps such an array afresh at every call, and the page
 faults are charged to whoever allocates (XLA without donation, optax's clipped copy of the gradient). To see a run

@@ -14,13 +14,14 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+Result = TypeVar("Result")
 PACKAGES = ("gradxform", "jax", "jaxlib", "optax", "torch", "numpy")
 VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "GLIBC_TUNABLES", "MALLOC_MMAP_MAX_",
              "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "LD_PRELOAD")
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats; written only where --output says")
     parser.add_argument("--repeats", type=int, default=None, help="timed rounds a case (default 40; 10 with --quick)")
     parser.add_argument("--patience", type=float, default=0, metavar="SECONDS",
-                        help="how long to wait before each case for other processes to leave the machine alone")
+                        help="how long each measurement may wait, or be repeated, until no other process disturbs it")
     parser.add_argument("--output", type=pathlib.Path, default=None,
                         help="the JSON file (default benchmarks/results/<suite>-<device>.json)")
 
@@ -270,8 +271,24 @@ def others_now(seconds: float = 1.0) -> float:
     return others.cores()
 
 
-def wait_until_quiet(patience: float) -> None:
-    """Waits until other processes leave the machine alone, for at most ``patience`` seconds."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end and others_now(3.0) > QUIET:
-        time.sleep(min(5.0, patience))
+def undisturbed(measure: Callable[[], Result], patience: float) -> tuple[Result, float]:
+    """Measures while other processes leave the machine alone.
+
+    Args:
+      measure: what to do; done again as long as others were busy meanwhile and patience lasts.
+      patience: seconds for waiting and repeating; 0 measures once, whatever else is running.
+
+    Returns:
+      What ``measure`` returned, and the cores that others kept busy meanwhile, in its quietest run.
+    """
+    end, best = time.monotonic() + patience, None
+    while True:
+        while time.monotonic() < end and others_now() > QUIET:
+            time.sleep(2.0)
+        others = Others()
+        result = measure()
+        cores = others.cores()
+        if best is None or cores < best[1]:
+            best = result, cores
+        if cores <= QUIET or time.monotonic() >= end:
+            return best

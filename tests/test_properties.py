@@ -149,7 +149,7 @@ def test_a_chain_trains(name: str) -> None:
     params = TREES[name]
     grads = jax.tree.map(lambda p: (0.5 * p + 0.1).astype(p.dtype), params)
 
-    @settings(SETTINGS, max_examples=8)
+    @settings(SETTINGS, max_examples=6)
     @given(ANY)
     def check(tx: gx.Transformation) -> None:
         state = tx.init(params)

@@ -13,6 +13,7 @@ import pytest
 from value_catalog import CASES, VALUES
 
 import gradxform as gx
+from gradxform.core import value as values
 
 
 def through_json(value: Any) -> Any:
@@ -129,6 +130,23 @@ def test_a_users_factory_is_known_by_its_module() -> None:
     name = gx.to_config(anything(1))["call"]
     assert name.endswith("test_value_config.anything")
     assert through_json(gx.chain(anything((1, 2)), gx.clip(1.0))) == gx.chain(anything((1, 2)), gx.clip(1.0))
+
+
+def test_a_users_factory_does_not_take_the_name_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script may have a ``clip`` of its own; a config of ours still means ours."""
+    monkeypatch.setattr(values, "_DEFINITIONS", dict(values._DEFINITIONS))
+    config = gx.to_config(gx.clip(1.0))
+    script = """
+@gx.transformation
+def clip(max_delta: float):
+    return lambda params: (), lambda updates, state, params=None: (updates, state)
+"""
+    namespace: dict[str, Any] = {"__name__": "__main__", "gx": gx}
+    exec(script, namespace)
+    own = namespace["clip"](1.0)
+    assert own != gx.clip(1.0)
+    assert gx.from_config(config) == gx.clip(1.0)
+    assert gx.from_config(gx.to_config(own)) == own
 
 
 def a_function(step: Any) -> Any:

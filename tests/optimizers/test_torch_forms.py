@@ -74,7 +74,7 @@ def test_ends_where_torch_does(name: str, golden: dict[str, np.ndarray], bits: i
     base = MAKER["CASES"][name][1]["lr"]
     tx = OURS[name](lambda step: base * MAKER["rate"](step))
     params, gradients = jax.tree.map(lambda x: jax.numpy.asarray(x, f"float{bits}"), (start, gradients))
-    end, _ = harness.trajectory_of(tx, gradients, params, pull=0.0, eager=bits == 64)
+    end, _ = harness.trajectory_of(tx, gradients, params, pull=0.0)
     for key, value in end.items():
         wanted = golden[f"{name}/{key}"]
         moved = np.abs(wanted - start[key]).max()
