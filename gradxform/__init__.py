@@ -3,7 +3,7 @@
 Transformations, optimizers and selectors are named here; the other rooms are modules: ``gx.schedules``, ``gx.plot``.
 """
 
-from gradxform import plot, schedules
+from gradxform import norm, plot, schedules
 from gradxform.core.config import from_config, to_config
 from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.selectors import Selector, ndim_at_least, path_matches
@@ -75,6 +75,7 @@ __all__ = [
     "named_chain",
     "ndim_at_least",
     "NonfiniteError",
+    "norm",
     "partition",
     "path_matches",
     "plot",

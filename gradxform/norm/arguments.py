@@ -1,0 +1,148 @@
+"""Checks of what a norm is given, and its arrays in shapes that broadcast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradxform.core import checks
+from gradxform.core.numbers import wide_dtype, widen
+
+Axes = int | Sequence[int]
+AxisName = str | Sequence[str] | None
+Groups = Sequence[Sequence[int]] | None
+
+
+def floating(name: str, x: Any) -> jax.Array:
+    """``x`` as an array.
+
+    Raises:
+      TypeError: it is no array of real floating-point numbers.
+    """
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: expected an array of floating-point numbers, got "
+                        f"{repr(x) if dtype is None else f'dtype {dtype}'}")
+    return jnp.asarray(x)
+
+
+def result_dtype(dtype: Any, x: jax.Array) -> Any:
+    """The dtype of the result: ``dtype``, or that of ``x``.
+
+    Raises:
+      TypeError: ``dtype`` is not floating-point.
+    """
+    if dtype is None:
+        return x.dtype
+    if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        raise TypeError(f"dtype: expected a floating-point dtype, got {dtype!r}")
+    return jnp.dtype(dtype)
+
+
+def canonical(name: str, axes: Axes, ndim: int) -> tuple[int, ...]:
+    """``axes`` counted from the front, in order.
+
+    Raises:
+      TypeError: an axis is no integer.
+      ValueError: an axis is out of range or named twice.
+    """
+    given = (axes,) if isinstance(axes, (int, np.integer)) else tuple(axes)
+    for axis in given:
+        checks.integer(name, axis)
+        if not -ndim <= axis < ndim:
+            raise ValueError(f"{name}: expected axes of an array of {ndim} dimensions, from {-ndim} to {ndim - 1}, "
+                             f"got {axes!r}")
+    found = sorted(axis % ndim for axis in given)
+    if len(set(found)) != len(found):
+        raise ValueError(f"{name}: expected different axes, got {axes!r} for an array of {ndim} dimensions")
+    return tuple(int(axis) for axis in found)
+
+
+def others(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """The axes that are not among ``axes``."""
+    return tuple(axis for axis in range(ndim) if axis not in axes)
+
+
+def feature_array(name: str, array: Any, x: jax.Array, axes: tuple[int, ...]) -> jax.Array | None:
+    """An array with a number for each feature, in the shape that broadcasts against ``x``; None stays None.
+
+    Raises:
+      TypeError: it is no floating-point array.
+      ValueError: its shape is not that of the feature axes of ``x``.
+    """
+    if array is None:
+        return None
+    array = floating(name, array)
+    expected = tuple(x.shape[axis] for axis in axes)
+    if array.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, a number for each feature along {_named(axes)} of x of "
+                         f"shape {x.shape}, got {array.shape}")
+    return jnp.expand_dims(array, others(axes, x.ndim))
+
+
+def values(x: jax.Array, axes: tuple[int, ...]) -> None:
+    """Refuses statistics over no value.
+
+    Raises:
+      ValueError: an axis of ``axes`` has length 0.
+    """
+    if math.prod(x.shape[axis] for axis in axes) == 0:
+        raise ValueError(f"x: expected at least one value along {_named(axes)} to take statistics of, got an empty "
+                         f"array of shape {x.shape}")
+
+
+def masked(x: jax.Array, mask: Any) -> tuple[jax.Array, jax.Array | None]:
+    """``x`` and ``mask`` ready to be used together.
+
+    The mask becomes boolean with as many dimensions as ``x``. Where it is false, numbers that are not finite, or so
+    large that their products would not be, become 0: the smallest number of a dtype is a usual filling, and a position
+    that counts for nothing must not turn a sum over all gradients into NaN.
+
+    Raises:
+      TypeError: the mask is no array of numbers or truth values.
+      ValueError: it does not broadcast to ``x``.
+    """
+    if mask is None:
+        return x, None
+    mask = jnp.asarray(mask)
+    if not (mask.dtype == jnp.bool_ or jnp.issubdtype(mask.dtype, jnp.number)):
+        raise TypeError(f"mask: expected an array of truth values, got dtype {mask.dtype}")
+    try:
+        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"mask: expected a shape that broadcasts to that of x, {x.shape}, got {mask.shape}")
+    mask = mask.astype(jnp.bool_).reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
+    largest = math.sqrt(float(jnp.finfo(wide_dtype(x.dtype)).max))
+    return jnp.where(mask | (jnp.abs(widen(x)) < largest), x, jnp.zeros_like(x)), mask
+
+
+def nonnegative(name: str, value: Any) -> Any:
+    """``value``, a real number from 0 on.
+
+    Raises:
+      TypeError: it is no real number.
+      ValueError: it is negative or NaN.
+    """
+    checks.real(name, value, at_least=0)
+    return value
+
+
+def names(axis_name: AxisName) -> str | tuple[str, ...] | None:
+    """``axis_name`` so that it can be hashed."""
+    return axis_name if axis_name is None or isinstance(axis_name, str) else tuple(axis_name)
+
+
+def index_groups(groups: Groups) -> tuple[tuple[int, ...], ...] | None:
+    """``axis_index_groups`` so that they can be hashed."""
+    return None if groups is None else tuple(tuple(int(index) for index in group) for group in groups)
+
+
+def _named(axes: tuple[int, ...]) -> str:
+    return f"axis {axes[0]}" if len(axes) == 1 else f"axes {axes}"

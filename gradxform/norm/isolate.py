@@ -1,0 +1,31 @@
+"""Keeping a computation out of the fusions around it, where XLA would otherwise fuse it badly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+
+def isolated(fun: Callable[..., Any], *args: Any) -> Any:
+    """``fun(*args)``, recomputed in a backward pass and, on CPU, compiled by itself.
+
+    XLA's CPU backend fuses a reduction together with what feeds it and with what its result is broadcast into, and
+    for that it writes arrays of the full size to memory; the barriers that stop other backends are gone by then.
+    A call that is not inlined is a wall that fusions do not cross: behind it a reduction runs at the speed of memory.
+
+    Args:
+      fun: a pure function of arrays.
+      *args: its arguments.
+
+    Returns:
+      What ``fun`` returns.
+    """
+    def called(*args: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(jax.checkpoint(fun, prevent_cse=False))(*args)
+
+    return lax.platform_dependent(*args, cpu=called, default=jax.checkpoint(fun))

@@ -1,0 +1,146 @@
+"""The affine map at the end of every norm, with a backward pass that keeps the input and nothing else of its size."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradxform.core.numbers import wide_dtype, widen
+from gradxform.norm.isolate import isolated
+from gradxform.norm.moments import Across, Spread, spread
+
+
+@functools.partial(jax.jit, static_argnames=("across", "dtype"))
+def standardize(x: jax.Array, across: Across, mask: jax.Array | None, scale: jax.Array | None, bias: jax.Array | None,
+                epsilon: Any, dtype: Any) -> jax.Array:
+    """``x`` normalized by its own statistics across ``across``; the other arguments are those of ``normalize``."""
+    if mask is None and across.axis_name is None:
+        return _standardize(across, jnp.dtype(dtype), x, scale, bias, epsilon)
+    return normalize(x, spread(x, across, mask), scale, bias, epsilon, dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def normalize(x: jax.Array, stats: Spread, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any,
+              dtype: Any) -> jax.Array:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, computed in float32 at least and cast once.
+
+    Args:
+      x: the input.
+      stats: its statistics, of shapes that broadcast against ``x``.
+      scale: the factor in a shape that broadcasts against ``x``, or None for 1.
+      bias: the summand in a shape that broadcasts against ``x``, or None for 0.
+      epsilon: added to the variance.
+      dtype: of the result.
+
+    Returns:
+      An array shaped like ``x``.
+    """
+    factor = lax.rsqrt(stats.var + epsilon)
+    scale, bias = (None if array is None else widen(array) for array in (scale, bias))
+    if scale is not None and all(n in (1, m) for n, m in zip(scale.shape, factor.shape, strict=True)):
+        # One factor for each mean is as good as two, and its gradient is half the work.
+        factor, scale = factor * scale, None
+    small = (stats.shift, stats.rest, factor, scale, bias)
+    return _normalize(jnp.dtype(dtype), x, widen(x), *varying_like(x, small))
+
+
+def varying_like(x: jax.Array, arrays: Any) -> Any:
+    """``arrays`` made to differ from device to device along the manual axes along which ``x`` does.
+
+    Inside ``shard_map`` JAX would do so where they meet ``x``; done there, the gradient of an array that all devices
+    share would be summed over devices in the size of ``x``, and not in its own.
+    """
+    def cast(array: jax.Array) -> jax.Array:
+        missing = _varying(x) - _varying(array)
+        return lax.pcast(array, tuple(missing), to="varying") if missing else array
+
+    return jax.tree.map(cast, arrays)
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
+    return jax.typeof(x).manual_axis_type.varying
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _normalize(dtype: Any, x: jax.Array, carrier: jax.Array, shift: jax.Array, rest: jax.Array, factor: jax.Array,
+               scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    return _affine((widen(x) - shift) - rest, factor, scale, bias).astype(dtype)
+
+
+@_normalize.defjvp
+def _normalize_jvp(dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    x, _, shift, rest, factor, scale, _ = primals
+    _, d_carrier, _, d_rest, d_factor, d_scale, d_bias = tangents
+
+    # The tangent is linear in every change, one summand each. Transposed, each is a reduction of the incoming gradient
+    # to the shape of a mean or a scale, and a pass over memory of its own.
+    def tangent(x: jax.Array, shift: jax.Array, rest: jax.Array, factor: jax.Array, scale: jax.Array | None,
+                d_carrier: jax.Array, d_rest: jax.Array, d_factor: jax.Array, d_scale: jax.Array | None,
+                d_bias: jax.Array | None) -> jax.Array:
+        def term(fun: Any, *args: Any) -> jax.Array:
+            return isolated(lambda *args: jnp.broadcast_to(fun(*args), x.shape).astype(dtype), *args)
+
+        def scaled(value: jax.Array, scale: jax.Array | None) -> jax.Array:
+            return value if scale is None else value * scale
+
+        def centered(x: jax.Array, shift: jax.Array, rest: jax.Array) -> jax.Array:
+            return (widen(x) - shift) - rest
+
+        change = (scaled(factor, scale) * d_carrier).astype(dtype)
+        d_shift = -factor * d_rest
+        if scale is None and d_bias is not None and d_bias.shape == d_shift.shape:
+            d_shift, d_bias = d_shift + d_bias, None
+        change += term(scaled, d_shift, scale)
+        change += term(lambda x, m, r, s, d: scaled(centered(x, m, r) * d, s), x, shift, rest, scale, d_factor)
+        if scale is not None:
+            change += term(lambda x, m, r, f, d: centered(x, m, r) * f * d, x, shift, rest, factor, d_scale)
+        if d_bias is not None:
+            change += term(lambda d: d, d_bias)
+        return change
+
+    return _normalize(dtype, *primals), jax.checkpoint(tangent)(x, shift, rest, factor, scale, d_carrier, d_rest,
+                                                                d_factor, d_scale, d_bias)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _standardize(across: Across, dtype: Any, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None,
+                 epsilon: Any) -> jax.Array:
+    """Statistics and affine map in one expression; without a gradient that asks for the parts, one kernel."""
+    centered = widen(x)
+    if across.centered:
+        # float32 holds the mean of narrower numbers far finer than they are themselves. To hold that of its own, it
+        # takes numbers near zero.
+        if wide_dtype(x.dtype) == x.dtype:
+            centered = centered - _near(x, across)
+        centered = centered - jnp.mean(centered, across.axes, keepdims=True)
+    var = jnp.mean(jnp.square(centered), across.axes, keepdims=True)
+    return _affine(centered, lax.rsqrt(var + epsilon), *(None if a is None else widen(a) for a in (scale, bias)),
+                   ).astype(dtype)
+
+
+@_standardize.defjvp
+def _standardize_jvp(across: Across, dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ...],
+                     ) -> tuple[jax.Array, jax.Array]:
+    def parts(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any) -> jax.Array:
+        return normalize(x, spread(x, across), scale, bias, epsilon, dtype)
+
+    return jax.jvp(parts, primals, tangents)
+
+
+def _near(x: jax.Array, across: Across) -> jax.Array:
+    """A number near the values of ``x`` for each of its statistics: the first of them."""
+    spec = jax.typeof(x).sharding.spec
+    if any(axis < len(spec) and spec[axis] is not None for axis in across.axes):
+        # Which device has the first one is not for each of them to know.
+        return jnp.mean(x, across.axes, keepdims=True)
+    return x[tuple(slice(1) if axis in across.axes else slice(None) for axis in range(x.ndim))]
+
+
+def _affine(centered: jax.Array, factor: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    y = centered * factor
+    y = y if scale is None else y * scale
+    return y if bias is None else y + bias
