@@ -3,7 +3,7 @@
 Transformations, optimizers and selectors are named here; the other rooms are modules: ``gx.schedules``, ``gx.plot``.
 """
 
-from gradxform import norm, plot, schedules
+from gradxform import losses, norm, plot, schedules
 from gradxform.core.config import from_config, to_config
 from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.selectors import Selector, ndim_at_least, path_matches
@@ -68,6 +68,7 @@ __all__ = [
     "lars",
     "Leafwise",
     "lion",
+    "losses",
     "masked",
     "metrics",
     "nadam",

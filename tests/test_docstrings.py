@@ -15,7 +15,7 @@ import gradxform as gx
 matplotlib.use("Agg")
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-MODULES = {"schedules": gx.schedules, "plot": gx.plot, "norm": gx.norm, "norm.nnx": gx.norm.nnx, "norm.linen": gx.norm.linen}
+MODULES = {"losses": gx.losses, "schedules": gx.schedules, "plot": gx.plot, "norm": gx.norm, "norm.nnx": gx.norm.nnx, "norm.linen": gx.norm.linen}
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Example:")
 
 

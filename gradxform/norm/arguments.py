@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks
-from gradxform.core.numbers import wide_dtype, widen
 
 Axes = int | Sequence[int]
 AxisName = str | Sequence[str] | None
@@ -96,19 +95,15 @@ def values(x: jax.Array, axes: tuple[int, ...]) -> None:
                          f"array of shape {x.shape}")
 
 
-def masked(x: jax.Array, mask: Any) -> tuple[jax.Array, jax.Array | None]:
-    """``x`` and ``mask`` ready to be used together.
-
-    The mask becomes boolean with as many dimensions as ``x``. Where it is false, numbers that are not finite, or so
-    large that their products would not be, become 0: the smallest number of a dtype is a usual filling, and a position
-    that counts for nothing must not turn a sum over all gradients into NaN.
+def boolean(mask: Any, x: jax.Array) -> jax.Array | None:
+    """A mask as a boolean array with as many dimensions as ``x``; None stays None.
 
     Raises:
       TypeError: the mask is no array of numbers or truth values.
       ValueError: it does not broadcast to ``x``.
     """
     if mask is None:
-        return x, None
+        return None
     mask = jnp.asarray(mask)
     if not (mask.dtype == jnp.bool_ or jnp.issubdtype(mask.dtype, jnp.number)):
         raise TypeError(f"mask: expected an array of truth values, got dtype {mask.dtype}")
@@ -118,9 +113,7 @@ def masked(x: jax.Array, mask: Any) -> tuple[jax.Array, jax.Array | None]:
         fits = False
     if not fits:
         raise ValueError(f"mask: expected a shape that broadcasts to that of x, {x.shape}, got {mask.shape}")
-    mask = mask.astype(jnp.bool_).reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
-    largest = math.sqrt(float(jnp.finfo(wide_dtype(x.dtype)).max))
-    return jnp.where(mask | (jnp.abs(widen(x)) < largest), x, jnp.zeros_like(x)), mask
+    return mask.astype(jnp.bool_).reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
 
 
 def nonnegative(name: str, value: Any) -> Any:

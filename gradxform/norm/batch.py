@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core import checks
+from gradxform.core.numbers import widen
 from gradxform.core.types import Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
@@ -144,7 +145,8 @@ def batch_renorm(
     d = lax.stop_gradient(jnp.clip((batch.mean - call.running.mean) / running_sigma, -jnp.asarray(d_max), d_max))
     gamma = r if call.scale is None else r * call.scale
     beta = d if call.scale is None else d * call.scale
-    y = normalize(call.x, batch, gamma, beta if call.bias is None else beta + call.bias, epsilon, call.dtype)
+    beta = beta if call.bias is None else beta + call.bias
+    y = normalize(call.x, call.carrier, batch, gamma, beta, epsilon, call.dtype, call.mask)
     return y, call.updated(batch)
 
 
@@ -174,16 +176,16 @@ class _Call:
         self.running = Spread(jnp.ones_like(mean), fixed, mean - fixed, var)
         if not use_running_average:
             arguments.values(x, axes)
-        self.x, self.mask = arguments.masked(x, mask)
+        self.x, self.carrier, self.mask = x, widen(x), arguments.boolean(mask, x)
         self.across = Across(axes, arguments.names(axis_name), arguments.index_groups(groups))
         self.momentum, self.running_var, self.update_every = momentum, running_var, update_every
 
     def normalized(self, by: Spread) -> jax.Array:
-        return normalize(self.x, by, self.scale, self.bias, self.epsilon, self.dtype)
+        return normalize(self.x, self.carrier, by, self.scale, self.bias, self.epsilon, self.dtype, self.mask)
 
     def batch(self) -> Spread:
         """The statistics of the batch; the running ones for a feature of which it has no value."""
-        batch = spread(self.x, self.across, self.mask)
+        batch = spread(self.x, self.carrier, self.across, self.mask)
         if self.mask is None:
             return batch
         some = batch.total > 0
@@ -191,10 +193,10 @@ class _Call:
                                      zip(batch[1:], self.running[1:], strict=True)))
 
     def updated(self, batch: Spread) -> BatchStats:
-        count, mean, var = (jnp.squeeze(lax.stop_gradient(part), self.axes)
-                            for part in (batch.total * jnp.ones_like(batch.var), batch.mean, batch.var))
-        return updated(lax.stop_gradient(self.stats), Pending(count, mean, var, jnp.ones((), jnp.int32)),
-                       self.momentum, self.running_var, self.update_every)
+        every = (batch.total * jnp.ones_like(batch.var), *batch[1:])
+        total, shift, rest, var = (jnp.squeeze(lax.stop_gradient(part), self.axes) for part in every)
+        one = Pending(total, shift, rest, var, calls=jnp.ones((), jnp.int32))
+        return updated(lax.stop_gradient(self.stats), one, self.momentum, self.running_var, self.update_every)
 
 
 def _checked(stats: BatchStats, momentum: Scalar | None, update_every: int) -> BatchStats:

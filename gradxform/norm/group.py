@@ -66,7 +66,7 @@ def group_norm(
     result = arguments.result_dtype(dtype, x)
     scale = arguments.feature_array("scale", scale, x, (channel,))
     bias = arguments.feature_array("bias", bias, x, (channel,))
-    x, mask = arguments.masked(x, mask)
+    mask = arguments.boolean(mask, x)
     grouped, mask, scale, bias = (_split(array, channel, num_groups) for array in (x, mask, scale, bias))
     assert grouped is not None
     arguments.values(grouped, axes)
@@ -121,7 +121,7 @@ def instance_norm(
     scale = arguments.feature_array("scale", scale, x, channels)
     bias = arguments.feature_array("bias", bias, x, channels)
     across = Across(axes, arguments.names(axis_name), arguments.index_groups(axis_index_groups))
-    x, mask = arguments.masked(x, mask)
+    mask = arguments.boolean(mask, x)
     return standardize(x, across, mask, scale, bias, arguments.nonnegative("epsilon", epsilon),
                        arguments.result_dtype(dtype, x))
 

@@ -24,8 +24,12 @@ def isolated(fun: Callable[..., Any], *args: Any) -> Any:
     Returns:
       What ``fun`` returns.
     """
+    # The arguments are all that a backward pass keeps. Other backends fuse the reductions of one pass with each other,
+    # for which nothing may stand between them.
+    recomputed = jax.checkpoint(fun, prevent_cse=False)
+
     def called(*args: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
-            return jax.jit(jax.checkpoint(fun, prevent_cse=False))(*args)
+            return jax.jit(recomputed)(*args)
 
-    return lax.platform_dependent(*args, cpu=called, default=jax.checkpoint(fun))
+    return lax.platform_dependent(*args, cpu=called, default=recomputed)

@@ -99,6 +99,6 @@ def _layer(x: Any, scale: Any, bias: Any, epsilon: Scalar, axis: Axes, feature_a
     scale = arguments.feature_array("scale", scale, x, features)
     bias = arguments.feature_array("bias", bias, x, features)
     across = Across(axes, arguments.names(axis_name), arguments.index_groups(groups), centered)
-    x, mask = arguments.masked(x, mask)
+    mask = arguments.boolean(mask, x)
     return standardize(x, across, mask, scale, bias, arguments.nonnegative("epsilon", epsilon),
                        arguments.result_dtype(dtype, x))

@@ -6,8 +6,9 @@ is lost unless the function returns it, and Flax says nothing: training looks we
 
 from __future__ import annotations
 
+import sys
 import warnings
-from typing import Any
+from types import FrameType
 
 import jax
 
@@ -16,7 +17,8 @@ class LostUpdateWarning(UserWarning):
     """Running statistics were updated on a copy of a module that JAX had made, and nobody took them from there.
 
     ``gx.norm.nnx.BatchNorm`` says so when the copy is gone: under ``jax.jit`` and ``jax.grad`` a module among the
-    arguments is a copy, and what it learns has to be returned.
+    arguments is a copy, and what it learns has to be returned. The same is said of a training call under
+    ``jax.eval_shape``, which learns nothing and loses nothing; of Flax's own transformations nothing is said.
 
     Example:
       >>> import warnings
@@ -28,19 +30,23 @@ class LostUpdateWarning(UserWarning):
 class Lineage:
     """Knows whether its module is a copy, and whether what the copy has learnt was taken from it.
 
-    A pytree without leaves: JAX and Flax make one when they make a copy, and take it apart to read the copy.
+    A pytree without leaves: JAX makes one when it makes a copy, and takes it apart to read the copy.
     """
 
     def __init__(self, copied: bool = False) -> None:
         self._copied = copied
         self._untaken = False
 
-    def updated(self, value: Any) -> None:
-        """Notes that statistics of the module were updated to ``value``."""
-        self._untaken = self._copied and isinstance(value, jax.core.Tracer)
+    def updated(self) -> None:
+        """Notes that statistics of the module were updated."""
+        self._untaken = self._copied
+
+    def used(self) -> None:
+        """Notes that the statistics were used, which is what they are for."""
+        self._untaken = False
 
     def _flatten(self) -> tuple[tuple[()], None]:
-        self._untaken = False
+        self.used()
         return (), None
 
     def __eq__(self, other: object) -> bool:
@@ -61,4 +67,15 @@ class Lineage:
                 LostUpdateWarning, stacklevel=2)
 
 
-jax.tree_util.register_pytree_node(Lineage, Lineage._flatten, lambda _, __: Lineage(copied=True))
+def _copied_by_jax() -> bool:
+    """Whether the copy that is being made is JAX's own; those that Flax asks for are Flax's to read."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in ("jax", "contextlib", "functools", "gradxform"):
+            return bool(package != "flax")
+        frame = frame.f_back
+    return True
+
+
+jax.tree_util.register_pytree_node(Lineage, Lineage._flatten, lambda _, __: Lineage(copied=_copied_by_jax()))

@@ -62,16 +62,28 @@ class Spread(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="across")
-def spread(x: jax.Array, across: Across, mask: jax.Array | None = None) -> Spread:
+def spread(x: jax.Array, carrier: jax.Array, across: Across, mask: jax.Array | None = None) -> Spread:
     """Count, mean and variance of the values of ``x`` that ``mask`` keeps.
 
-    The gradient needs ``x`` and nothing else of its size. Without a single value the mean is 0 and the variance 1, so
-    that what is normalized with them stays as it is.
+    The rules here and in ``normalize`` read ``x`` and keep nothing else of its size for the backward pass; what flows
+    back goes through the carrier, which is ``widen(x)`` for both of them: it is added up in float32 and rounded once.
+    Without a single value the mean is 0 and the variance 1, so that what is normalized with them stays as it is.
     """
     count, = across.sum(_count(x, across.axes, mask))
-    # The rule reads x, and its gradient comes back through the carrier: in float32, to be rounded once.
-    shift, rest, var = _spread(across, x, widen(x), mask, jnp.maximum(count, 1))
+    shift, rest, var = _spread(across, x, carrier, mask, jnp.maximum(count, 1))
     return Spread(count, shift, rest, jnp.where(count > 0, var, 1))
+
+
+def cleaned(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """``x``, widened, with 0 where it is masked and not finite, or so large that its products would not be.
+
+    The smallest number of a dtype is a usual filling, and a position that counts for nothing must not turn a sum over
+    all gradients into NaN.
+    """
+    x = widen(x)
+    if mask is None:
+        return x
+    return jnp.where(mask | (jnp.abs(x) < math.sqrt(float(jnp.finfo(x.dtype).max))), x, 0)
 
 
 def _count(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None) -> jax.Array:
@@ -97,7 +109,7 @@ def _spread_jvp(across: Across, primals: tuple[Any, ...], tangents: tuple[Any, .
     shift, rest, var = _spread(across, x, carrier, mask, count)
 
     def slopes(x: jax.Array, shift: jax.Array, rest: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
-        centered = (widen(x) - shift) - rest
+        centered = (cleaned(x, mask) - shift) - rest
         return (_sum(change, across.axes, mask) / count, 2 * _sum(centered * change, across.axes, mask) / count)
 
     d_mean, d_var = across.sum(*jax.checkpoint(slopes)(x, shift, rest, tangents[1]))

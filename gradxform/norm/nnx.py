@@ -88,7 +88,9 @@ class BatchNorm(nnx.BatchNorm):
         if not (chosen or self.frozen):
             for name, value in options.stats_to_variables(new).items():
                 variables[name][...] = value
-            self._lineage.updated(new.mean)
+            self._lineage.updated()
+        else:
+            self._lineage.used()
         return y
 
     def set_view(self, use_running_average: bool | None = None, frozen: bool | None = None) -> None:

@@ -11,7 +11,7 @@ from jax import lax
 
 from gradxform.core.numbers import wide_dtype, widen
 from gradxform.norm.isolate import isolated
-from gradxform.norm.moments import Across, Spread, spread
+from gradxform.norm.moments import Across, Spread, cleaned, spread
 
 
 @functools.partial(jax.jit, static_argnames=("across", "dtype"))
@@ -20,21 +20,24 @@ def standardize(x: jax.Array, across: Across, mask: jax.Array | None, scale: jax
     """``x`` normalized by its own statistics across ``across``; the other arguments are those of ``normalize``."""
     if mask is None and across.axis_name is None:
         return _standardize(across, jnp.dtype(dtype), x, scale, bias, epsilon)
-    return normalize(x, spread(x, across, mask), scale, bias, epsilon, dtype)
+    carrier = widen(x)
+    return normalize(x, carrier, spread(x, carrier, across, mask), scale, bias, epsilon, dtype, mask)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def normalize(x: jax.Array, stats: Spread, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any,
-              dtype: Any) -> jax.Array:
+def normalize(x: jax.Array, carrier: jax.Array, stats: Spread, scale: jax.Array | None, bias: jax.Array | None,
+              epsilon: Any, dtype: Any, mask: jax.Array | None = None) -> jax.Array:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, computed in float32 at least and cast once.
 
     Args:
       x: the input.
+      carrier: ``widen(x)``, through which its gradient flows.
       stats: its statistics, of shapes that broadcast against ``x``.
       scale: the factor in a shape that broadcasts against ``x``, or None for 1.
       bias: the summand in a shape that broadcasts against ``x``, or None for 0.
       epsilon: added to the variance.
       dtype: of the result.
+      mask: what counts; elsewhere ``x`` may hold anything.
 
     Returns:
       An array shaped like ``x``.
@@ -45,7 +48,7 @@ def normalize(x: jax.Array, stats: Spread, scale: jax.Array | None, bias: jax.Ar
         # One factor for each mean is as good as two, and its gradient is half the work.
         factor, scale = factor * scale, None
     small = (stats.shift, stats.rest, factor, scale, bias)
-    return _normalize(jnp.dtype(dtype), x, widen(x), *varying_like(x, small))
+    return _normalize(jnp.dtype(dtype), x, carrier, mask, *varying_like(x, small))
 
 
 def varying_like(x: jax.Array, arrays: Any) -> Any:
@@ -66,43 +69,44 @@ def _varying(x: jax.Array) -> frozenset[str]:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _normalize(dtype: Any, x: jax.Array, carrier: jax.Array, shift: jax.Array, rest: jax.Array, factor: jax.Array,
-               scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
-    return _affine((widen(x) - shift) - rest, factor, scale, bias).astype(dtype)
+def _normalize(dtype: Any, x: jax.Array, carrier: jax.Array, mask: jax.Array | None, shift: jax.Array,
+               rest: jax.Array, factor: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    return _affine((cleaned(x, mask) - shift) - rest, factor, scale, bias).astype(dtype)
 
 
 @_normalize.defjvp
 def _normalize_jvp(dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    x, _, shift, rest, factor, scale, _ = primals
-    _, d_carrier, _, d_rest, d_factor, d_scale, d_bias = tangents
+    x, _, mask, shift, rest, factor, scale, _ = primals
+    _, d_carrier, _, _, d_rest, d_factor, d_scale, d_bias = tangents
 
     # The tangent is linear in every change, one summand each. Transposed, each is a reduction of the incoming gradient
     # to the shape of a mean or a scale, and a pass over memory of its own.
-    def tangent(x: jax.Array, shift: jax.Array, rest: jax.Array, factor: jax.Array, scale: jax.Array | None,
-                d_carrier: jax.Array, d_rest: jax.Array, d_factor: jax.Array, d_scale: jax.Array | None,
-                d_bias: jax.Array | None) -> jax.Array:
+    def tangent(x: jax.Array, mask: jax.Array | None, shift: jax.Array, rest: jax.Array, factor: jax.Array,
+                scale: jax.Array | None, d_carrier: jax.Array, d_rest: jax.Array, d_factor: jax.Array,
+                d_scale: jax.Array | None, d_bias: jax.Array | None) -> jax.Array:
         def term(fun: Any, *args: Any) -> jax.Array:
-            return isolated(lambda *args: jnp.broadcast_to(fun(*args), x.shape).astype(dtype), *args)
+            return isolated(lambda *args: _broadcast_like(x, fun(*args)).astype(dtype), *args)
 
         def scaled(value: jax.Array, scale: jax.Array | None) -> jax.Array:
             return value if scale is None else value * scale
 
-        def centered(x: jax.Array, shift: jax.Array, rest: jax.Array) -> jax.Array:
-            return (widen(x) - shift) - rest
+        def centered(x: jax.Array, mask: jax.Array | None, shift: jax.Array, rest: jax.Array) -> jax.Array:
+            return (cleaned(x, mask) - shift) - rest
 
         change = (scaled(factor, scale) * d_carrier).astype(dtype)
         d_shift = -factor * d_rest
         if scale is None and d_bias is not None and d_bias.shape == d_shift.shape:
             d_shift, d_bias = d_shift + d_bias, None
         change += term(scaled, d_shift, scale)
-        change += term(lambda x, m, r, s, d: scaled(centered(x, m, r) * d, s), x, shift, rest, scale, d_factor)
+        at = (x, mask, shift, rest)
+        change += term(lambda s, d, *at: scaled(centered(*at) * d, s), scale, d_factor, *at)
         if scale is not None:
-            change += term(lambda x, m, r, f, d: centered(x, m, r) * f * d, x, shift, rest, factor, d_scale)
+            change += term(lambda f, d, *at: centered(*at) * f * d, factor, d_scale, *at)
         if d_bias is not None:
             change += term(lambda d: d, d_bias)
         return change
 
-    return _normalize(dtype, *primals), jax.checkpoint(tangent)(x, shift, rest, factor, scale, d_carrier, d_rest,
+    return _normalize(dtype, *primals), jax.checkpoint(tangent)(x, mask, shift, rest, factor, scale, d_carrier, d_rest,
                                                                 d_factor, d_scale, d_bias)
 
 
@@ -126,9 +130,17 @@ def _standardize(across: Across, dtype: Any, x: jax.Array, scale: jax.Array | No
 def _standardize_jvp(across: Across, dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ...],
                      ) -> tuple[jax.Array, jax.Array]:
     def parts(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any) -> jax.Array:
-        return normalize(x, spread(x, across), scale, bias, epsilon, dtype)
+        carrier = widen(x)
+        return normalize(x, carrier, spread(x, carrier, across), scale, bias, epsilon, dtype)
 
     return jax.jvp(parts, primals, tangents)
+
+
+def _broadcast_like(x: jax.Array, array: jax.Array) -> jax.Array:
+    """``array`` in the shape of ``x``, and laid out as ``x`` is where the mesh has axes that programs name."""
+    sharding = jax.typeof(x).sharding
+    named = any(part is not None for part in sharding.spec)
+    return jnp.broadcast_to(array, x.shape, out_sharding=sharding if named else None)
 
 
 def _near(x: jax.Array, across: Across) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.norm.arguments import floating
+from gradxform.norm.arguments import Axes, canonical, floating
 from gradxform.norm.batch import RUNNING_VAR, batch_norm, batch_renorm
 from gradxform.norm.group import group_norm, instance_norm
 from gradxform.norm.layer import layer_norm, rms_norm
@@ -77,6 +78,9 @@ def call_batch_norm(options: Any, x: Any, stats: BatchStats, scale: Any, bias: A
                     axis_name: Any, mask: Any) -> tuple[jax.Array, BatchStats]:
     """A module's batch normalization, or renormalization where it has bounds for it."""
     x = floating("x", x)
+    axes = options.axis
+    scale, bias = _shaped(scale, x, axes), _shaped(bias, x, axes)
+    kept, stats = stats, jax.tree.map(lambda array: _shaped(array, x, axes), stats)
     common = {
         "use_running_average": bool(use_running_average or options.frozen), "momentum": options.momentum,
         "epsilon": options.epsilon, "axis": options.axis, "mask": mask, "axis_name": axis_name,
@@ -84,21 +88,25 @@ def call_batch_norm(options: Any, x: Any, stats: BatchStats, scale: Any, bias: A
         "update_every": options.update_every, "dtype": _promoted(options.dtype, x, scale, bias),
     }
     if hasattr(options, "r_max"):
-        return batch_renorm(x, stats, scale, bias, r_max=options.r_max, d_max=options.d_max, **common)
-    return batch_norm(x, stats, scale, bias, **common)
+        y, new = batch_renorm(x, stats, scale, bias, r_max=options.r_max, d_max=options.d_max, **common)
+    else:
+        y, new = batch_norm(x, stats, scale, bias, **common)
+    return y, jax.tree.map(lambda array, like: array.reshape(like.shape), new, kept)
 
 
 def call_layer_norm(options: Any, x: Any, scale: Any, bias: Any, mask: Any) -> jax.Array:
     """A module's layer normalization."""
     x = floating("x", x)
-    return layer_norm(x, scale, bias, axis=options.reduction_axes, feature_axis=options.feature_axes,
-                      **_common(options, x, scale, bias, mask))
+    axes = options.feature_axes
+    return layer_norm(x, _shaped(scale, x, axes), _shaped(bias, x, axes), axis=options.reduction_axes,
+                      feature_axis=axes, **_common(options, x, scale, bias, mask))
 
 
 def call_rms_norm(options: Any, x: Any, scale: Any, mask: Any) -> jax.Array:
     """A module's root mean square normalization."""
     x = floating("x", x)
-    return rms_norm(x, scale, axis=options.reduction_axes, feature_axis=options.feature_axes,
+    axes = options.feature_axes
+    return rms_norm(x, _shaped(scale, x, axes), axis=options.reduction_axes, feature_axis=axes,
                     **_common(options, x, scale, None, mask))
 
 
@@ -114,12 +122,22 @@ def call_group_norm(options: Any, x: Any, scale: Any, bias: Any, mask: Any) -> j
 def call_instance_norm(options: Any, x: Any, scale: Any, bias: Any, mask: Any) -> jax.Array:
     """A module's instance normalization."""
     x = floating("x", x)
-    return instance_norm(x, scale, bias, axis=options.feature_axes, **_common(options, x, scale, bias, mask))
+    axes = options.feature_axes
+    return instance_norm(x, _shaped(scale, x, axes), _shaped(bias, x, axes), axis=axes,
+                         **_common(options, x, scale, bias, mask))
 
 
 def _common(options: Any, x: jax.Array, scale: Any, bias: Any, mask: Any) -> dict[str, Any]:
     return {"epsilon": options.epsilon, "mask": mask, "axis_name": options.axis_name,
             "axis_index_groups": options.axis_index_groups, "dtype": _promoted(options.dtype, x, scale, bias)}
+
+
+def _shaped(array: Any, x: jax.Array, axes: Axes) -> Any:
+    """A flat array as ``flax.nnx`` keeps it in the shape of several feature axes; others as they are."""
+    if array is None or jnp.ndim(array) != 1 or isinstance(axes, int) or len(tuple(axes)) < 2:
+        return array
+    shape = tuple(x.shape[axis] for axis in canonical("axis", axes, x.ndim))
+    return array.reshape(shape) if array.size == math.prod(shape) else array
 
 
 def _promoted(dtype: Any, *arrays: Any) -> Any:

@@ -17,19 +17,20 @@ class Pending(NamedTuple):
 
     Attributes:
       total: how many values were pooled for each feature.
-      mean: their mean.
+      shift: a number near their mean.
+      rest: their mean less ``shift``.
       var: their biased variance.
       calls: how many batches they came in.
 
     Example:
       >>> import gradxform as gx
-      >>> gx.norm.init_batch_stats(2, update_every=4).pending
-      Pending(total=Array([0., 0.], dtype=float32), mean=Array([0., 0.], dtype=float32), \
-var=Array([0., 0.], dtype=float32), calls=Array(0, dtype=int32))
+      >>> gx.norm.init_batch_stats(2, update_every=4).pending.calls
+      Array(0, dtype=int32)
     """
 
     total: jax.Array
-    mean: jax.Array
+    shift: jax.Array
+    rest: jax.Array
     var: jax.Array
     calls: jax.Array
 
@@ -84,7 +85,7 @@ def init_batch_stats(num_features: int | tuple[int, ...], *, bias_corrected: boo
     zeros = jnp.zeros(shape, jnp.float32)
     return BatchStats(
         zeros, jnp.ones(shape, jnp.float32), zeros if bias_corrected else None,
-        Pending(zeros, zeros, zeros, jnp.zeros((), jnp.int32)) if update_every > 1 else None,
+        Pending(zeros, zeros, zeros, zeros, jnp.zeros((), jnp.int32)) if update_every > 1 else None,
     )
 
 
@@ -101,7 +102,7 @@ def updated(stats: BatchStats, batch: Pending, momentum: Scalar | None, running_
         due = batch.calls >= update_every
         pending = Pending(*(jnp.where(due, jnp.zeros_like(new), new) for new in batch))
     least = 2 if running_var == "unbiased" else 1
-    count, mean, var = batch.total, batch.mean, batch.var
+    count, mean, var = batch.total, batch.shift + batch.rest, batch.var
     if running_var == "unbiased":
         var = var * (count / jnp.maximum(count - 1, 1))
     due = due & (count >= least)
@@ -125,7 +126,9 @@ def _merged(a: Pending, b: Pending) -> Pending:
     """The statistics of two sets of values together (Chan, Golub and LeVeque, 1979)."""
     count = a.total + b.total
     share = b.total / jnp.maximum(count, 1)
-    delta = b.mean - a.mean
-    mean = a.mean + delta * share
+    # The differences of two means, not the means, have to be exact.
+    shift = jnp.where(a.total > 0, a.shift, b.shift)
+    delta = (b.shift - shift) + (b.rest - a.rest)
+    rest = a.rest + delta * share
     var = a.var + (b.var - a.var) * share + jnp.square(delta) * share * (1 - share)
-    return Pending(count, mean, var, increment(a.calls))
+    return Pending(count, shift, rest, var, increment(a.calls))

@@ -50,6 +50,6 @@ def weight_standardize(
     axes = arguments.others(outputs, kernel.ndim)
     arguments.values(kernel, axes)
     scale = arguments.feature_array("scale", scale, kernel, outputs)
-    kernel, mask = arguments.masked(kernel, mask)
+    mask = arguments.boolean(mask, kernel)
     return standardize(kernel, Across(axes), mask, scale, None, arguments.nonnegative("epsilon", epsilon),
                        arguments.result_dtype(dtype, kernel))

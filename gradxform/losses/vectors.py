@@ -1,0 +1,80 @@
+"""Checks of embeddings, and their directions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradxform.core import checks
+from gradxform.core.numbers import widen
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def embeddings(name: str, z: Any, *, at_least: int = 1) -> jax.Array:
+    """``z`` as an array of vectors.
+
+    Raises:
+      TypeError: it is no floating-point array.
+      ValueError: it has not two axes, or too few vectors.
+    """
+    dtype = getattr(z, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: expected an array of floating-point numbers, got "
+                        f"{repr(z) if dtype is None else f'dtype {dtype}'}")
+    z = jnp.asarray(z)
+    if z.ndim != 2 or not z.shape[1]:
+        raise ValueError(f"{name}: expected shape (batch, features), got {z.shape}")
+    if z.shape[0] < at_least:
+        raise ValueError(f"{name}: expected a batch of at least {at_least}, got shape {z.shape}")
+    return z
+
+
+def pair(names: tuple[str, str], a: Any, b: Any, *, at_least: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Two arrays of vectors of the same shape.
+
+    Raises:
+      TypeError: one is no floating-point array.
+      ValueError: their shapes are not the same, or no batches of vectors.
+    """
+    a, b = embeddings(names[0], a, at_least=at_least), embeddings(names[1], b, at_least=at_least)
+    if a.shape != b.shape:
+        raise ValueError(f"{names[1]}: expected the shape of {names[0]}, {a.shape}, got {b.shape}")
+    return a, b
+
+
+def positive(name: str, value: Any) -> Any:
+    """``value``, a real number above 0.
+
+    Raises:
+      TypeError: it is no real number.
+      ValueError: it is 0, negative or NaN.
+    """
+    checks.real(name, value, above=0)
+    return value
+
+
+def directions(z: jax.Array) -> jax.Array:
+    """The vectors over their lengths, in float32 at least; a vector of zeros stays one, and has no gradient."""
+    z = widen(z)
+    square = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
+    some = square > 0
+    return jnp.where(some, z * lax.rsqrt(jnp.where(some, square, 1)), 0)
+
+
+def reduced(losses: jax.Array, reduction: str, axis_name: Any = None) -> jax.Array:
+    """Losses of examples as one number, over all devices of the named axis, or as they are.
+
+    Raises:
+      ValueError: there is no such reduction.
+    """
+    checks.choice("reduction", reduction, REDUCTIONS)
+    if reduction == "none":
+        return losses
+    total = jnp.sum(losses) if reduction == "sum" else jnp.mean(losses)
+    if axis_name is None:
+        return total
+    return lax.psum(total, axis_name) if reduction == "sum" else lax.pmean(total, axis_name)
