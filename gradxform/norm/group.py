@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradxform.core import checks
+from gradxform.core.numbers import widen
 from gradxform.core.types import Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
-from gradxform.norm.moments import Across
-from gradxform.norm.normalize import standardize
+from gradxform.norm.moments import Across, Spread, spread
+from gradxform.norm.normalize import normalize, standardize
+
+MANY = 128
+"""From so many positions on, statistics of channels are small beside the input: a dozen arrays are a tenth of it."""
 
 
 def group_norm(
@@ -62,17 +68,17 @@ def group_norm(
     num_groups = _num_groups(channels, num_groups, group_size)
     chosen = (arguments.canonical("reduction_axes", reduction_axes, x.ndim) if reduction_axes is not None
               else tuple(range(1, x.ndim)))
-    axes = tuple(a + (a > channel) for a in chosen if a != channel) + (channel + 1,)
+    positions = tuple(axis for axis in chosen if axis != channel)
+    arguments.values(x, (*positions, channel))
     result = arguments.result_dtype(dtype, x)
     scale = arguments.feature_array("scale", scale, x, (channel,))
     bias = arguments.feature_array("bias", bias, x, (channel,))
     mask = arguments.boolean(mask, x)
-    grouped, mask, scale, bias = (_split(array, channel, num_groups) for array in (x, mask, scale, bias))
-    assert grouped is not None
-    arguments.values(grouped, axes)
-    across = Across(tuple(sorted(axes)), arguments.names(axis_name), arguments.index_groups(axis_index_groups))
-    y = standardize(grouped, across, mask, scale, bias, arguments.nonnegative("epsilon", epsilon), result)
-    return _reshaped(y, x.shape, jax.typeof(x).sharding.spec)
+    arguments.nonnegative("epsilon", epsilon)
+    across = Across(positions, arguments.names(axis_name), arguments.index_groups(axis_index_groups))
+    if math.prod(x.shape[axis] for axis in positions) >= MANY:
+        return _by_channel(x, across, channel, num_groups, mask, scale, bias, epsilon, result)
+    return _by_group(x, across, channel, num_groups, mask, scale, bias, epsilon, result)
 
 
 def instance_norm(
@@ -138,10 +144,37 @@ def _num_groups(channels: int, num_groups: int | None, group_size: int | None) -
     return value if num_groups is not None else channels // value
 
 
-def _split(array: jax.Array | None, axis: int, groups: int) -> jax.Array | None:
+def _by_channel(x: jax.Array, across: Across, channel: int, groups: int, mask: jax.Array | None,
+                scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: Any) -> jax.Array:
+    """The statistics of channels, pooled: what is large keeps its shape, which reads fast and may be sharded."""
+    carrier = widen(x)
+    stats = spread(x, carrier, across, mask)
+    total, shift, rest, var = (_split(part * jnp.ones_like(stats.var), channel, groups) for part in stats)
+    inside = channel + 1
+    count = jnp.sum(total, inside, keepdims=True)
+    share = total / jnp.maximum(count, 1)
+    near = lax.stop_gradient(jnp.sum(share * shift, inside, keepdims=True))
+    mean = (shift - near) + rest
+    pooled_rest = jnp.sum(share * mean, inside, keepdims=True)
+    pooled_var = jnp.sum(share * (var + jnp.square(mean - pooled_rest)), inside, keepdims=True)
+    pooled = (count, near, pooled_rest, jnp.where(count > 0, pooled_var, 1))
+    spec = jax.typeof(stats.var).sharding.spec
+    by_channel = Spread(*(_reshaped(part * jnp.ones_like(var), stats.var.shape, spec) for part in pooled))
+    return normalize(x, carrier, by_channel, scale, bias, epsilon, dtype, mask)
+
+
+def _by_group(x: jax.Array, across: Across, channel: int, groups: int, mask: jax.Array | None,
+              scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: Any) -> jax.Array:
+    """The statistics of groups; with few positions those of channels would not be small beside the input."""
+    axes = tuple(axis + (axis > channel) for axis in across.axes) + (channel + 1,)
+    masks, scales, biases = (None if array is None else _split(array, channel, groups) for array in (mask, scale, bias))
+    y = standardize(_split(x, channel, groups), across._replace(axes=tuple(sorted(axes))), masks, scales, biases,
+                    epsilon, dtype)
+    return _reshaped(y, x.shape, jax.typeof(x).sharding.spec)
+
+
+def _split(array: jax.Array, axis: int, groups: int) -> jax.Array:
     """``array`` with its channels as groups and channels within a group; an axis of length 1 becomes two."""
-    if array is None:
-        return None
     parts = (1, 1) if array.shape[axis] == 1 else (groups, array.shape[axis] // groups)
     spec = list(jax.typeof(array).sharding.spec)
     spec += [None] * (array.ndim - len(spec))
