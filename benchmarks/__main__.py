@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from benchmarks import harness, optimizers
+from benchmarks import harness, norms, optimizers
 
-SUITES: dict[str, ModuleType] = {"optimizers": optimizers}
+SUITES: dict[str, ModuleType] = {"optimizers": optimizers, "norms": norms}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,6 +20,8 @@ def main(argv: list[str] | None = None) -> None:
         harness.add_arguments(suite)
         module.add_arguments(suite)
     args = parser.parse_args(argv)
+    if argv is None:
+        harness.start_with(getattr(SUITES[args.suite], "VARIABLES", {}))
     harness.prepare()
     environment = harness.environment()
     harness.print_environment(environment)

@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ import numpy as np
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 Result = TypeVar("Result")
-PACKAGES = ("gradxform", "jax", "jaxlib", "optax", "torch", "numpy")
+PACKAGES = ("gradxform", "jax", "jaxlib", "flax", "optax", "torch", "numpy")
 VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "GLIBC_TUNABLES", "MALLOC_MMAP_MAX_",
              "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "LD_PRELOAD")
 QUIET = 0.15
@@ -69,6 +70,13 @@ def prepare() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
+def start_with(variables: Mapping[str, str]) -> None:
+    """Starts the command anew with the environment variables that it lacks: glibc reads its own only at the start."""
+    missing = {name: value for name, value in variables.items() if name not in os.environ}
+    if missing:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **missing})
+
+
 def in_turns(steps: Mapping[str, Callable[[], None]], repeats: int, warmup: int = 3) -> dict[str, Sample]:
     """Times steps in turns.
 
@@ -83,9 +91,10 @@ def in_turns(steps: Mapping[str, Callable[[], None]], repeats: int, warmup: int 
     names = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()
+    rng = np.random.default_rng(0)
     for i in range(warmup + repeats):
-        # Rotating the order: nobody always runs on the caches that the same peer left.
-        for name in names[i % len(names):] + names[:i % len(names)]:
+        # In a new order: nobody always runs on the caches, and beside the idling threads, that the same peer left.
+        for name in rng.permutation(names).tolist():
             start = time.perf_counter()
             steps[name]()
             if i >= warmup:
@@ -174,6 +183,11 @@ def streaming_bandwidth(elements: int = 1 << 25) -> float:
                stream(lambda x: x * 0.5, 1, 1))
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """What the figures depend on: the device, the versions, the settings and what else was running."""
     device = jax.devices()[0]
@@ -182,7 +196,7 @@ def environment() -> dict[str, Any]:
         "platform": device.platform,
         "device": device.device_kind,
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: _version(name) for name in PACKAGES},
@@ -292,3 +306,12 @@ def undisturbed(measure: Callable[[], Result], patience: float) -> tuple[Result,
             best = result, cores
         if cores <= QUIET or time.monotonic() >= end:
             return best
+
+
+def verdict(ratio: float | None, limit: float, others: float) -> str:
+    """What to say of a target: a ratio of at most ``limit``, measured while others kept so many cores busy."""
+    if ratio is None:
+        return "not measured"
+    if others > QUIET:
+        return "no verdict, other processes were busy"
+    return "met" if ratio <= limit else "NOT MET"

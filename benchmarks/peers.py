@@ -59,16 +59,21 @@ def import_torch() -> Any:
     return torch
 
 
+def torch_device(torch: Any) -> str | None:
+    """The name torch has for the kind of device that jax uses; None where torch has no such device."""
+    device = {"cpu": "cpu", "gpu": "cuda"}.get(jax.devices()[0].platform)
+    return None if device == "cuda" and not torch.cuda.is_available() else device
+
+
 def torch_peer(torch: Any, make: TorchMaker, params: Any, grads: Any) -> Peer:
     """A step of torch on the kind of device that jax uses.
 
     Raises:
       RuntimeError: torch has no such device.
     """
-    platform = jax.devices()[0].platform
-    device = {"cpu": "cpu", "gpu": "cuda"}.get(platform)
-    if device is None or (device == "cuda" and not torch.cuda.is_available()):
-        raise RuntimeError(f"torch cannot use the {platform}")
+    device = torch_device(torch)
+    if device is None:
+        raise RuntimeError(f"torch cannot use the {jax.devices()[0].platform}")
     held = [torch.nn.Parameter(torch.tensor(x, device=device)) for x in jax.tree.leaves(params)]
     for param, grad in zip(held, jax.tree.leaves(grads), strict=True):
         param.grad = torch.tensor(grad, device=device)

@@ -1,25 +1,34 @@
-"""Draws two pictures: four optimizers in a valley, and four learning rate policies.
+"""Draws three pictures: four optimizers in a valley, activations before and after a norm, four learning rate policies.
 
     python examples/figures.py --output pictures
 
-They are written as trajectories.png and schedules.png.
+They are written as trajectories.png, normalization.png and schedules.png. For the second, three small networks are
+trained on scikit-learn's handwritten digits, which takes some seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import matplotlib
+import numpy as np
+import optax
+from flax import nnx
+from sklearn.datasets import load_digits
 
 matplotlib.use("Agg")  # files only: no window, no display
 
 import matplotlib.pyplot as plt
 
 import gradxform as gx
+from gradxform import norm
 
 OUTPUT = pathlib.Path(__file__).parent / "output"
+CHANNELS = 32
 
 
 def valley(weights: jax.Array) -> jax.Array:
@@ -68,17 +77,113 @@ def draw_schedules(path: pathlib.Path) -> None:
     plt.close(fig)
 
 
+class Network(nnx.Module):
+    """Four convolutions, each with a norm behind it, and a linear layer, for images of 8x8 pixels.
+
+    Args:
+      make_norm: makes a norm of so many features; None for no norm.
+      rngs: where the initial weights come from.
+    """
+
+    def __init__(self, make_norm: Callable[..., Any] | None, rngs: nnx.Rngs):
+        self.convs = nnx.List([nnx.Conv(1 if i == 0 else CHANNELS, CHANNELS, (3, 3), rngs=rngs) for i in range(4)])
+        self.norms = nnx.List([make_norm(CHANNELS, rngs=rngs) for _ in range(4)] if make_norm else [])
+        self.linear = nnx.Linear(8 * 8 * CHANNELS, 10, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+        """The logits of the ten digits, what came out of each convolution, and what came out of each norm."""
+        x, before, after = images, [], []
+        for i, conv in enumerate(self.convs):
+            x = conv(x)
+            before.append(x)
+            if self.norms:
+                x = self.norms[i](x)
+                after.append(x)
+            x = nnx.relu(x)
+        return self.linear(x.reshape(len(x), -1)), before, after
+
+
+@nnx.jit
+def train_step(model: Network, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array) -> None:
+    """One update of the model and the state of its optimizer."""
+
+    def loss_of(model: Network) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(model(images)[0], labels).mean()
+
+    optimizer.update(model, nnx.grad(loss_of)(model))
+
+
+def activations(make_norm: Callable[..., Any] | None, steps: int = 100) -> list[dict[str, jax.Array]]:
+    """Trains a network on handwritten digits, and looks at a batch of them on its way through.
+
+    Args:
+      make_norm: as for the network.
+      steps: the number of updates.
+
+    Returns:
+      The outputs of the convolutions and of the norms, by layer.
+    """
+    digits = load_digits()
+    images = np.float32(digits.images[..., None] - digits.images.mean()) / np.float32(digits.images.std())
+    model = Network(make_norm, nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, gx.adam(3e-3), wrt=nnx.Param)
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        chosen = rng.integers(len(images), size=128)
+        train_step(model, optimizer, images[chosen], digits.target[chosen])
+    _, *sides = model(images[:512])
+    return [{f"layer {i}": x for i, x in enumerate(side, start=1)} for side in sides]
+
+
+def draw_normalization(path: pathlib.Path) -> None:
+    """Draws what comes out of the convolutions of three trained networks, and what their norms make of it.
+
+    To the right are the means within the last layer: those of the channels over the batch, which BatchNorm evens out,
+    and those of the pixels over their channels, which LayerNorm evens out.
+    """
+    fig, axes = plt.subplot_mosaic([["without", "without", "means"], ["batch", "batch after", "batch means"],
+                                    ["layer", "layer after", "layer means"]], figsize=(14.0, 9.6), layout="constrained")
+    panels = {}
+    panels["without"], _ = activations(None)
+    panels["batch"], panels["batch after"] = activations(norm.nnx.BatchNorm)
+    panels["layer"], panels["layer after"] = activations(norm.nnx.LayerNorm)
+    for before, name in (("without", "means"), ("batch after", "batch means"), ("layer after", "layer means")):
+        x = panels[before]["layer 4"]
+        panels[name] = {"channels": x.mean((0, 1, 2)), "pixels": x.mean(-1)}
+    titles = {
+        "without": "Without a norm",
+        "means": "Means in layer 4",
+        "batch": "Before BatchNorm",
+        "batch after": "After BatchNorm",
+        "batch means": "After BatchNorm: means in layer 4",
+        "layer": "Before LayerNorm",
+        "layer after": "After LayerNorm",
+        "layer means": "After LayerNorm: means in layer 4",
+    }
+    for name, title in titles.items():
+        limits, bins = ((-1.5, 1.5), 31) if "means" in name else ((-5.0, 5.0), 61)
+        ax = gx.plot.distributions(panels[name], range=limits, bins=bins, ax=axes[name])
+        ax.set_ylim(top=1.45 * ax.get_ylim()[1])  # room for the legend
+        ax.legend(loc="upper right", fontsize="small", frameon=False)
+        ax.set_title(title, loc="left")
+        ax.set_xlabel("Mean" if "means" in name else "Activation")
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Draws the pictures.
 
     Args:
       arguments: those of the command line; by default what the program was called with.
     """
-    parser = argparse.ArgumentParser(description="Draws four optimizers in a valley and four learning rate policies.")
+    parser = argparse.ArgumentParser(description="Draws optimizers, activations and learning rate policies.")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="folder of the pictures (%(default)s)")
     output = parser.parse_args(arguments).output
     output.mkdir(parents=True, exist_ok=True)
-    for name, draw in {"trajectories.png": draw_trajectories, "schedules.png": draw_schedules}.items():
+    pictures = {"trajectories.png": draw_trajectories, "normalization.png": draw_normalization,
+                "schedules.png": draw_schedules}
+    for name, draw in pictures.items():
         draw(output / name)
         print(output / name)
 

@@ -29,10 +29,10 @@ def masked_mse(predictions: jax.Array, targets: jax.Array, mask: jax.Array, *, a
       predictions: of shape (..., features), e.g. (batch, patches, patch size**2 * channels).
       targets: of the same shape.
       mask: what counts, of shape (...): truth values, or weights >= 0. A constant: no gradient flows into it.
-      axis_name: the named axes of ``shard_map`` or ``vmap`` over which the positions are spread: numerator and
-        denominator are summed over them, so that every device returns the loss of all. Its gradients are JAX's own:
-        where they are taken inside a ``shard_map`` with ``check_vma=False``, they are those of the sum of what all
-        devices return, and the mean of the gradients of shared parameters over the devices is that of the loss.
+      axis_name: the named axes of ``shard_map`` or ``vmap`` over which the positions are spread. Numerator and
+        denominator are summed over them, so that every device returns the loss of all. Gradients are JAX's own: taken
+        inside a ``shard_map`` with ``check_vma=False``, or inside a ``vmap``, they are those of the sum of what all
+        devices return; the mean over devices of the gradients of shared parameters is right everywhere.
 
     Returns:
       A scalar of dtype float32, or float64 if an input is.
@@ -168,40 +168,65 @@ def _square(difference: jax.Array) -> jax.Array:
 
 def _smooth(difference: jax.Array, beta: Any) -> jax.Array:
     size = jnp.abs(difference)
-    # Half of what lies below beta times 1 / beta, and all that lies above: no branch, and no division by 0.
+    # The parabola up to beta, and all that lies above: no branch, and no division by 0.
     low = jnp.minimum(size, beta)
-    return low * low * (0.5 / jnp.where(beta > 0, beta, 1)) + (size - low)
+    return 0.5 * low * (low / jnp.where(beta > 0, beta, 1)) + (size - low)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, axis_name: Any,
                    label_smoothing: Any) -> jax.Array:
     classes = logits.shape[-1]
+    # Narrow integers could not count the classes.
+    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
+    # What the backward pass needs beside the logits is their log-sum-exps.
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("log_sum_exp"))
     def errors(logits: jax.Array, labels: jax.Array, counts: jax.Array, label_smoothing: Any) -> jax.Array:
         logits = jnp.where(counts[..., None], logits.astype(wide_dtype(logits.dtype)), 0)
-        # A comparison in place of a gather: its gradient is no scatter, and the classes may be sharded.
-        right = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
-        target = jnp.sum(jnp.where(right, logits, 0), -1)
-        if label_smoothing is not None:
-            target = (1 - label_smoothing) * target + label_smoothing * jnp.mean(logits, -1)
-        error = _log_sum_exp(logits) - target
+        error = _error(logits, labels, label_smoothing)
         return jnp.where(counts & ((labels < 0) | (labels >= classes)), jnp.nan, error)
 
     return _mean(errors(logits, labels, mask != 0, label_smoothing), mask, axis_name)
 
 
 @jax.custom_jvp
-def _log_sum_exp(x: jax.Array) -> jax.Array:
-    return checkpoint_name(jax.nn.logsumexp(x, -1), "log_sum_exp")
+def _error(logits: jax.Array, labels: jax.Array, label_smoothing: Any) -> jax.Array:
+    return _log_sum_exp(logits) - _target(logits, labels, label_smoothing)
 
 
-@_log_sum_exp.defjvp
-def _log_sum_exp_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    total = _log_sum_exp(x)
-    return total, jnp.sum(jnp.exp(x - total[..., None]) * dx, -1)
+@_error.defjvp
+def _error_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    # The three parts of the slope in one expression, where autodiff would add up arrays of the size of the logits.
+    (logits, labels, label_smoothing), (change, _, d_smoothing) = primals, tangents
+    total = _log_sum_exp(logits)
+    right = _is_label(logits, labels)
+    slope = jnp.exp(logits - total[..., None])
+    if label_smoothing is None:
+        return total - _target(logits, labels, None), jnp.sum((slope - right) * change, -1)
+    slope -= (1 - label_smoothing) * right + label_smoothing / logits.shape[-1]
+    further = (_target(logits, labels, None) - jnp.mean(logits, -1)) * d_smoothing
+    return total - _target(logits, labels, label_smoothing), jnp.sum(slope * change, -1) + further
+
+
+def _target(logits: jax.Array, labels: jax.Array, label_smoothing: Any) -> jax.Array:
+    """The logit of the label, mixed with the mean of all."""
+    if any(part is not None for part in jax.typeof(logits).sharding.spec[logits.ndim - 1:]):
+        # No device has all classes to look one up.
+        target = jnp.sum(jnp.where(_is_label(logits, labels), logits, 0), -1)
+    else:
+        target = jnp.take_along_axis(logits, labels[..., None], -1, mode="clip")[..., 0]
+    if label_smoothing is None:
+        return target
+    return (1 - label_smoothing) * target + label_smoothing * jnp.mean(logits, -1)
+
+
+def _is_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
+
+
+def _log_sum_exp(logits: jax.Array) -> jax.Array:
+    return checkpoint_name(jax.nn.logsumexp(logits, -1), "log_sum_exp")
 
 
 def _mean(errors: jax.Array, mask: jax.Array, axis_name: Any) -> jax.Array:

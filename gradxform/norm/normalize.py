@@ -18,7 +18,7 @@ from gradxform.norm.moments import Across, Spread, cleaned, spread
 def standardize(x: jax.Array, across: Across, mask: jax.Array | None, scale: jax.Array | None, bias: jax.Array | None,
                 epsilon: Any, dtype: Any) -> jax.Array:
     """``x`` normalized by its own statistics across ``across``; the other arguments are those of ``normalize``."""
-    if mask is None and across.axis_name is None:
+    if mask is None and across.axis_name is None and across.axes == (x.ndim - 1,):
         return _standardize(across, jnp.dtype(dtype), x, scale, bias, epsilon)
     carrier = widen(x)
     return normalize(x, carrier, spread(x, carrier, across, mask), scale, bias, epsilon, dtype, mask)
@@ -113,13 +113,13 @@ def _normalize_jvp(dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ..
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _standardize(across: Across, dtype: Any, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None,
                  epsilon: Any) -> jax.Array:
-    """Statistics and affine map in one expression; without a gradient that asks for the parts, one kernel."""
+    """Statistics of rows and affine map in one expression; without a gradient that asks for parts, one kernel."""
     centered = widen(x)
     if across.centered:
         # float32 holds the mean of narrower numbers far finer than they are themselves. To hold that of its own, it
         # takes numbers near zero.
         if wide_dtype(x.dtype) == x.dtype:
-            centered = centered - _near(x, across)
+            centered = centered - _near(x)
         centered = centered - jnp.mean(centered, across.axes, keepdims=True)
     var = jnp.mean(jnp.square(centered), across.axes, keepdims=True)
     return _affine(centered, lax.rsqrt(var + epsilon), *(None if a is None else widen(a) for a in (scale, bias)),
@@ -143,13 +143,13 @@ def _broadcast_like(x: jax.Array, array: jax.Array) -> jax.Array:
     return jnp.broadcast_to(array, x.shape, out_sharding=sharding if named else None)
 
 
-def _near(x: jax.Array, across: Across) -> jax.Array:
-    """A number near the values of ``x`` for each of its statistics: the first of them."""
+def _near(x: jax.Array) -> jax.Array:
+    """A number near those of each row: the first of them."""
     spec = jax.typeof(x).sharding.spec
-    if any(axis < len(spec) and spec[axis] is not None for axis in across.axes):
+    if len(spec) == x.ndim and spec[-1] is not None:
         # Which device has the first one is not for each of them to know.
-        return jnp.mean(x, across.axes, keepdims=True)
-    return x[tuple(slice(1) if axis in across.axes else slice(None) for axis in range(x.ndim))]
+        return jnp.mean(x, -1, keepdims=True)
+    return x[..., :1]
 
 
 def _affine(centered: jax.Array, factor: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:

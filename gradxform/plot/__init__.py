@@ -1,6 +1,7 @@
-"""Pictures of schedules and of optimizers at work; they need matplotlib, which is an extra."""
+"""Pictures of schedules, of optimizers at work and of activations; they need matplotlib, which is an extra."""
 
 from gradxform.plot.curves import schedules
+from gradxform.plot.distributions import distributions
 from gradxform.plot.paths import trajectories
 
-__all__ = ["schedules", "trajectories"]
+__all__ = ["distributions", "schedules", "trajectories"]

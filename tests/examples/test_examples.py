@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import types
+from typing import Any
 
 import matplotlib.colors
 import matplotlib.image
@@ -33,12 +34,30 @@ def assert_drawn(path: pathlib.Path, colors: int) -> None:
         assert matches.sum() > 500, color
 
 
-def test_figures(tmp_path: pathlib.Path) -> None:
-    load("figures").main(["--output", str(tmp_path / "new" / "folder")])
+def test_figures(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("figures")
+    results = []
+    activations = example.activations
+    monkeypatch.setattr(example, "activations", lambda norm: results.append(activations(norm, steps=5)) or results[-1])
+    example.main(["--output", str(tmp_path / "new" / "folder")])
     drawn = sorted((tmp_path / "new" / "folder").iterdir())
-    assert [path.name for path in drawn] == ["schedules.png", "trajectories.png"]
+    assert [path.name for path in drawn] == ["normalization.png", "schedules.png", "trajectories.png"]
     for path in drawn:
         assert_drawn(path, colors=4)
+
+    (without, nothing), *normalized = results
+    assert len(without) == 4 and not nothing
+    for (before, after), axes in zip(normalized, [(0, 1, 2), (-1,)], strict=True):
+        # Over its own axes each norm gives mean 0 and variance 1, up to what its scales and biases have learned.
+        assert list(before) == list(after) == ["layer 1", "layer 2", "layer 3", "layer 4"]
+        assert np.abs(moments(after, axes) - [[0.0], [1.0]]).max() < 0.05
+        assert np.abs(moments(before, axes) - [[0.0], [1.0]]).max() > 0.5
+
+
+def moments(activations: dict[str, Any], axes: tuple[int, ...]) -> np.ndarray:
+    """The means over some axes of all layers in one row, and the standard deviations below."""
+    layers = [np.asarray(x) for x in activations.values()]
+    return np.stack([np.concatenate([np.ravel(f(x, axes)) for x in layers]) for f in (np.mean, np.std)])
 
 
 def test_train_digits_reaches_its_goal(
