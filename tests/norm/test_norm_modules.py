@@ -1,0 +1,972 @@
+"""The norms as modules of Flax, NNX and Linen: Flax's arguments, variables and results, and the options beyond."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import gradxform as gx
+from gradxform.norm import linen as linen_norms
+from gradxform.norm import nnx as nnx_norms
+
+NAMES = ["BatchNorm", "BatchRenorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"]
+SHAPE = (4, 3, 5, 8)
+RANDOM = np.random.RandomState(3)
+X: Any = np.float32(RANDOM.standard_normal(SHAPE) + 0.3)
+G: Any = np.float32(RANDOM.standard_normal(SHAPE))
+MASK: Any = RANDOM.uniform(size=SHAPE) < 0.7
+MASK[:, :, :2] = True  # where nothing at all counts, Flax gives NaN
+BATCHES: Any = np.float32(RANDOM.standard_normal((3, 6, 8)) * np.array([[[0.5]], [[1.0]], [[3.0]]]) + 1)
+BF16 = jnp.bfloat16
+
+# Each norm with options of Flax's; NNX is told the number of features, and counts those of all feature axes.
+CASES: list[tuple[str, int, dict[str, Any]]] = [
+    ("BatchNorm", 8, {}),
+    ("BatchNorm", 3, {"axis": 1}),
+    ("BatchNorm", 8, {"momentum": 0.5, "epsilon": 1e-2}),
+    ("BatchNorm", 8, {"use_bias": False}),
+    ("BatchNorm", 8, {"use_scale": False}),
+    ("BatchNorm", 8, {"use_bias": False, "use_scale": False}),
+    ("BatchNorm", 8, {"use_fast_variance": False}),
+    ("BatchNorm", 8, {"param_dtype": BF16}),
+    ("LayerNorm", 8, {}),
+    ("LayerNorm", 8, {"reduction_axes": (1, 2, 3), "epsilon": 1e-2}),
+    ("LayerNorm", 8, {"reduction_axes": (1, 2), "feature_axes": -1}),
+    ("LayerNorm", 3, {"reduction_axes": (2, 3), "feature_axes": 1, "use_bias": False}),
+    ("LayerNorm", 40, {"reduction_axes": (-2, -1), "feature_axes": (-2, -1)}),
+    ("LayerNorm", 8, {"use_scale": False, "param_dtype": BF16}),
+    ("RMSNorm", 8, {}),
+    ("RMSNorm", 8, {"use_scale": False, "epsilon": 1e-2}),
+    ("RMSNorm", 8, {"reduction_axes": (2, 3)}),
+    ("RMSNorm", 40, {"reduction_axes": -1, "feature_axes": (2, 3)}),
+    ("GroupNorm", 8, {"num_groups": 2}),
+    ("GroupNorm", 8, {"num_groups": None, "group_size": 4, "epsilon": 1e-2}),
+    ("GroupNorm", 8, {"num_groups": 8, "use_bias": False}),
+    ("GroupNorm", 8, {"num_groups": 1, "use_scale": False}),
+    ("InstanceNorm", 8, {}),
+    ("InstanceNorm", 3, {"feature_axes": 1, "use_bias": False}),
+    ("InstanceNorm", 24, {"feature_axes": (1, 3), "epsilon": 1e-2}),
+]
+IDS = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, _, options in CASES]
+cases = pytest.mark.parametrize(("name", "features", "options"), CASES, ids=IDS)
+
+
+def flax_name(name: str) -> str:
+    return "BatchNorm" if name == "BatchRenorm" else name
+
+
+def usual(name: str) -> dict[str, Any]:
+    return {"num_groups": 2} if name == "GroupNorm" else {}
+
+
+def close(got: Any, wanted: Any, tolerance: float = 1e-5) -> None:
+    """The same tree, and every leaf within ``tolerance`` of its largest entry or of 1."""
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.abs(b).max(initial=0)))
+
+
+def differ(got: Any, wanted: Any) -> None:
+    assert np.abs(np.asarray(got, np.float64) - np.asarray(wanted, np.float64)).max() > 1e-2
+
+
+def scrambled(tree: Any) -> Any:
+    """Positive numbers in place of what a module starts with."""
+    leaves, structure = jax.tree.flatten(tree)
+    random = np.random.RandomState(0)
+    return jax.tree.unflatten(structure, [jnp.asarray(random.uniform(0.5, 1.5, x.shape), x.dtype) for x in leaves])
+
+
+def new(name: str, features: int = 8, **options: Any) -> Any:
+    return getattr(nnx_norms, name)(features, **usual(name) | options, rngs=nnx.Rngs(0))
+
+
+def flax_new(name: str, features: int = 8, **options: Any) -> Any:
+    return getattr(nnx, flax_name(name))(features, **usual(name) | options, rngs=nnx.Rngs(0))
+
+
+def values(module: Any) -> dict[Any, np.ndarray]:
+    """Copies of a module's variables."""
+    return {path: np.array(variable[...]) for path, variable in nnx.to_flat_state(nnx.state(module))}
+
+
+def running(module: Any) -> dict[str, np.ndarray]:
+    return {"mean": np.array(module.mean[...]), "var": np.array(module.var[...])}
+
+
+def described(module: Any) -> dict[Any, Any]:
+    return {path: (type(variable), variable.shape, variable.dtype)
+            for path, variable in nnx.to_flat_state(nnx.state(module))}
+
+
+def averaged(batches: Any, momentum: float = 0.99, ddof: int = 0) -> dict[str, np.ndarray]:
+    """The running statistics after batches, in float64."""
+    mean, var = np.zeros(8), np.ones(8)
+    for batch in np.asarray(batches, np.float64):
+        mean = momentum * mean + (1 - momentum) * batch.mean(0)
+        var = momentum * var + (1 - momentum) * batch.var(0, ddof=ddof)
+    return {"mean": mean, "var": var}
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Fails where a test makes the library say that an update was lost."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield
+        gc.collect()
+    assert [str(w.message) for w in seen if issubclass(w.category, gx.norm.LostUpdateWarning)] == []
+
+
+# NNX: Flax's interface.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nnx_takes_what_flax_takes(name: str) -> None:
+    ours, theirs = getattr(nnx_norms, name), getattr(nnx, flax_name(name))
+    assert issubclass(ours, theirs)
+    for method in ("__init__", "__call__"):
+        got = inspect.signature(getattr(ours, method)).parameters
+        for parameter in inspect.signature(getattr(theirs, method)).parameters.values():
+            assert got[parameter.name].kind == parameter.kind
+            assert repr(got[parameter.name].default) == repr(parameter.default), parameter.name
+    extra = [p for p in inspect.signature(ours).parameters.values()
+             if p.name not in inspect.signature(theirs).parameters]
+    assert all(p.kind == p.KEYWORD_ONLY and p.default is not p.empty for p in extra)
+
+
+@cases
+def test_nnx_variables_are_those_of_flax(name: str, features: int, options: dict[str, Any]) -> None:
+    ours, theirs = new(name, features, **options), flax_new(name, features, **options)
+    assert described(ours) == described(theirs)
+    close(values(ours), values(theirs), 0)
+
+
+def test_nnx_variables_keep_their_initializers_and_metadata() -> None:
+    init = lambda key, shape, dtype: jax.random.normal(key, shape, dtype)  # noqa: E731
+    options: dict[str, Any] = {"scale_init": init, "bias_init": init, "scale_metadata": {"tag": "a"},
+                               "bias_metadata": {"tag": "b"}}
+    ours, theirs = new("BatchNorm", **options), flax_new("BatchNorm", **options)
+    close(values(ours), values(theirs), 0)
+    assert (ours.scale.get_metadata("tag"), ours.bias.get_metadata("tag")) == ("a", "b")
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+@cases
+def test_nnx_gives_what_flax_gives(name: str, features: int, options: dict[str, Any], mask: Any) -> None:
+    ours, theirs = new(name, features, **options), flax_new(name, features, **options)
+    state = scrambled(nnx.state(theirs))
+    nnx.update(ours, state)
+    nnx.update(theirs, state)
+    for _ in range(2):
+        got, wanted = ours(X, mask=mask), theirs(X, mask=mask)
+        assert got.dtype == wanted.dtype
+        close(got, wanted)
+        close(values(ours), values(theirs))
+    ours.eval()
+    theirs.eval()
+    before = values(ours)
+    close(ours(X), theirs(X))
+    close(values(ours), before, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "BatchRenorm"])
+def test_nnx_has_the_gradients_of_flax(name: str) -> None:
+    """With every option they are those of the same kernels, as the Linen modules call them."""
+    def gradients(module: Any) -> Any:
+        graph, params, rest = nnx.split(module, nnx.Param, ...)
+
+        def loss(params: Any, x: Any, rest: Any) -> Any:
+            module = nnx.merge(graph, params, rest, copy=True)
+            return jnp.sum(module(x, mask=MASK) * G), nnx.state(module)
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1), has_aux=True))(scrambled(params), X, rest)[0])
+
+    close(gradients(new(name)), gradients(flax_new(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_state_of_a_flax_module_loads_into_nnx_and_back(name: str) -> None:
+    first, second = new(name), flax_new(name)
+    state = scrambled(nnx.state(second))
+    nnx.update(second, state)
+    nnx.update(first, nnx.state(second))
+    assert values(first).keys() == values(second).keys()
+    close(values(first), values(second), 0)
+    third = flax_new(name)
+    nnx.update(third, nnx.to_pure_dict(nnx.state(first)))
+    close(values(third), values(first), 0)
+    graph, _ = nnx.split(first)
+    close(nnx.merge(graph, nnx.state(second))(X), first(X), 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nnx_masks_broadcast(name: str) -> None:
+    narrow = np.random.RandomState(1).uniform(size=(4, 3, 5, 1)) < 0.6
+    if name in ("LayerNorm", "RMSNorm"):
+        narrow = np.arange(8) % 3 > 0
+    # Renormalized by its first batch, an input does not show what that batch was.
+    options: dict[str, Any] = {"r_max": 1.0, "d_max": 0.0} if name == "BatchRenorm" else {}
+    wanted = new(name, **options)(X, mask=np.broadcast_to(narrow, SHAPE))
+    close(new(name, **options)(X, mask=narrow), wanted)
+    close(new(name, **options)(X, mask=narrow.astype(np.int32)), wanted)
+    differ(new(name, **options)(X), wanted)
+
+
+def test_nnx_group_norm_reduces_what_it_is_told() -> None:
+    """As Flax's Linen module does; its NNX one repeats along a wrong axis there."""
+    layer = nn.GroupNorm(num_groups=2, reduction_axes=(2, 3))
+    wanted = layer.apply(layer.init(jax.random.key(0), X), X)
+    close(new("GroupNorm", num_groups=2, reduction_axes=(2, 3))(X), wanted)
+
+
+# The dtype of the result.
+
+DTYPES: list[tuple[Any, Any, Any, Any]] = [  # of x, dtype=, param_dtype=, of the result
+    (jnp.float32, None, jnp.float32, jnp.float32),
+    (BF16, None, jnp.float32, jnp.float32),
+    (BF16, BF16, jnp.float32, BF16),
+    (jnp.float32, BF16, jnp.float32, BF16),
+    (jnp.float16, jnp.float32, jnp.float32, jnp.float32),
+    (BF16, jnp.float16, BF16, jnp.float16),
+    (jnp.float32, None, BF16, jnp.float32),
+]
+
+
+@pytest.mark.parametrize(("given", "dtype", "param_dtype", "wanted"), DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dtype_of_the_result_is_that_of_flax(name: str, given: Any, dtype: Any, param_dtype: Any,
+                                                 wanted: Any) -> None:
+    options = {"dtype": dtype, "param_dtype": param_dtype}
+    x = jnp.asarray(X, given)
+    module, theirs = new(name, **options), flax_new(name, **options)
+    got = module(x)
+    assert got.dtype == theirs(x).dtype == wanted
+    close(got, new(name)(jnp.asarray(x, jnp.float32)), 1e-2)
+    layer, flax_layer = (getattr(lib, n)(**options | usual(name) | training(name))
+                         for lib, n in ((linen_norms, name), (nn, flax_name(name))))
+    variables = layer.init(jax.random.key(0), x)
+    close(layer.apply(variables, x, mutable=["batch_stats"])[0], got, 0)
+    assert flax_layer.apply(variables, x, mutable=["batch_stats"])[0].dtype == wanted
+    if name.startswith("Batch"):
+        assert module.mean.dtype == module.var.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_without_parameters_returns_the_dtype_of_its_input(name: str) -> None:
+    options = {"use_scale": False} | ({} if name == "RMSNorm" else {"use_bias": False})
+    assert new(name, **options)(jnp.asarray(X, BF16)).dtype == BF16
+
+
+@pytest.mark.parametrize("api", ["nnx", "linen"])
+def test_bfloat16_batch_norm_subtracts_the_running_mean_before_rounding(api: str) -> None:
+    """1001.5 and 1000.7 are the same number in bfloat16: Flax's NNX module returns 0."""
+    x, stats = jnp.full((1, 8), 1001.5), {"mean": jnp.full(8, 1000.7), "var": jnp.ones(8)}
+    if api == "nnx":
+        module = new("BatchNorm", dtype=BF16, use_running_average=True)
+        module.mean[...], module.var[...] = stats["mean"], stats["var"]
+        y = module(x)
+    else:
+        y = linen_norms.BatchNorm(dtype=BF16, use_running_average=True, use_scale=False, use_bias=False).apply(
+            {"batch_stats": stats}, x)
+    assert y.dtype == BF16
+    np.testing.assert_allclose(np.float32(y), 0.8, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm"])
+def test_an_offset_does_not_matter(name: str) -> None:
+    """Flax's default variance, from a mean of squares, is wrong there."""
+    module = new(name)
+    x = np.float32(X + 3000.0)
+    close(module(x), module(np.float32(np.float64(x) - 3000.0)), 2e-5)
+
+
+# NNX: train and eval, and the transformations of NNX and JAX.
+
+
+def test_nnx_batch_norm_is_told_by_call_by_mode_or_by_view() -> None:
+    module = new("BatchNorm")
+    trained, before = module(X), running(module)
+    evaluated = module(X, use_running_average=True)
+    differ(trained, evaluated)
+    close(running(module), before, 0)
+    module.eval()
+    assert module.use_running_average is True
+    close(module(X), evaluated)
+    close(module(X, use_running_average=False), trained)
+    differ(running(module)["mean"] * 100, before["mean"] * 100)
+    module.train()
+    close(module(X), trained)
+    undecided = new("BatchNorm", use_running_average=None)
+    with pytest.raises(ValueError, match="use_running_average"):
+        undecided(X)
+    close(undecided(X, use_running_average=False), trained)
+
+
+def test_nnx_views_share_their_statistics() -> None:
+    module = new("BatchNorm")
+    training, evaluating = (nnx.view(module, use_running_average=flag) for flag in (False, True))
+    wanted = flax_new("BatchNorm")
+    close(training(X), wanted(X))
+    close(running(module), running(wanted), 1e-6)
+    close(evaluating(X), wanted(X, use_running_average=True))
+    frozen = nnx.view(module, use_running_average=False, frozen=True)
+    close(frozen(X), evaluating(X))
+    close(running(module), running(wanted), 1e-6)
+
+
+class Model(nnx.Module):
+    """Two layers with a norm between them."""
+
+    def __init__(self, rngs: nnx.Rngs, **options: Any) -> None:
+        self.first = nnx.Linear(8, 8, rngs=rngs)
+        self.norm = nnx_norms.BatchNorm(8, momentum=0.9, rngs=rngs, **options)
+        self.last = nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.last(nnx.relu(self.norm(self.first(x))))
+
+
+def loss_of(model: Any, x: Any) -> Any:
+    return jnp.mean(jnp.square(model(x)))
+
+
+def step_of_nnx(model: Any, x: Any) -> Any:
+    return nnx.value_and_grad(loss_of)(model, x)
+
+
+def expected_step(x: Any) -> tuple[Any, Any, dict[str, np.ndarray]]:
+    """The loss, its gradients and the new statistics of a fresh model, from JAX on pure functions."""
+    model = Model(nnx.Rngs(0))
+    graph, params, stats = nnx.split(model, nnx.Param, ...)
+
+    def loss(params: Any, stats: Any) -> Any:
+        model = nnx.merge(graph, params, stats, copy=True)
+        return loss_of(model, x), nnx.state(model, nnx.BatchStat)
+
+    (value, new), gradients = jax.value_and_grad(loss, has_aux=True)(params, stats)
+    return value, gradients, {key: np.asarray(variable[...]) for key, variable in new["norm"].items()}
+
+
+def kept(model: Any, x: Any, value: Any, gradients: Any) -> None:
+    """A step gave what it has to, and the model has the statistics of the batch."""
+    wanted, wanted_gradients, stats = expected_step(x)
+    close(value, wanted)
+    close(jax.tree.leaves(gradients), jax.tree.leaves(wanted_gradients))
+    close(running(model.norm), stats)
+    differ(running(model.norm)["mean"] * 10, np.zeros(8))
+
+
+def test_nnx_value_and_grad_keeps_the_updates(quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+    kept(model, BATCHES[0], *step_of_nnx(model, BATCHES[0]))
+
+
+def test_nnx_grad_keeps_the_updates(quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+    gradients = nnx.grad(loss_of)(model, BATCHES[0])
+    kept(model, BATCHES[0], expected_step(BATCHES[0])[0], gradients)
+
+
+def test_nnx_jit_keeps_the_updates(quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+    step = nnx.jit(step_of_nnx)
+    kept(model, BATCHES[0], *step(model, BATCHES[0]))
+    before = running(model.norm)
+    step(model, BATCHES[1])
+    hidden = nnx.view(model).first(BATCHES[1])
+    close(running(model.norm)["mean"], 0.9 * before["mean"] + 0.1 * np.asarray(hidden).mean(0))
+
+
+def test_nnx_jit_compiles_once() -> None:
+    traced = 0
+
+    @nnx.jit
+    def step(model: Any, x: Any) -> Any:
+        nonlocal traced
+        traced += 1
+        return step_of_nnx(model, x)
+
+    model = Model(nnx.Rngs(0))
+    for batch in BATCHES:
+        step(model, batch)
+    assert traced == 1
+
+
+def test_jax_jit_with_split_and_merge_compiles_once() -> None:
+    traced = 0
+    graph, state = nnx.split(Model(nnx.Rngs(0), bias_corrected=True, update_every=2))
+
+    @jax.jit
+    def step(state: Any, x: Any) -> Any:
+        nonlocal traced
+        traced += 1
+        model = nnx.merge(graph, state)
+        value, _ = step_of_nnx(model, x)
+        return value, nnx.state(model)
+
+    for batch in BATCHES:
+        _, state = step(state, batch)
+    assert traced == 1
+
+
+def test_updates_under_plain_jax_are_kept_by_returning_the_state_as_aux(quiet: None) -> None:
+    """Plain ``jax.jit`` and ``jax.value_and_grad`` work on a copy of a module: what it learns has to come back."""
+    model = Model(nnx.Rngs(0))
+
+    @jax.jit
+    def step(model: Any, x: Any) -> Any:
+        def loss(model: Any) -> Any:
+            value = loss_of(model, x)
+            return value, nnx.state(model, nnx.BatchStat)
+
+        return jax.value_and_grad(loss, has_aux=True, allow_int=True)(model)
+
+    (value, stats), gradients = step(model, BATCHES[0])
+    close(running(model.norm), {"mean": np.zeros(8), "var": np.ones(8)}, 0)
+    nnx.update(model, stats)
+    kept(model, BATCHES[0], value, nnx.state(gradients, nnx.Param))
+
+
+def test_updates_under_plain_jax_are_kept_by_split_and_merge(quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def step(state: Any, x: Any) -> Any:
+        model = nnx.merge(graph, state)
+        value, gradients = nnx.value_and_grad(loss_of)(model, x)
+        return value, gradients, nnx.state(model)
+
+    value, gradients, state = step(state, BATCHES[0])
+    nnx.update(model, state)
+    kept(model, BATCHES[0], value, gradients)
+
+
+def test_updates_under_plain_jax_are_kept_by_returning_the_model(quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+
+    @jax.jit
+    def forward(model: Any, x: Any) -> Any:
+        return loss_of(model, x), model
+
+    value, model = forward(model, BATCHES[0])
+    kept(model, BATCHES[0], value, expected_step(BATCHES[0])[1])
+
+
+LOSING: dict[str, Callable[..., Any]] = {
+    "jit": lambda model, x: jax.jit(loss_of)(model, x),
+    "value_and_grad": lambda model, x: jax.value_and_grad(loss_of, allow_int=True)(model, x),
+    "jit of value_and_grad": lambda model, x: jax.jit(jax.value_and_grad(loss_of))(model, x),
+    "value_and_grad in nnx.jit": lambda model, x: nnx.jit(
+        lambda model, x: jax.value_and_grad(loss_of)(model, x))(model, x),
+    "vmap": lambda model, x: jax.vmap(loss_of, (None, 0))(model, x[None]),
+    "checkpoint": lambda model, x: jax.checkpoint(loss_of)(model, x),
+}
+
+
+@pytest.mark.parametrize("run", LOSING.values(), ids=list(LOSING))
+def test_updates_that_plain_jax_loses_are_warned_of(run: Callable[..., Any]) -> None:
+    """Under ``jax.jit`` and ``jax.value_and_grad`` alone the statistics go nowhere; Flax does not say so."""
+    model = Model(nnx.Rngs(0))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        run(model, BATCHES[0])
+        gc.collect()
+    close(running(model.norm), {"mean": np.zeros(8), "var": np.ones(8)}, 0)
+    assert gx.norm.LostUpdateWarning in {w.category for w in seen}
+
+
+def test_a_warning_of_lost_updates_says_what_to_do() -> None:
+    model = Model(nnx.Rngs(0))
+    with pytest.warns(gx.norm.LostUpdateWarning, match=r"(?s)lost.*nnx\.jit.*nnx\.value_and_grad.*nnx\.state"):
+        LOSING["jit of value_and_grad"](model, BATCHES[0])
+        gc.collect()
+
+
+KEEPING: dict[str, Callable[..., Any]] = {
+    "eager": loss_of,
+    "nnx.jit without a graph": lambda model, x: nnx.jit(loss_of, graph=False)(model, x),
+    "nnx.value_and_grad without a graph": lambda model, x: nnx.jit(
+        nnx.value_and_grad(loss_of, graph=False), graph=False)(model, x),
+    "nnx.cond": lambda model, x: nnx.cond(True, loss_of, lambda model, x: 2 * loss_of(model, x), model, x),
+    "nnx.fori_loop": lambda model, x: nnx.fori_loop(0, 1, lambda _, c: (c[0], loss_of(*c) + c[1]), (model, x)),
+    "nnx.cached_partial": lambda model, x: nnx.cached_partial(nnx.jit(loss_of), model)(x),
+}
+
+
+@pytest.mark.parametrize("run", KEEPING.values(), ids=list(KEEPING))
+def test_what_flax_keeps_is_kept_without_a_word(run: Callable[..., Any], quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+    run(model, BATCHES[0])
+    close(running(model.norm), expected_step(BATCHES[0])[2])
+
+
+@pytest.mark.parametrize("look", [lambda model, x: nnx.eval_shape(loss_of, model, x), nnx.tabulate],
+                         ids=["eval_shape", "tabulate"])
+def test_looking_at_shapes_loses_nothing(look: Callable[..., Any], quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+    look(model, BATCHES[0])
+    close(running(model.norm), {"mean": np.zeros(8), "var": np.ones(8)}, 0)
+
+
+def test_nothing_is_lost_where_nothing_is_updated(quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+    model.eval()
+    jax.jit(loss_of)(model, BATCHES[0])
+    jax.jit(jax.value_and_grad(loss_of))(model, BATCHES[0])
+    model.train()
+    model.norm.frozen = True
+    jax.jit(loss_of)(model, BATCHES[0])
+
+
+def test_nnx_vmap_makes_and_trains_an_ensemble(quiet: None) -> None:
+    @nnx.vmap
+    def make(key: Any) -> Model:
+        return Model(nnx.Rngs(key))
+
+    @nnx.jit
+    @nnx.vmap
+    def step(model: Any, x: Any) -> Any:
+        return step_of_nnx(model, x)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    models = make(keys)
+    assert models.norm.mean.shape == (3, 8)
+    value, gradients = step(models, BATCHES)
+    for i in range(3):
+        model = Model(nnx.Rngs(keys[i]))
+        one, one_gradients = step_of_nnx(model, BATCHES[i])
+        close(value[i], one)
+        close([g[i] for g in jax.tree.leaves(gradients)], jax.tree.leaves(one_gradients))
+        close({name: a[i] for name, a in running(models.norm).items()}, running(model.norm))
+
+
+def test_nnx_vmap_shares_a_module_over_shards_with_a_named_axis() -> None:
+    module = new("BatchNorm", axis_name="shard")
+    mask = np.random.RandomState(2).uniform(size=(3, 6, 1)) < 0.6
+    mask[1] = False
+    axes = nnx.StateAxes({nnx.Param: None, nnx.BatchStat: None})
+    y = nnx.vmap(lambda module, x, mask: module(x, mask=mask), in_axes=(axes, 0, 0), axis_name="shard")(
+        module, BATCHES, mask)
+    whole = new("BatchNorm")
+    close(y.reshape(-1, 8), whole(BATCHES.reshape(-1, 8), mask=mask.reshape(-1, 1)))
+    close(running(module), running(whole))
+
+
+def test_nnx_scan_carries_a_module_over_batches(quiet: None) -> None:
+    module = new("BatchNorm")
+    nnx.scan(lambda module, x: (module, module(x)), in_axes=(nnx.Carry, 0))(module, BATCHES)
+    close(running(module), averaged(BATCHES))
+
+
+def test_nnx_remat_keeps_the_updates(quiet: None) -> None:
+    model = Model(nnx.Rngs(0))
+    kept(model, BATCHES[0], *nnx.value_and_grad(nnx.remat(loss_of))(model, BATCHES[0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nnx_modules_have_an_abstract_shape(name: str, quiet: None) -> None:
+    abstract = nnx.eval_shape(lambda: new(name))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(abstract)))
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), nnx.to_pure_dict(nnx.state(abstract))) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), nnx.to_pure_dict(nnx.state(new(name))))
+    graph, _ = nnx.split(abstract)
+    close(nnx.merge(graph, nnx.state(new(name)))(X), new(name)(X))
+    y = nnx.eval_shape(lambda module, x: module(x), new(name), X)
+    assert (y.shape, y.dtype) == (SHAPE, jnp.float32)
+
+
+@pytest.mark.parametrize("copied", [nnx.clone, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],
+                         ids=["clone", "deepcopy", "pickle"])
+@pytest.mark.parametrize("name", NAMES)
+def test_nnx_modules_copy(name: str, copied: Callable[..., Any], quiet: None) -> None:
+    module = new(name)
+    module(X)
+    state = values(module)
+    twin = copied(module)
+    assert type(twin) is type(module)
+    close(values(twin), state, 0)
+    close(twin(X), module(X), 0)
+    close(values(twin), values(module), 0)
+    if name.startswith("Batch"):
+        twin(X)
+        assert not np.array_equal(twin.mean[...], module.mean[...])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nnx_modules_print(name: str) -> None:
+    text = repr(new(name))
+    assert name in text
+    assert "scale=" in text
+
+
+# The options beyond Flax's.
+
+
+def test_frozen_statistics_stay_and_gradients_flow() -> None:
+    module = new("BatchNorm", frozen=True)
+    nnx.update(module, scrambled(nnx.state(module)))
+    before = running(module)
+    wanted = module(X, use_running_average=True)
+    module.train()
+    close(module(X, use_running_average=False), wanted, 0)
+    gradients = nnx.grad(lambda module: jnp.sum(module(X) * G))(module)
+    close(running(module), before, 0)
+    normalized = (X - before["mean"]) / np.sqrt(before["var"] + 1e-5)
+    close(gradients["scale"][...], (normalized * G).sum((0, 1, 2)))
+    close(gradients["bias"][...], G.sum((0, 1, 2)))
+    module.frozen = False
+    module(X)
+    differ(running(module)["mean"] * 10, before["mean"] * 10)
+
+
+def test_a_whole_model_is_frozen_at_once() -> None:
+    model = Model(nnx.Rngs(0))
+    model.set_attributes(frozen=True)
+    assert model.norm.frozen
+    model.train()
+    model(BATCHES[0])
+    close(running(model.norm), {"mean": np.zeros(8), "var": np.ones(8)}, 0)
+
+
+def variables_of(api: str, **options: Any) -> Callable[[Any], dict[str, np.ndarray]]:
+    """Runs a batch norm of either API over batches and returns its running statistics."""
+    def with_nnx(batches: Any) -> dict[str, np.ndarray]:
+        module = new("BatchNorm", **options)
+        for batch in batches:
+            module(batch)
+        return {str(key[0]): value for key, value in values(module).items() if key[0] not in ("scale", "bias")}
+
+    def with_linen(batches: Any) -> dict[str, np.ndarray]:
+        module = linen_norms.BatchNorm(use_running_average=False, **options)
+        variables = module.init(jax.random.key(0), batches[0])
+        for batch in batches:
+            variables = variables | module.apply(variables, batch, mutable=["batch_stats"])[1]
+        return {key: np.array(value) for key, value in variables["batch_stats"].items()}
+
+    return with_nnx if api == "nnx" else with_linen
+
+
+apis = pytest.mark.parametrize("api", ["nnx", "linen"])
+
+
+@apis
+def test_running_statistics_are_those_of_flax(api: str) -> None:
+    close(variables_of(api)(BATCHES), averaged(BATCHES))
+    close(variables_of(api, momentum=0.7)(BATCHES), averaged(BATCHES, 0.7))
+
+
+@apis
+def test_an_unbiased_running_variance(api: str) -> None:
+    close(variables_of(api, running_var="unbiased", momentum=0.5)(BATCHES), averaged(BATCHES, 0.5, ddof=1))
+    differ(averaged(BATCHES, 0.5, ddof=1)["var"], averaged(BATCHES, 0.5)["var"])
+
+
+@apis
+def test_bias_corrected_statistics(api: str) -> None:
+    one = variables_of(api, bias_corrected=True)(BATCHES[:1])
+    assert set(one) == {"mean", "var", "weight"}
+    close({key: one[key] for key in ("mean", "var")}, {"mean": BATCHES[0].mean(0), "var": BATCHES[0].var(0)})
+    three = variables_of(api, bias_corrected=True, momentum=0.5)(BATCHES)
+    weights = np.array([0.125, 0.25, 0.5])
+    close(three["mean"], np.tensordot(weights, np.float64(BATCHES).mean(1), 1) / weights.sum())
+    close(three["var"], np.tensordot(weights, np.float64(BATCHES).var(1), 1) / weights.sum())
+
+
+@apis
+def test_momentum_none_averages_all_batches(api: str) -> None:
+    got = variables_of(api, momentum=None)(BATCHES)
+    close(got["mean"], np.float64(BATCHES).mean(1).mean(0))
+    close(got["var"], np.float64(BATCHES).var(1).mean(0))
+
+
+@apis
+def test_update_every_pools_the_batches_of_accumulated_gradients(api: str) -> None:
+    got = variables_of(api, update_every=3, momentum=0.5)(BATCHES)
+    assert {"mean", "var"} < set(got)
+    assert all(name.startswith("pending_") for name in set(got) - {"mean", "var"})
+    close({key: got[key] for key in ("mean", "var")}, averaged(BATCHES.reshape(1, -1, 8), 0.5))
+    early = variables_of(api, update_every=3)(BATCHES[:2])
+    close({key: early[key] for key in ("mean", "var")}, {"mean": np.zeros(8), "var": np.ones(8)}, 0)
+    twice = variables_of(api, update_every=3, momentum=0.5)(np.concatenate([BATCHES, BATCHES + 1]))
+    pooled = BATCHES.reshape(1, -1, 8)
+    close({key: twice[key] for key in ("mean", "var")}, averaged(np.concatenate([pooled, pooled + 1]), 0.5))
+
+
+@apis
+def test_batch_renorm_within_its_bounds_is_evaluation_in_training(api: str) -> None:
+    """While no bound is met, training gives what evaluation gives; with bounds of nothing, what batch norm gives."""
+    def run(**options: Any) -> Any:
+        if api == "nnx":
+            module = new("BatchRenorm", **options)
+            return module(X), module(X, use_running_average=True), running(module)
+        module = linen_norms.BatchRenorm(**options)
+        variables = module.init(jax.random.key(0), X, use_running_average=False)
+        y, new_variables = module.apply(variables, X, use_running_average=False, mutable=["batch_stats"])
+        return y, module.apply(variables | new_variables, X, use_running_average=True), new_variables["batch_stats"]
+
+    trained, evaluated, _ = run(momentum=1.0)
+    close(trained, evaluated)
+    trained, evaluated, stats = run(r_max=1.0, d_max=0.0)
+    flax_module = flax_new("BatchNorm")
+    close(trained, flax_module(X))
+    close(dict(stats), running(flax_module))
+    close(evaluated, flax_module(X, use_running_average=True))
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_number_of_features_is_named(name: str) -> None:
+    module = new(name, 4)
+    with pytest.raises(ValueError, match=r"(stats\.mean|scale).*\(8,\).*\(4,\)"):
+        module(X)
+    if name.startswith("Batch"):
+        close(running(module), {"mean": np.zeros(4), "var": np.ones(4)}, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [np.int32, np.complex64, np.bool_])
+def test_an_input_that_is_not_real_floating_point_is_named(name: str, dtype: Any) -> None:
+    with pytest.raises(TypeError, match=f"^x: .*{np.dtype(dtype).name}"):
+        new(name)(X.astype(dtype))
+    layer = getattr(linen_norms, name)(**training(name) | usual(name))
+    with pytest.raises(TypeError, match=f"^x: .*{np.dtype(dtype).name}"):
+        layer.init(jax.random.key(0), X.astype(dtype))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mask_that_does_not_fit_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^mask: .*\(4, 3, 5, 8\).*\(7,\)"):
+        new(name)(X, mask=np.ones(7, bool))
+
+
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"running_var": "exact"}, ValueError, "^running_var: "),
+    ({"update_every": 0}, ValueError, "^update_every: "),
+    ({"update_every": 2.5}, TypeError, "^update_every: "),
+    ({"frozen": "yes"}, TypeError, "^frozen: "),
+    ({"momentum": 1.5}, ValueError, "^momentum: "),
+    ({"epsilon": -1.0}, ValueError, "^epsilon: "),
+])
+def test_a_wrong_option_is_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        new("BatchNorm", **options)(X)
+    with pytest.raises(error, match=message):
+        linen_norms.BatchNorm(use_running_average=False, **options).init(jax.random.key(0), X)
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="momentun"):
+        new("BatchNorm", momentun=0.9)
+
+
+def test_another_promotion_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^promote_dtype: "):
+        new("LayerNorm", promote_dtype=lambda arrays, dtype: arrays)
+
+
+# Linen.
+
+
+def training(name: str) -> dict[str, Any]:
+    return {"use_running_average": False} if name.startswith("Batch") else {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linen_takes_what_flax_takes(name: str) -> None:
+    ours, theirs = getattr(linen_norms, name), getattr(nn, flax_name(name))
+    assert issubclass(ours, theirs)
+    got = inspect.signature(ours).parameters
+    for parameter in inspect.signature(theirs).parameters.values():
+        assert repr(got[parameter.name].default) == repr(parameter.default), parameter.name
+    # By position too, up to Flax's last; after those come parent and name.
+    shared = [p for p in inspect.signature(theirs).parameters if p not in ("parent", "name")]
+    assert list(got)[:len(shared)] == shared
+    call = inspect.signature(ours.__call__).parameters
+    assert [(p.name, p.kind, p.default) for p in call.values()] == [
+        (p.name, p.kind, p.default) for p in inspect.signature(theirs.__call__).parameters.values()]
+
+
+def linen_pair(name: str, **options: Any) -> tuple[Any, Any]:
+    options = training(name) | options
+    return getattr(linen_norms, name)(**options), getattr(nn, flax_name(name))(**options)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+@cases
+def test_linen_gives_what_flax_gives(name: str, features: int, options: dict[str, Any], mask: Any) -> None:
+    ours, theirs = linen_pair(name, **options)
+    got, wanted = (module.init(jax.random.key(0), X) for module in (ours, theirs))
+    close(got, wanted, 0)
+    assert jax.tree.map(lambda a: a.dtype, got) == jax.tree.map(lambda a: a.dtype, wanted)
+    variables = scrambled(wanted)
+    (y, new), (flax_y, flax_new_) = (module.apply(variables, X, mask=mask, mutable=["batch_stats"])
+                                     for module in (ours, theirs))
+    assert y.dtype == flax_y.dtype
+    close(y, flax_y)
+    close(new, flax_new_)
+    if name == "BatchNorm":
+        ours, theirs = linen_pair(name, **options | {"use_running_average": True})
+        close(ours.apply(variables, X), theirs.apply(variables, X))
+
+
+@cases
+def test_linen_has_the_gradients_of_flax(name: str, features: int, options: dict[str, Any]) -> None:
+    ours, theirs = linen_pair(name, **options)
+    variables = scrambled(theirs.init(jax.random.key(0), X))
+    params, rest = variables.get("params", {}), {k: v for k, v in variables.items() if k != "params"}
+
+    def gradients(module: Any) -> Any:
+        def loss(params: Any, x: Any) -> Any:
+            return jnp.sum(module.apply({"params": params} | rest, x, mask=MASK, mutable=["batch_stats"])[0] * G)
+
+        return jax.jit(jax.grad(loss, (0, 1)))(params, X)
+
+    # Params that are kept in bfloat16 have gradients in it, rounded in another order.
+    close(gradients(ours), gradients(theirs), 2e-2 if "param_dtype" in options else 1e-5)
+
+
+def test_linen_batch_norm_has_several_feature_axes() -> None:
+    ours, theirs = linen_pair("BatchNorm", axis=(1, -1))
+    variables = scrambled(theirs.init(jax.random.key(0), X))
+    assert variables["batch_stats"]["mean"].shape == (3, 8)
+    for a, b in zip(*(m.apply(variables, X, mutable=["batch_stats"]) for m in (ours, theirs)), strict=True):
+        close(a, b)
+
+
+def test_linen_group_norm_reduces_what_it_is_told() -> None:
+    ours, theirs = linen_pair("GroupNorm", num_groups=2, reduction_axes=(2, 3))
+    variables = scrambled(theirs.init(jax.random.key(0), X))
+    close(ours.apply(variables, X), theirs.apply(variables, X))
+
+
+@pytest.mark.parametrize("param_dtype", [jnp.float32, BF16])
+@pytest.mark.parametrize("force", [True, False])
+def test_linen_statistics_are_kept_in_the_dtype_of_flax(param_dtype: Any, force: bool) -> None:
+    ours, theirs = linen_pair("BatchNorm", param_dtype=param_dtype, force_float32_reductions=force)
+    variables = theirs.init(jax.random.key(0), X)
+    _, got = ours.apply(variables, X, mutable=["batch_stats"])
+    assert {a.dtype for a in jax.tree.leaves(got)} == {a.dtype for a in jax.tree.leaves(variables["batch_stats"])}
+    assert jax.tree.map(lambda a: a.dtype, ours.init(jax.random.key(0), X)) == jax.tree.map(
+        lambda a: a.dtype, variables)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_variables_of_a_flax_module_load_into_linen_and_back(name: str) -> None:
+    ours, theirs = linen_pair(name, **usual(name))
+    fresh = theirs.init(jax.random.key(0), X)
+    variables = scrambled(fresh)
+    y, _ = ours.apply(variables, X, mutable=["batch_stats"])
+    data = flax.serialization.to_bytes(variables)
+    loaded = flax.serialization.from_bytes(ours.init(jax.random.key(1), X), data)
+    close(loaded, variables, 0)
+    close(ours.apply(loaded, X, mutable=["batch_stats"])[0], y, 0)
+    back = flax.serialization.from_bytes(fresh, flax.serialization.to_bytes(loaded))
+    close(back, variables, 0)
+    if name != "BatchRenorm":
+        close(theirs.apply(back, X, mutable=["batch_stats"])[0], y)
+
+
+def test_linen_modules_without_a_name_get_that_of_flax() -> None:
+    def model(lib: Any) -> nn.Module:
+        class Net(nn.Module):
+            @nn.compact
+            def __call__(self, x: Any) -> Any:
+                for name in NAMES:
+                    if name != "BatchRenorm":
+                        x = getattr(lib, name)(**training(name) | usual(name))(nn.Dense(8)(x))
+                return x
+
+        return Net()
+
+    ours, theirs = (model(lib).init(jax.random.key(0), X) for lib in (linen_norms, nn))
+    close(ours, theirs, 0)
+    close(*(model(lib).apply(theirs, X, mutable=["batch_stats"]) for lib in (linen_norms, nn)), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "BatchRenorm"])
+def test_linen_init_does_not_update_and_apply_does_where_it_may(name: str) -> None:
+    ours = getattr(linen_norms, name)(use_running_average=False)
+    variables = ours.init(jax.random.key(0), X)
+    close(variables["batch_stats"], {"mean": np.zeros(8), "var": np.ones(8)}, 0)
+    _, new = ours.apply(variables, X, mutable=["batch_stats"])
+    assert set(new) == {"batch_stats"}
+    close(new["batch_stats"]["mean"], 0.01 * X.mean((0, 1, 2)))
+    assert float(jnp.abs(new["batch_stats"]["mean"]).max()) > 1e-3
+    with pytest.raises(flax.errors.ModifyScopeVariableError):
+        ours.apply(variables, X)
+    close(getattr(linen_norms, name)(use_running_average=True).apply(variables, X), X / np.sqrt(1 + 1e-5))
+
+
+def test_linen_use_running_average_is_given_once() -> None:
+    module = linen_norms.BatchNorm()
+    variables = module.init(jax.random.key(0), X, use_running_average=True)
+    close(module.apply(variables, X, True), nn.BatchNorm().apply(variables, X, True))
+    with pytest.raises(ValueError, match="use_running_average"):
+        module.apply(variables, X)
+    with pytest.raises(ValueError, match="use_running_average"):
+        linen_norms.BatchNorm(use_running_average=True).apply(variables, X, use_running_average=False)
+
+
+def test_linen_frozen_statistics_stay_and_gradients_flow() -> None:
+    ours = linen_norms.BatchNorm(use_running_average=False, frozen=True)
+    variables = scrambled(ours.init(jax.random.key(0), X))
+    stats = variables["batch_stats"]
+
+    def loss(params: Any) -> Any:
+        y, new = ours.apply(variables | {"params": params}, X, mutable=["batch_stats"])
+        return jnp.sum(y * G), (y, new)
+
+    gradients, (y, new) = jax.grad(loss, has_aux=True)(variables["params"])
+    close(new["batch_stats"], stats, 0)
+    normalized = (X - np.asarray(stats["mean"])) / np.sqrt(np.asarray(stats["var"]) + 1e-5)
+    close(gradients, {"bias": G.sum((0, 1, 2)), "scale": (normalized * G).sum((0, 1, 2))})
+    close(y, normalized * variables["params"]["scale"] + variables["params"]["bias"])
+    close(ours.apply(variables, X), y, 0)  # nothing is written, so nothing needs to be mutable
+
+
+def test_linen_shards_of_a_named_axis_share_statistics() -> None:
+    """The axis need not exist while the module is made."""
+    ours, _ = linen_pair("BatchNorm", axis_name="shard")
+    variables = ours.init(jax.random.key(0), BATCHES[0])
+    mask = np.random.RandomState(2).uniform(size=(3, 6, 1)) < 0.6
+    mask[1] = False
+    y, new = jax.vmap(lambda x, mask: ours.apply(variables, x, mask=mask, mutable=["batch_stats"]),
+                      out_axes=(0, None), axis_name="shard")(BATCHES, mask)
+    whole, _ = linen_pair("BatchNorm")
+    wanted, wanted_new = whole.apply(variables, BATCHES.reshape(-1, 8), mask=mask.reshape(-1, 1),
+                                     mutable=["batch_stats"])
+    close(y.reshape(-1, 8), wanted)
+    close(new, wanted_new)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linen_modules_work_under_remat_and_jit(name: str) -> None:
+    options = training(name) | usual(name)
+    plain, remat = getattr(linen_norms, name)(**options), nn.remat(getattr(linen_norms, name))(**options)
+    variables = scrambled(plain.init(jax.random.key(0), X))
+
+    def step(module: Any) -> Any:
+        return jax.jit(jax.value_and_grad(
+            lambda x: (lambda y, new: (jnp.sum(y * G), new))(*module.apply(variables, x, mutable=["batch_stats"])),
+            has_aux=True))(X)
+
+    close(step(remat), step(plain))

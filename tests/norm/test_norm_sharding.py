@@ -1,0 +1,87 @@
+"""Norms over several devices: what they compute is what one device computes of the whole batch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import gradxform as gx
+
+PROGRAM = pathlib.Path(__file__).parent / "norm_sharded_program.py"
+KERNELS = ["batch_norm", "batch_norm, evaluating", "batch_renorm", "layer_norm", "rms_norm", "group_norm",
+           "instance_norm", "weight_standardize"]
+GROUPS = [f"group_norm {groups}" for groups in (1, 2, 4, 8)]
+MESHES = ["auto", "explicit"]
+PLACES = [f"check_vma={check_vma}, gradients {where}" for check_vma in (True, False) for where in ("inside", "outside")]
+BY_HAND = ["layer_norm, axis 2", "rms_norm, axis 2", "group_norm 1, axis 2", "group_norm 4, axis 1",
+           "instance_norm, axis 1", "layer_norm, axis 0", "rms_norm, axis 0", "group_norm 2, axis 0"]
+OTHERS = ["nothing counted, check_vma=True", "nothing counted, check_vma=False", "running statistics, check_vma=True",
+          "running statistics, check_vma=False", "groups, gradients inside", "groups, gradients outside", "two axes",
+          "partly by hand, auto mesh", "partly by hand, explicit mesh", "vmap"]
+SPREAD = ["batch norm, {} mesh, sharded batch", "batch norm, {} mesh, sharded channels",
+          "layer_norm, {} mesh, sharded channels", "rms_norm, {} mesh, sharded channels",
+          "instance_norm, {} mesh, sharded channels", "instance_norm, {} mesh, sharded positions",
+          "group_norm 2, {} mesh, sharded positions"]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What a process with eight devices found; the number of devices is fixed before jax starts."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+    root = pathlib.Path(gx.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-W", "error", str(PROGRAM)], check=False, capture_output=True, text=True,
+                          env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def holds(found: dict[str, Any], check: str) -> None:
+    assert found["devices"] == 8
+    assert found["checks"][check] == [], "\n".join(found["checks"][check])
+
+
+@pytest.mark.parametrize(("check", "mesh"), list(itertools.product(SPREAD, MESHES)))
+def test_a_sharded_array_under_jit(found: dict[str, Any], check: str, mesh: str) -> None:
+    holds(found, check.format(mesh))
+
+
+@pytest.mark.parametrize(("groups", "mesh"), list(itertools.product(GROUPS, MESHES)))
+def test_group_norm_on_an_explicit_mesh_with_sharded_channels(found: dict[str, Any], groups: str, mesh: str) -> None:
+    """Flax's asks for a sharding there and fails; groups may be as wide as a shard, wider, or narrower."""
+    holds(found, f"{groups}, {mesh} mesh, sharded channels")
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_batch_norm_across_devices_by_hand(found: dict[str, Any], where: str) -> None:
+    holds(found, f"batch norm, {where}")
+
+
+@pytest.mark.parametrize(("norm", "where"), list(itertools.product(BY_HAND, PLACES)))
+def test_norms_across_devices_by_hand(found: dict[str, Any], norm: str, where: str) -> None:
+    """Spread over what they reduce, with a named axis, or over the batch, without."""
+    holds(found, f"{norm}, {where}")
+
+
+@pytest.mark.parametrize("check", OTHERS)
+def test_named_axes(found: dict[str, Any], check: str) -> None:
+    holds(found, check)
+
+
+@pytest.mark.parametrize(("kernel", "mesh"), list(itertools.product(KERNELS, MESHES)))
+def test_a_sharded_batch_gives_what_one_device_gives(found: dict[str, Any], kernel: str, mesh: str) -> None:
+    holds(found, f"{kernel}, {mesh} mesh, beside one device")
+
+
+def test_every_check_is_asked_for(found: dict[str, Any]) -> None:
+    asked = {check.format(mesh) for check in SPREAD for mesh in MESHES}
+    asked |= {f"{groups}, {mesh} mesh, sharded channels" for groups in GROUPS for mesh in MESHES}
+    asked |= {f"{kernel}, {mesh} mesh, beside one device" for kernel in KERNELS for mesh in MESHES}
+    asked |= {f"{norm}, {where}" for norm in ["batch norm", *BY_HAND] for where in PLACES}
+    assert set(found["checks"]) == asked | set(OTHERS)
