@@ -1,6 +1,7 @@
 """Self-supervised objectives: contrastive, consistent, and masked."""
 
 from gradxform.losses.contrastive import clip_loss, info_nce, nt_xent, sup_con
+from gradxform.losses.masked import masked_cross_entropy, masked_l1, masked_mse, masked_smooth_l1
 from gradxform.losses.momentum import MemoryQueue, ema_update, enqueue, init_queue
 from gradxform.losses.redundancy import barlow_twins, vicreg
 from gradxform.losses.regression import byol, simsiam
@@ -15,6 +16,10 @@ __all__ = [
     "enqueue",
     "info_nce",
     "init_queue",
+    "masked_cross_entropy",
+    "masked_l1",
+    "masked_mse",
+    "masked_smooth_l1",
     "nt_xent",
     "siglip",
     "simsiam",

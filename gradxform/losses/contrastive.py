@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gradxform.core import checks
+from gradxform.core.numbers import wide_dtype
 from gradxform.core.types import Scalar
 from gradxform.losses import vectors
 from gradxform.losses.tiles import SAFE_SCALE, Tiling, tiled_lse
@@ -53,7 +55,7 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, axis_nam
     """
     z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
     u1, u2 = vectors.directions(z1), vectors.directions(z2)
-    scale, bounded = _scale(temperature)
+    scale, bounded = _scale(temperature, z1.dtype)
     u = jnp.concatenate([u1, u2])
     negatives = _lse(_narrowed(u, z1.dtype), None, scale, 2, axis_name, bounded, block_size)
     positives = scale * jnp.sum(u1 * u2, axis=-1)
@@ -93,7 +95,7 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
     least = 2 if axis_name is None and negatives is None else 1
     query, keys = vectors.pair(("query", "keys"), query, keys, at_least=least)
     q, k = vectors.directions(query), vectors.directions(keys)
-    scale, bounded = _scale(temperature)
+    scale, bounded = _scale(temperature, query.dtype)
     positives = scale * jnp.sum(q * k, axis=-1)
     narrow = _narrowed(q, query.dtype)
     if negatives is None:
@@ -139,7 +141,7 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, axis_na
     """
     image, text = vectors.pair(("image", "text"), image, text, at_least=2 if axis_name is None else 1)
     vectors.positive("logit_scale", logit_scale)
-    scale, bounded = _factor(logit_scale)
+    scale, bounded = _factor(logit_scale, image.dtype)
     u, v = vectors.directions(image), vectors.directions(text)
     positives = scale * jnp.sum(u * v, axis=-1)
     x, y = _narrowed(u, image.dtype), _narrowed(v, image.dtype)
@@ -187,12 +189,15 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     dtype = getattr(labels, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"labels: expected an array of integers, got {repr(labels) if dtype is None else dtype}")
-    labels = jnp.asarray(labels)
+    if isinstance(labels, np.ndarray):
+        # Numbers beyond 32 bits would be cut; their order is all that counts.
+        labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
+    labels = vectors.everywhere(jnp.asarray(labels))
     if labels.shape != z.shape[:1]:
         raise ValueError(f"labels: expected one for each of the {z.shape[0]} vectors, shape {z.shape[:1]}, got "
                          f"{labels.shape}")
     checks.choice("reduction", reduction, vectors.REDUCTIONS)
-    scale, bounded = _scale(temperature)
+    scale, bounded = _scale(temperature, z.dtype)
     u = vectors.directions(z)
     narrow = _narrowed(u, z.dtype)
     lse = _lse(narrow, None, scale, 1, axis_name, bounded, block_size)
@@ -215,14 +220,13 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     return total / jnp.maximum(count, 1)
 
 
-def _scale(temperature: Scalar) -> tuple[jax.Array, bool]:
-    vectors.positive("temperature", temperature)
-    return _factor(1 / temperature)
+def _scale(temperature: Scalar, dtype: Any) -> tuple[jax.Array, bool]:
+    return _factor(1 / vectors.positive("temperature", temperature), dtype)
 
 
-def _factor(scale: Any) -> tuple[jax.Array, bool]:
+def _factor(scale: Any, dtype: Any) -> tuple[jax.Array, bool]:
     """The factor of cosines as an array, and whether it is known to be small."""
-    return jnp.asarray(scale, jnp.float32), isinstance(scale, (int, float)) and scale <= SAFE_SCALE
+    return jnp.asarray(scale, wide_dtype(dtype)), isinstance(scale, (int, float)) and scale <= SAFE_SCALE
 
 
 def _narrowed(u: jax.Array, dtype: Any) -> jax.Array:
@@ -232,8 +236,7 @@ def _narrowed(u: jax.Array, dtype: Any) -> jax.Array:
 
 def _block(size: int, block_size: int | None) -> int:
     if block_size is not None:
-        checks.integer("block_size", block_size, at_least=1)
-        return min(block_size, size)
+        return min(vectors.static_size("block_size", block_size), size)
     # Tiles of one size with little to fill up, in whole vectors of the hardware.
     tiles = -(-size // BLOCK)
     return min(size, -(-size // (tiles * 8)) * 8)
@@ -252,8 +255,6 @@ def _lse(rows: jax.Array, columns: jax.Array | None, scale: jax.Array, views: in
     all_ids = lax.all_gather(ids, axis_name, tiled=True)
     tiling = Tiling(_block(everyone.shape[0], block_size), False, False, bounded)
     tiling = tiling._replace(block=min(tiling.block, max(rows.shape[0], 8)))
-    missing = jax.typeof(rows).manual_axis_type.varying - jax.typeof(scale).manual_axis_type.varying
-    scale = lax.pcast(scale, tuple(missing), to="varying") if missing else scale
     return tiled_lse(tiling, rows, everyone, scale, ids, all_ids)[0]
 
 

@@ -75,7 +75,7 @@ def masked_l1(predictions: jax.Array, targets: jax.Array, mask: jax.Array, *, ax
       >>> gx.losses.masked_l1(jnp.array([[1.0, 3.0], [9.0, 9.0]]), jnp.zeros((2, 2)), mask=jnp.array([True, False]))
       Array(2., dtype=float32)
     """
-    return _regression(*_pair(predictions, targets, mask), _names(axis_name), jnp.abs)
+    return _regression(*_pair(predictions, targets, mask), _names(axis_name), _absolute)
 
 
 def masked_smooth_l1(predictions: jax.Array, targets: jax.Array, mask: jax.Array, *, beta: Scalar = 1.0,
@@ -166,8 +166,13 @@ def _square(difference: jax.Array) -> jax.Array:
     return jnp.square(difference)
 
 
+def _absolute(difference: jax.Array) -> jax.Array:
+    # Its derivative at 0 is 0, where that of jnp.abs is 1.
+    return difference * lax.sign(difference)
+
+
 def _smooth(difference: jax.Array, beta: Any) -> jax.Array:
-    size = jnp.abs(difference)
+    size = _absolute(difference)
     # The parabola up to beta, and all that lies above: no branch, and no division by 0.
     low = jnp.minimum(size, beta)
     return 0.5 * low * (low / jnp.where(beta > 0, beta, 1)) + (size - low)

@@ -43,14 +43,13 @@ def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: S
     image, text = vectors.pair(("image", "text"), image, text)
     vectors.positive("logit_scale", logit_scale)
     checks.real("logit_bias", logit_bias)
+    vectors.number("logit_bias", logit_bias)
     u, v = vectors.directions(image), vectors.directions(text)
     count, first = u.shape[0], jnp.asarray(0)
     if axis_name is not None:
         first = lax.axis_index(axis_name) * count
         v = lax.all_gather(v, axis_name, tiled=True)
-    if block_size is not None:
-        checks.integer("block_size", block_size, at_least=1)
-    block = min(v.shape[0], BLOCK if block_size is None else block_size)
+    block = min(v.shape[0], BLOCK if block_size is None else vectors.static_size("block_size", block_size))
     own = first + jnp.arange(count)
 
     # Nothing of a block is kept for the backward pass but the texts.

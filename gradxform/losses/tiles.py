@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradxform.core.numbers import wide_dtype, widen
+
 FLOOR = -1e30
 """A maximum before the first number: finite, so that the difference of two is no NaN."""
-SAFE_SCALE = 43.0
-"""Up to this scale ``exp(scale * (s - 1))`` of a cosine ``s`` is a normal number of float32: twice it is below 87."""
+SAFE_SCALE = 30.0
+"""Up to this scale ``exp(scale * (s - 1))`` of a cosine ``s`` and its inverse are far from the ends of float32."""
 
 
 class Tiling(NamedTuple):
@@ -40,7 +42,6 @@ class Sums(NamedTuple):
     total: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, row_ids: jax.Array,
               column_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``log sum_j exp(scale * rows_i . columns_j)`` over all ``j`` whose id is not that of ``i``; likewise by column.
@@ -49,22 +50,42 @@ def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Ar
       tiling: how the pairs are walked through.
       rows: (R, d).
       columns: (K, d); the rows again if symmetric.
-      scale: the factor of the inner products, a float32 scalar.
+      scale: the factor of the inner products, a scalar in float32 at least.
       row_ids: (R,) integers.
       column_ids: (K,) integers.
 
     Returns:
-      (R,) and (K,) log-sum-exps in float32, -inf where there is no pair; the second is the first if symmetric, and
-      zeros where it is not wanted.
+      (R,) and (K,) log-sum-exps in float32 at least, -inf where there is no pair; the second is the first if symmetric,
+      and zeros where it is not wanted.
     """
+    # Inside shard_map all have to differ from device to device alike; the gradient of what is shared is summed there.
+    arrays = (rows, columns, scale, row_ids, column_ids)
+    varying = frozenset[str]().union(*(_varying(array) for array in arrays))
+
+    def cast(array: jax.Array) -> jax.Array:
+        missing = varying - _varying(array)
+        return lax.pcast(array, tuple(missing), to="varying") if missing else array
+
+    return _tiled_lse(tiling, *map(cast, arrays))
+
+
+def _varying(array: jax.Array) -> frozenset[str]:
+    return jax.typeof(array).manual_axis_type.varying
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, row_ids: jax.Array,
+               column_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _forward(tiling, rows, columns, scale, row_ids, column_ids)[0]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, row_ids: jax.Array,
              column_ids: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
     padded = _Padded(tiling, rows, columns, row_ids, column_ids)
-    like = rows[0, 0].astype(jnp.float32) * 0
-    row_sums, column_sums = (Sums(jnp.full(n, FLOOR) + like, jnp.zeros(n) + like)
+    # Zeros that differ from device to device where the vectors do.
+    like = jnp.zeros_like(rows[0, 0], wide_dtype(rows.dtype))
+    row_sums, column_sums = (Sums(jnp.full(n, FLOOR, like.dtype) + like, jnp.zeros(n, like.dtype) + like)
                              for n in (padded.row_count, padded.column_count))
 
     def step(sums: tuple[Sums, Sums], tile: tuple[jax.Array, jax.Array]) -> tuple[tuple[Sums, Sums], None]:
@@ -97,6 +118,7 @@ def _forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
     return (row_lse, column_lse), (rows, columns, scale, row_ids, column_ids, row_lse, column_lse)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _backward(tiling: Tiling, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
     rows, columns, scale, row_ids, column_ids, row_lse, column_lse = residuals
     row_ct, column_ct = cotangents
@@ -139,18 +161,18 @@ def _backward(tiling: Tiling, residuals: tuple[Any, ...], cotangents: tuple[jax.
             d_columns = _add(d_columns, j, tiling.block, back)
         return (d_rows, d_columns), None
 
-    like = rows[0, 0].astype(jnp.float32) * 0
-    start = (jnp.zeros((padded.row_count, rows.shape[1])) + like,
-             jnp.zeros((0 if tiling.symmetric else padded.column_count, rows.shape[1])) + like)
+    like = jnp.zeros_like(rows[0, 0], wide_dtype(rows.dtype))
+    start = (jnp.zeros((padded.row_count, rows.shape[1]), like.dtype) + like,
+             jnp.zeros((0 if tiling.symmetric else padded.column_count, rows.shape[1]), like.dtype) + like)
     (d_rows, d_columns), _ = lax.scan(step, start, padded.order())
     d_rows, d_columns = d_rows[:rows.shape[0]], d_columns[:columns.shape[0]]
     # The logits' cotangents contracted with the inner products: no pass of its own.
-    d_scale = jnp.sum(rows.astype(jnp.float32) * d_rows) * (0.5 if tiling.symmetric else 1.0)
+    d_scale = jnp.sum(widen(rows) * d_rows) * (0.5 if tiling.symmetric else 1.0)
     d_columns = jnp.zeros_like(columns) if tiling.symmetric else (scale * d_columns).astype(columns.dtype)
     return (scale * d_rows).astype(rows.dtype), d_columns, d_scale.astype(scale.dtype), None, None
 
 
-tiled_lse.defvjp(_forward, _backward)
+_tiled_lse.defvjp(_forward, _backward)
 
 
 class _Padded:
@@ -183,7 +205,7 @@ class _Padded:
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.dot(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    return jnp.dot(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=wide_dtype(a.dtype))
 
 
 def _fill(array: jax.Array, size: int) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gradxform.core import checks
 from gradxform.core.numbers import widen
@@ -30,7 +31,28 @@ def embeddings(name: str, z: Any, *, at_least: int = 1) -> jax.Array:
         raise ValueError(f"{name}: expected shape (batch, features), got {z.shape}")
     if z.shape[0] < at_least:
         raise ValueError(f"{name}: expected a batch of at least {at_least}, got shape {z.shape}")
-    return z
+    return everywhere(z)
+
+
+def everywhere(z: jax.Array) -> jax.Array:
+    """``z`` on every device, where the mesh has axes that programs name: each example is compared with all others."""
+    sharding = jax.typeof(z).sharding
+    if all(part is None for part in sharding.spec):
+        return z
+    return jax.sharding.reshard(z, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def static_size(name: str, value: Any) -> int:
+    """``value``, an integer from 1 on that is known when the program is built.
+
+    Raises:
+      TypeError: it is no Python or NumPy integer.
+      ValueError: it is less than 1.
+    """
+    if isinstance(value, jax.Array):
+        raise TypeError(f"{name}: expected an integer, got an array of dtype {value.dtype}")
+    checks.integer(name, value, at_least=1)
+    return int(value)
 
 
 def pair(names: tuple[str, str], a: Any, b: Any, *, at_least: int = 1) -> tuple[jax.Array, jax.Array]:
@@ -54,14 +76,28 @@ def positive(name: str, value: Any) -> Any:
       ValueError: it is 0, negative or NaN.
     """
     checks.real(name, value, above=0)
+    return number(name, value)
+
+
+def number(name: str, value: Any) -> Any:
+    """``value``, a single number.
+
+    Raises:
+      ValueError: it is an array of several.
+    """
+    if jnp.ndim(value):
+        raise ValueError(f"{name}: expected a single number, got an array of shape {jnp.shape(value)}")
     return value
 
 
 def directions(z: jax.Array) -> jax.Array:
     """The vectors over their lengths, in float32 at least; a vector of zeros stays one, and has no gradient."""
     z = widen(z)
+    # Its largest number taken out, a vector's square neither overflows nor vanishes, and its direction is the same.
+    largest = lax.stop_gradient(jnp.max(jnp.abs(z), axis=-1, keepdims=True))
+    some = largest != 0
+    z = z / jnp.where(some, largest, 1)
     square = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
-    some = square > 0
     return jnp.where(some, z * lax.rsqrt(jnp.where(some, square, 1)), 0)
 
 

@@ -50,12 +50,12 @@ def canonical(name: str, axes: Axes, ndim: int) -> tuple[int, ...]:
       TypeError: an axis is no integer.
       ValueError: an axis is out of range or named twice.
     """
-    given = (axes,) if isinstance(axes, (int, np.integer)) else tuple(axes)
+    given = tuple(axes) if isinstance(axes, (Sequence, set, frozenset)) and not isinstance(axes, str) else (axes,)
     for axis in given:
         checks.integer(name, axis)
         if not -ndim <= axis < ndim:
-            raise ValueError(f"{name}: expected axes of an array of {ndim} dimensions, from {-ndim} to {ndim - 1}, "
-                             f"got {axes!r}")
+            raise ValueError(f"{name}: expected axes of an array of {ndim} dimensions"
+                             f"{f', from {-ndim} to {ndim - 1}' if ndim else ', which has none'}, got {axes!r}")
     found = sorted(axis % ndim for axis in given)
     if len(set(found)) != len(found):
         raise ValueError(f"{name}: expected different axes, got {axes!r} for an array of {ndim} dimensions")
@@ -84,15 +84,15 @@ def feature_array(name: str, array: Any, x: jax.Array, axes: tuple[int, ...]) ->
     return jnp.expand_dims(array, others(axes, x.ndim))
 
 
-def values(x: jax.Array, axes: tuple[int, ...]) -> None:
+def values(x: jax.Array, axes: tuple[int, ...], name: str = "x") -> None:
     """Refuses statistics over no value.
 
     Raises:
       ValueError: an axis of ``axes`` has length 0.
     """
     if math.prod(x.shape[axis] for axis in axes) == 0:
-        raise ValueError(f"x: expected at least one value along {_named(axes)} to take statistics of, got an empty "
-                         f"array of shape {x.shape}")
+        raise ValueError(f"{name}: expected at least one value along {_named(axes)} to take statistics of, got an "
+                         f"empty array of shape {x.shape}")
 
 
 def boolean(mask: Any, x: jax.Array) -> jax.Array | None:
@@ -104,9 +104,10 @@ def boolean(mask: Any, x: jax.Array) -> jax.Array | None:
     """
     if mask is None:
         return None
+    kind: Any = (mask if hasattr(mask, "dtype") else np.asarray(mask)).dtype
+    if not (kind == jnp.bool_ or jnp.issubdtype(kind, jnp.number)):
+        raise TypeError(f"mask: expected an array of truth values, got dtype {kind}")
     mask = jnp.asarray(mask)
-    if not (mask.dtype == jnp.bool_ or jnp.issubdtype(mask.dtype, jnp.number)):
-        raise TypeError(f"mask: expected an array of truth values, got dtype {mask.dtype}")
     try:
         fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
     except ValueError:

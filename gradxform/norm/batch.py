@@ -171,6 +171,10 @@ class _Call:
         mean = arguments.feature_array("stats.mean", stats.mean, x, features)
         var = arguments.feature_array("stats.var", stats.var, x, features)
         assert mean is not None and var is not None
+        arguments.feature_array("stats.weight", stats.weight, x, features)
+        for name, value in (stats.pending._asdict() if stats.pending is not None else {}).items():
+            if name != "calls":
+                arguments.feature_array(f"stats.pending.{name}", value, x, features)
         # The mean enters as it is, whatever the dtype of x; its gradient goes through the second part.
         fixed = lax.stop_gradient(mean)
         self.running = Spread(jnp.ones_like(mean), fixed, mean - fixed, var)

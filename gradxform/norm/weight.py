@@ -48,7 +48,7 @@ def weight_standardize(
     kernel = arguments.floating("kernel", kernel)
     outputs = arguments.canonical("axis", axis, kernel.ndim)
     axes = arguments.others(outputs, kernel.ndim)
-    arguments.values(kernel, axes)
+    arguments.values(kernel, axes, "kernel")
     scale = arguments.feature_array("scale", scale, kernel, outputs)
     mask = arguments.boolean(mask, kernel)
     return standardize(kernel, Across(axes), mask, scale, None, arguments.nonnegative("epsilon", epsilon),

@@ -1,0 +1,45 @@
+"""Programs for several devices: the number of devices is fixed before jax starts, so they run in processes."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+import gradxform as gx
+
+PATIENCE = 900
+"""Seconds to wait for the other worker's run."""
+
+
+def eight_devices(factory: pytest.TempPathFactory, program: pathlib.Path) -> str:
+    """What a program printed that saw eight devices; run once, whichever of the workers asks first."""
+    shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.mktemp("devices")
+    output, claim = shared / f"{program.stem}.txt", shared / f"{program.stem}.claim"
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        deadline = time.monotonic() + PATIENCE
+        while not output.exists():
+            assert time.monotonic() < deadline, f"{program.name} has not ended in {PATIENCE} seconds"
+            time.sleep(0.2)
+        return _read(output, program)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+    root = pathlib.Path(gx.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-W", "error", str(program)], check=False, capture_output=True, text=True,
+                          env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)})
+    # Renamed into place, so that nobody reads half of it.
+    written = output.with_suffix(".part")
+    written.write_text(f"{done.returncode}\n{done.stdout if done.returncode == 0 else done.stderr[-4000:]}")
+    written.rename(output)
+    return _read(output, program)
+
+
+def _read(output: pathlib.Path, program: pathlib.Path) -> str:
+    code, _, text = output.read_text().partition("\n")
+    assert code == "0", f"{program.name} failed:\n{text}"
+    return text
