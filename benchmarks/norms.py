@@ -24,8 +24,10 @@ from benchmarks import harness, peers
 from benchmarks.harness import Sample
 
 HELP = "forward and backward passes of four norms, against flax.linen, flax.nnx and torch"
-VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_ARENA_MAX": "1"}
-"""Nothing can be donated to a pass that keeps its input: memory once got stays, or each array is faulted in anew."""
+VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_ARENA_MAX": "1",
+             "OMP_WAIT_POLICY": "PASSIVE"}
+"""Nothing can be donated to a pass that keeps its input: memory once got stays, or each array is faulted in anew. The
+threads of torch sleep when they have nothing to do, instead of taking the cores from the peer whose turn it is."""
 
 OURS, LINEN, NNX, TORCH = "gradxform", "flax.linen", "flax.nnx", "torch"
 FORWARD, BOTH = "forward", "forward + backward"

@@ -90,18 +90,16 @@ def _normalize_jvp(dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ..
         def scaled(value: jax.Array, scale: jax.Array | None) -> jax.Array:
             return value if scale is None else value * scale
 
-        def centered(x: jax.Array, mask: jax.Array | None, shift: jax.Array, rest: jax.Array) -> jax.Array:
-            return (cleaned(x, mask) - shift) - rest
-
         change = (scaled(factor, scale) * d_carrier).astype(dtype)
-        d_shift = -factor * d_rest
+        # What the rest of the mean has to do with the factor is a matter of the small arrays.
+        d_shift = -factor * d_rest - rest * d_factor
         if scale is None and d_bias is not None and d_bias.shape == d_shift.shape:
             d_shift, d_bias = d_shift + d_bias, None
         change += term(scaled, d_shift, scale)
-        at = (x, mask, shift, rest)
-        change += term(lambda s, d, *at: scaled(centered(*at) * d, s), scale, d_factor, *at)
+        change += term(lambda x, mask, m, s, d: scaled((cleaned(x, mask) - m) * d, s), x, mask, shift, scale, d_factor)
         if scale is not None:
-            change += term(lambda f, d, *at: centered(*at) * f * d, factor, d_scale, *at)
+            change += term(lambda x, mask, m, r, f, d: ((cleaned(x, mask) - m) - r) * f * d,
+                           x, mask, shift, rest, factor, d_scale)
         if d_bias is not None:
             change += term(lambda d: d, d_bias)
         return change
