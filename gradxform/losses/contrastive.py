@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradxform.core import checks
+from gradxform.core import arrays, checks
 from gradxform.core.numbers import wide_dtype
 from gradxform.core.types import Scalar
 from gradxform.losses import vectors
@@ -186,13 +186,10 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
       0.0001
     """
     z = vectors.embeddings("z", z, at_least=2 if axis_name is None else 1)
-    dtype = getattr(labels, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"labels: expected an array of integers, got {repr(labels) if dtype is None else dtype}")
-    if isinstance(labels, np.ndarray):
+    if isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer):
         # Numbers beyond 32 bits would be cut; their order is all that counts.
         labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
-    labels = vectors.everywhere(jnp.asarray(labels))
+    labels = vectors.everywhere(arrays.integers("labels", labels))
     if labels.shape != z.shape[:1]:
         raise ValueError(f"labels: expected one for each of the {z.shape[0]} vectors, shape {z.shape[:1]}, got "
                          f"{labels.shape}")

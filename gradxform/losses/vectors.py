@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gradxform.core import checks
+from gradxform.core import arrays, checks
 from gradxform.core.numbers import widen
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -22,11 +22,7 @@ def embeddings(name: str, z: Any, *, at_least: int = 1) -> jax.Array:
       TypeError: it is no floating-point array.
       ValueError: it has not two axes, or too few vectors.
     """
-    dtype = getattr(z, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name}: expected an array of floating-point numbers, got "
-                        f"{repr(z) if dtype is None else f'dtype {dtype}'}")
-    z = jnp.asarray(z)
+    z = arrays.floating(name, z)
     if z.ndim != 2 or not z.shape[1]:
         raise ValueError(f"{name}: expected shape (batch, features), got {z.shape}")
     if z.shape[0] < at_least:

@@ -11,23 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks
+from gradxform.core.arrays import floating
 
 Axes = int | Sequence[int]
 AxisName = str | Sequence[str] | None
 Groups = Sequence[Sequence[int]] | None
-
-
-def floating(name: str, x: Any) -> jax.Array:
-    """``x`` as an array.
-
-    Raises:
-      TypeError: it is no array of real floating-point numbers.
-    """
-    dtype = getattr(x, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name}: expected an array of floating-point numbers, got "
-                        f"{repr(x) if dtype is None else f'dtype {dtype}'}")
-    return jnp.asarray(x)
 
 
 def result_dtype(dtype: Any, x: jax.Array) -> Any:

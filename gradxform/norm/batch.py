@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core import checks
+from gradxform.core.arrays import floating
 from gradxform.core.numbers import widen
 from gradxform.core.types import Scalar
 from gradxform.norm import arguments
@@ -156,7 +157,7 @@ class _Call:
     def __init__(self, x: Any, stats: BatchStats, scale: Any, bias: Any, use_running_average: bool,
                  momentum: Scalar | None, epsilon: Scalar, axis: Axes, mask: Any, axis_name: AxisName,
                  groups: Groups, running_var: str, update_every: int, dtype: Any) -> None:
-        x = arguments.floating("x", x)
+        x = floating("x", x)
         if not isinstance(use_running_average, bool):
             raise TypeError(f"use_running_average: expected True or False, got {use_running_average!r}")
         self.epsilon = arguments.nonnegative("epsilon", epsilon)

@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradxform.core import checks
+from gradxform.core.arrays import floating
 from gradxform.core.numbers import widen
 from gradxform.core.types import Scalar
 from gradxform.norm import arguments
@@ -62,7 +63,7 @@ def group_norm(
       >>> gx.norm.group_norm(jnp.array([[1.0, 3.0, 10.0, 30.0]]), num_groups=2).round(3)
       Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
-    x = arguments.floating("x", x)
+    x = floating("x", x)
     named = arguments.canonical("axis", axis, x.ndim)
     if len(named) != 1:
         raise ValueError(f"axis: expected one channel axis, got {axis!r}")
@@ -121,7 +122,7 @@ def instance_norm(
       Array([[[-1., -1.],
               [ 1.,  1.]]], dtype=float32)
     """
-    x = arguments.floating("x", x)
+    x = floating("x", x)
     channels = arguments.canonical("axis", axis, x.ndim)
     if 0 in channels:
         raise ValueError(f"axis: expected channel axes other than the batch, axis 0, got {axis!r}")

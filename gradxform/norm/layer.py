@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from gradxform.core.arrays import floating
 from gradxform.core.types import Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
@@ -92,7 +93,7 @@ def rms_norm(
 
 def _layer(x: Any, scale: Any, bias: Any, epsilon: Scalar, axis: Axes, feature_axis: Axes | None, mask: Any,
            axis_name: AxisName, groups: Groups, dtype: Any, centered: bool) -> jax.Array:
-    x = arguments.floating("x", x)
+    x = floating("x", x)
     axes = arguments.canonical("axis", axis, x.ndim)
     features = axes if feature_axis is None else arguments.canonical("feature_axis", feature_axis, x.ndim)
     arguments.values(x, axes)

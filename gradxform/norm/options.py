@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.norm.arguments import Axes, canonical, floating
+from gradxform.core.arrays import floating
+from gradxform.norm.arguments import Axes, canonical
 from gradxform.norm.batch import RUNNING_VAR, batch_norm, batch_renorm
 from gradxform.norm.group import group_norm, instance_norm
 from gradxform.norm.layer import layer_norm, rms_norm

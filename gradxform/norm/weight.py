@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from gradxform.core.arrays import floating
 from gradxform.core.types import Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes
@@ -45,7 +46,7 @@ def weight_standardize(
       Array([[-1.,  0.],
              [ 1.,  0.]], dtype=float32)
     """
-    kernel = arguments.floating("kernel", kernel)
+    kernel = floating("kernel", kernel)
     outputs = arguments.canonical("axis", axis, kernel.ndim)
     axes = arguments.others(outputs, kernel.ndim)
     arguments.values(kernel, axes, "kernel")
