@@ -275,12 +275,7 @@ def _judge(results: list[Result]) -> list[dict[str, Any]]:
     for target in TARGETS:
         result = found.get((target.tree, target.case))
         ratio = None if result is None else result.ratio(target.figure, target.peer)
-        if result is None or ratio is None:
-            verdict = "not measured"
-        elif result.others > harness.QUIET:
-            verdict = "no verdict, other processes were busy"
-        else:
-            verdict = "met" if ratio <= target.limit else "NOT MET"
+        verdict = harness.verdict(ratio, target.limit, 0.0 if result is None else result.others)
         measured = "" if ratio is None else f", measured {ratio:.3f}"
         print(f"  {target.tree}, {target.case}, {target.figure}, to {target.peer}: "
               f"at most {target.limit}{measured}: {verdict}")

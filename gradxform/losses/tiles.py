@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
 
 FLOOR = -1e30
@@ -58,19 +59,9 @@ def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Ar
       (R,) and (K,) log-sum-exps in float32 at least, -inf where there is no pair; the second is the first if symmetric,
       and zeros where it is not wanted.
     """
-    # Inside shard_map all have to differ from device to device alike; the gradient of what is shared is summed there.
     arrays = (rows, columns, scale, row_ids, column_ids)
-    varying = frozenset[str]().union(*(_varying(array) for array in arrays))
-
-    def cast(array: jax.Array) -> jax.Array:
-        missing = varying - _varying(array)
-        return lax.pcast(array, tuple(missing), to="varying") if missing else array
-
-    return _tiled_lse(tiling, *map(cast, arrays))
-
-
-def _varying(array: jax.Array) -> frozenset[str]:
-    return jax.typeof(array).manual_axis_type.varying
+    # The rule for the gradient has to find all of them differing alike.
+    return _tiled_lse(tiling, *varying_like(arrays, arrays))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
 from gradxform.norm.isolate import isolated
 from gradxform.norm.moments import Across, Spread, cleaned, spread
@@ -49,23 +50,6 @@ def normalize(x: jax.Array, carrier: jax.Array, stats: Spread, scale: jax.Array 
         factor, scale = factor * scale, None
     small = (stats.shift, stats.rest, factor, scale, bias)
     return _normalize(jnp.dtype(dtype), x, carrier, mask, *varying_like(x, small))
-
-
-def varying_like(x: jax.Array, arrays: Any) -> Any:
-    """``arrays`` made to differ from device to device along the manual axes along which ``x`` does.
-
-    Inside ``shard_map`` JAX would do so where they meet ``x``; done there, the gradient of an array that all devices
-    share would be summed over devices in the size of ``x``, and not in its own.
-    """
-    def cast(array: jax.Array) -> jax.Array:
-        missing = _varying(x) - _varying(array)
-        return lax.pcast(array, tuple(missing), to="varying") if missing else array
-
-    return jax.tree.map(cast, arrays)
-
-
-def _varying(x: jax.Array) -> frozenset[str]:
-    return jax.typeof(x).manual_axis_type.varying
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
