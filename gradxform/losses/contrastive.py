@@ -17,7 +17,9 @@ from gradxform.losses.tiles import SAFE_SCALE, Tiling, tiled_lse
 
 AxisName = str | tuple[str, ...] | None
 BLOCK = 512
-"""Rows and columns of a tile, at most: 1 MiB in float32, which a core's cache holds."""
+"""Rows and columns of a tile, at least: 1 MiB in float32, which a core's cache holds."""
+WHOLE = 2048
+"""Up to so many rows and columns are one tile: its exponentials serve forward and backward pass, in 16 MiB at most."""
 
 
 def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, axis_name: AxisName = None,
@@ -106,7 +108,9 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
             raise ValueError(f"negatives: expected vectors of {q.shape[1]} features, as query has, got shape "
                              f"{others.shape}")
         others = _narrowed(vectors.directions(others), query.dtype)
-        tiling = Tiling(_block(max(q.shape[0], others.shape[0]), block_size), False, False, bounded)
+        fewer, more = sorted((q.shape[0], others.shape[0]))
+        # The fewer of the two are filled up to a tile.
+        tiling = Tiling(min(_block(more, block_size), max(fewer, BLOCK)), False, False, bounded)
         lse, _ = tiled_lse(tiling, narrow, others, scale, jnp.full(q.shape[0], -1), jnp.arange(others.shape[0]))
     return vectors.reduced(_loss(lse, positives), reduction, axis_name)
 
@@ -234,8 +238,12 @@ def _narrowed(u: jax.Array, dtype: Any) -> jax.Array:
 def _block(size: int, block_size: int | None) -> int:
     if block_size is not None:
         return min(vectors.static_size("block_size", block_size), size)
-    # Tiles of one size with little to fill up, in whole vectors of the hardware.
-    tiles = -(-size // BLOCK)
+    if size <= WHOLE:
+        return size
+    # Tiles of one size with little to fill up, in whole vectors of the hardware. Larger ones are faster; at the sizes
+    # between, their memory would count beside that of the vectors.
+    largest = 2 * BLOCK if size < 4 * WHOLE else min(max(size // 16, BLOCK), 2 * BLOCK)
+    tiles = -(-size // largest)
     return min(size, -(-size // (tiles * 8)) * 8)
 
 

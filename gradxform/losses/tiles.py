@@ -79,6 +79,9 @@ def _forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
     row_sums, column_sums = (Sums(jnp.full(n, FLOOR, like.dtype) + like, jnp.zeros(n, like.dtype) + like)
                              for n in (padded.row_count, padded.column_count))
 
+    # A single tile has both triangles already; XLA would spend seconds on folding its masked maxima.
+    mirrored = tiling.symmetric and padded.row_count > tiling.block
+
     def step(sums: tuple[Sums, Sums], tile: tuple[jax.Array, jax.Array]) -> tuple[tuple[Sums, Sums], None]:
         by_row, by_column = sums
         i, j = tile
@@ -87,14 +90,14 @@ def _forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
         if tiling.bounded:
             e = jnp.where(kept, jnp.exp(logits - scale), 0)
             by_row = _grown(by_row, i, tiling.block, e.sum(1), scale)
-            if tiling.symmetric:
+            if mirrored:
                 by_row = _grown(by_row, j, tiling.block, jnp.where(i == j, 0, e.sum(0)), scale)
             elif tiling.columns:
                 by_column = _grown(by_column, j, tiling.block, e.sum(0), scale)
             return (by_row, by_column), None
         logits = jnp.where(kept, logits, -jnp.inf)
         by_row = _merged(by_row, i, tiling.block, logits, 1)
-        if tiling.symmetric:
+        if mirrored:
             by_row = _merged(by_row, j, tiling.block, jnp.where(i == j, -jnp.inf, logits), 0)
         elif tiling.columns:
             by_column = _merged(by_column, j, tiling.block, logits, 0)
@@ -138,14 +141,18 @@ def _backward(tiling: Tiling, residuals: tuple[Any, ...], cotangents: tuple[jax.
         by_row = _cut(row_ct, i, tiling.block)[:, None]
         by_column = _cut(column_ct, j, tiling.block)[None]
         if tiling.bounded:
-            g = jnp.exp(logits - scale) * (by_row + by_column if tiling.symmetric or tiling.columns else by_row)
+            # As in the forward pass: a single tile is computed once.
+            e = jnp.where(kept, jnp.exp(logits - scale), 0)
+            g = e * (by_row + by_column if tiling.symmetric or tiling.columns else by_row)
         else:
             g = jnp.exp(logits - _cut(row_lse, i, tiling.block)[:, None]) * by_row
             if tiling.symmetric or tiling.columns:
                 g += jnp.exp(logits - _cut(column_lse, j, tiling.block)[None]) * by_column
-        g = jnp.where(kept, g, 0).astype(x.dtype)
+            g = jnp.where(kept, g, 0)
+        g = g.astype(x.dtype)
         d_rows = _add(d_rows, i, tiling.block, _dot(g, y))
-        back = _dot(g.T, x)
+        # Of a product whose first factor is transposed CPUs are slow: what is transposed is made apart.
+        back = lax.optimization_barrier(_dot(lax.optimization_barrier(x.T), g)).T
         if tiling.symmetric:
             d_rows = _add(d_rows, j, tiling.block, jnp.where(i == j, 0, back))
         else:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.core.isolate import isolated
 from gradxform.core.numbers import wide_dtype, widen
-from gradxform.norm.isolate import isolated
 
 
 class Across(NamedTuple):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.core.isolate import isolated
 from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
-from gradxform.norm.isolate import isolated
 from gradxform.norm.moments import Across, Spread, cleaned, spread
 
 
