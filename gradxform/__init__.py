@@ -1,10 +1,10 @@
 """gradxform: everything that shapes a training run, as pure, composable values.
 
 Transformations, optimizers and selectors are named here; the other rooms are modules: ``gx.schedules``, ``gx.norm``,
-``gx.losses``, ``gx.masking``, ``gx.plot``.
+``gx.augment``, ``gx.losses``, ``gx.masking``, ``gx.plot``.
 """
 
-from gradxform import losses, masking, norm, plot, schedules
+from gradxform import augment, losses, masking, norm, plot, schedules
 from gradxform.core.config import from_config, to_config
 from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.selectors import Selector, ndim_at_least, path_matches
@@ -53,6 +53,7 @@ __all__ = [
     "all_finite",
     "amsgrad",
     "apply_updates",
+    "augment",
     "centralize",
     "chain",
     "check_finite",

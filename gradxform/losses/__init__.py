@@ -1,5 +1,6 @@
 """Self-supervised objectives: contrastive, consistent, and masked."""
 
+from gradxform.losses.consistency import jensen_shannon
 from gradxform.losses.contrastive import clip_loss, info_nce, nt_xent, sup_con
 from gradxform.losses.masked import masked_cross_entropy, masked_l1, masked_mse, masked_smooth_l1
 from gradxform.losses.momentum import MemoryQueue, ema_update, enqueue, init_queue
@@ -16,6 +17,7 @@ __all__ = [
     "enqueue",
     "info_nce",
     "init_queue",
+    "jensen_shannon",
     "masked_cross_entropy",
     "masked_l1",
     "masked_mse",

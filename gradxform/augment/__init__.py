@@ -1,0 +1,74 @@
+"""Augmentation of images on the device: pairs (sample, apply) that chain."""
+
+from gradxform.augment.affine import random_affine, random_flip_left_right, random_flip_up_down, random_rotation
+from gradxform.augment.aug_mix import aug_mix
+from gradxform.augment.augmentation import Augmentation, augmentation
+from gradxform.augment.chain import chain, one_of, random_apply, two_views
+from gradxform.augment.crop import center_crop, random_crop, random_resized_crop, resize
+from gradxform.augment.elastic import elastic_deformation
+from gradxform.augment.erase import cutout, random_erasing
+from gradxform.augment.jitter import (
+    color_jitter,
+    random_brightness,
+    random_contrast,
+    random_grayscale,
+    random_hue,
+    random_saturation,
+)
+from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
+from gradxform.augment.photometric import (
+    autocontrast,
+    equalize,
+    gaussian_blur,
+    invert,
+    normalize,
+    posterize,
+    sharpness,
+    solarize,
+)
+from gradxform.augment.rand_augment import rand_augment, trivial_augment
+from gradxform.augment.simclr import simclr_views
+from gradxform.augment.stage import Pixelwise, Stage
+
+__all__ = [
+    "Augmentation",
+    "Pixelwise",
+    "Stage",
+    "aug_mix",
+    "augmentation",
+    "autocontrast",
+    "center_crop",
+    "chain",
+    "color_jitter",
+    "cutmix",
+    "cutout",
+    "elastic_deformation",
+    "equalize",
+    "gaussian_blur",
+    "invert",
+    "mixup",
+    "mixup_or_cutmix",
+    "normalize",
+    "one_of",
+    "posterize",
+    "rand_augment",
+    "random_affine",
+    "random_apply",
+    "random_brightness",
+    "random_contrast",
+    "random_crop",
+    "random_erasing",
+    "random_flip_left_right",
+    "random_flip_up_down",
+    "random_grayscale",
+    "random_hue",
+    "random_resized_crop",
+    "random_rotation",
+    "random_saturation",
+    "resize",
+    "sharpness",
+    "simclr_views",
+    "solarize",
+    "trivial_augment",
+    "two_views",
+]

@@ -1,0 +1,201 @@
+"""Mirror images, rotations and the other affine maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.augment.augmentation import augmentation
+from gradxform.augment.borders import INTERPOLATIONS, Fill, border_of
+from gradxform.augment.canvas import exact
+from gradxform.augment.crop import bounds
+from gradxform.augment.geometric import Geometric, Resampling
+from gradxform.augment.placement import Affine
+from gradxform.augment.stage import Shape, Stage
+from gradxform.core import checks
+from gradxform.core.types import Scalar
+
+
+@augmentation
+def random_flip_left_right(p: Scalar = 0.5) -> Stage:
+    """The image mirrored, left to right, for some of the images.
+
+    Args:
+      p: for which share of them, in [0, 1].
+
+    Returns:
+      The augmentation.
+
+    Raises:
+      TypeError: ``p`` is no number.
+      ValueError: ``p`` is out of range.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> image = jnp.arange(3, dtype=jnp.uint8).reshape(1, 3, 1)
+      >>> gx.augment.random_flip_left_right(1.0)(jax.random.key(0), image)[..., 0]
+      Array([[2, 1, 0]], dtype=uint8)
+    """
+    return _flip(p, 1)
+
+
+@augmentation
+def random_flip_up_down(p: Scalar = 0.5) -> Stage:
+    """The image mirrored, top to bottom, for some of the images.
+
+    Args:
+      p: for which share of them, in [0, 1].
+
+    Returns:
+      The augmentation.
+
+    Raises:
+      TypeError: ``p`` is no number.
+      ValueError: ``p`` is out of range.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> image = jnp.arange(3, dtype=jnp.uint8).reshape(3, 1, 1)
+      >>> gx.augment.random_flip_up_down(1.0)(jax.random.key(0), image)[:, 0, 0]
+      Array([2, 1, 0], dtype=uint8)
+    """
+    return _flip(p, 0)
+
+
+@augmentation
+def random_rotation(max_degrees: Scalar, *, interpolation: str = "bilinear", border: str = "constant",
+                    fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+    """The image turned about its middle by a random angle; its size stays.
+
+    Args:
+      max_degrees: the angle is uniform between minus and plus this, >= 0; above 0 is counter-clockwise.
+      interpolation: ``"bilinear"`` or ``"nearest"``; masks are always ``"nearest"``.
+      border: what comes in at the corners: ``"constant"``, ``"edge"`` or ``"reflect"``.
+      fill: the constant, from 0, black, to 1, or one for each channel.
+      mask_fill: the constant in masks.
+
+    Returns:
+      The augmentation.
+
+    Raises:
+      TypeError: an argument is of the wrong type.
+      ValueError: a number is out of range.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> gx.augment.random_rotation(15)(jax.random.key(0), jnp.ones((8, 32, 32, 3))).shape
+      (8, 32, 32, 3)
+    """
+    checks.real("max_degrees", max_degrees, at_least=0)
+    checks.choice("interpolation", interpolation, INTERPOLATIONS)
+
+    def draw(key: jax.Array, shape: Shape) -> Any:
+        return {"degrees": jax.random.uniform(key, minval=-1.0) * max_degrees}
+
+    def place(params: Any, shape: Shape) -> Affine:
+        return about_middle(shape, degrees=params["degrees"])
+
+    return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation,
+                                 fixed=True),))
+
+
+@augmentation
+def random_affine(max_degrees: Scalar = 0.0, translate: tuple[Scalar, Scalar] = (0.0, 0.0),
+                  scale: tuple[Scalar, Scalar] = (1.0, 1.0), shear: tuple[Scalar, Scalar] = (0.0, 0.0), *,
+                  interpolation: str = "bilinear", border: str = "constant", fill: Fill = 0.0,
+                  mask_fill: int = 0) -> Stage:
+    """The image sheared, scaled and turned about its middle, and moved, each at random; its size stays.
+
+    Args:
+      max_degrees: the angle is uniform between minus and plus this, >= 0; above 0 is counter-clockwise.
+      translate: by which share of height and width, in [0, 1], it is moved at most down or up, and right or left.
+      scale: bounds of the factor of the size, above 0; uniform between them.
+      shear: the greatest angle in degrees by which columns and by which rows lean, >= 0 and < 90, to either side.
+      interpolation: ``"bilinear"`` or ``"nearest"``; masks are always ``"nearest"``.
+      border: what comes in from outside: ``"constant"``, ``"edge"`` or ``"reflect"``.
+      fill: the constant, from 0, black, to 1, or one for each channel.
+      mask_fill: the constant in masks.
+
+    Returns:
+      The augmentation.
+
+    Raises:
+      TypeError: an argument is of the wrong type.
+      ValueError: a number is out of range.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> aug = gx.augment.random_affine(10, translate=(0.1, 0.1), scale=(0.9, 1.1), border="reflect")
+      >>> aug(jax.random.key(0), jnp.ones((8, 32, 32, 3))).min()
+      Array(1., dtype=float32)
+    """
+    checks.real("max_degrees", max_degrees, at_least=0)
+    down, across = _two("translate", translate, at_most=1)
+    low, high = bounds("scale", scale, above=0)
+    columns, rows = _two("shear", shear, below=90)
+    checks.choice("interpolation", interpolation, INTERPOLATIONS)
+
+    def draw(key: jax.Array, shape: Shape) -> Any:
+        angle, y, x, size, lean_x, lean_y = jax.random.split(key, 6)
+
+        def signed(key: jax.Array, most: Scalar) -> jax.Array:
+            return jax.random.uniform(key, minval=-1.0) * most
+
+        return {"degrees": signed(angle, max_degrees), "down": signed(y, down) * shape[0],
+                "right": signed(x, across) * shape[1], "scale": jax.random.uniform(size, minval=low, maxval=high),
+                "shear_x": jnp.tan(jnp.radians(signed(lean_x, columns))),
+                "shear_y": jnp.tan(jnp.radians(signed(lean_y, rows)))}
+
+    def place(params: Any, shape: Shape) -> Affine:
+        return about_middle(shape, **params)
+
+    return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation),))
+
+
+def about_middle(shape: Shape, *, degrees: Any = 0.0, down: Any = 0.0, right: Any = 0.0, scale: Any = 1.0,
+                 shear_x: Any = 0.0, shear_y: Any = 0.0) -> Affine:
+    """From positions in the result to those in the image: back by the shift, the angle, the scale and the shears.
+
+    Args:
+      shape: of the image.
+      degrees: of the rotation about the middle, counter-clockwise.
+      down: pixels.
+      right: pixels.
+      scale: the factor of the size.
+      shear_x: by how many pixels the source moves to the right for each pixel further down.
+      shear_y: by how many pixels the source moves down for each pixel further right.
+
+    Returns:
+      The map.
+    """
+    middle_x, middle_y = shape[1] / 2, shape[0] / 2
+    smaller = 1 / jnp.asarray(scale, jnp.float32)
+    cos, sin = (exact(f(jnp.radians(degrees)) * smaller) for f in (jnp.cos, jnp.sin))
+    # Shears times the inverse rotation; rows of pixels go down, so it turns clockwise on the screen.
+    turned = Affine(cos + exact(shear_x * sin), exact(shear_x * cos) - sin, 0.0,
+                    sin + exact(shear_y * cos), cos - exact(shear_y * sin), 0.0)
+    x, y = turned(middle_x + right, middle_y + down)
+    return turned._replace(x0=middle_x - x, y0=middle_y - y)
+
+
+def _flip(p: Scalar, axis: int) -> Stage:
+    checks.real("p", p, at_least=0, at_most=1)
+
+    def draw(key: jax.Array, shape: Shape) -> Any:
+        return {"flip": jax.random.uniform(key) < p}
+
+    def place(params: Any, shape: Shape) -> Affine:
+        sign, start = jnp.where(params["flip"], -1.0, 1.0), jnp.where(params["flip"], float(shape[axis]), 0.0)
+        return Affine(1.0, 0.0, 0.0, 0.0, sign, start) if axis == 0 else Affine(sign, 0.0, start, 0.0, 1.0, 0.0)
+
+    return Resampling((Geometric(draw, place, "shift", mirrors=(axis == 0, axis == 1)),))
+
+
+def _two(name: str, pair: Any, *, at_most: float | None = None, below: float | None = None) -> tuple[Scalar, Scalar]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"{name}: expected a pair of numbers, got {pair!r}")
+    for one in pair:
+        checks.real(name, one, at_least=0, at_most=at_most, below=below)
+    return pair[0], pair[1]

@@ -1,0 +1,131 @@
+"""AugMix: several short chains of operations, mixed with the image."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradxform.augment.augmentation import augmentation
+from gradxform.augment.borders import INTERPOLATIONS, Border, Fill, border_of
+from gradxform.augment.canvas import Canvas, Planes, exact
+from gradxform.augment.policy import drawn, operations, performed, performed_sorted
+from gradxform.augment.presets import AUG_MIX, AUG_MIX_ALL, Preset
+from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.core import arrays, checks
+from gradxform.core.types import Scalar
+
+
+@augmentation
+def aug_mix(severity: Scalar = 3.0, width: int = 3, depth: int | None = None, alpha: Scalar = 1.0, *,
+            all_ops: bool = False, interpolation: str = "bilinear", fill: Fill = 0.0) -> Stage:
+    """Mixes an image with several of it that went through chains of operations (Hendrycks and others, 2020).
+
+    ``(1 - m) x + m sum_i w_i chain_i(x)`` with ``w`` from a Dirichlet and ``m`` from a Beta distribution; each chain
+    has one to three operations, and each of those a level uniform in [0.1, ``severity``], of 10 (section 3 and the
+    published code). Published values of ``severity`` are 3 for small images and 1 for ImageNet. With
+    ``losses.jensen_shannon`` of the image and of two mixtures it is the whole method.
+
+    Args:
+      severity: the greatest level, in [0.1, 10].
+      width: how many chains, >= 1.
+      depth: the number of operations in a chain, >= 1; one to three at random by default.
+      alpha: of the Dirichlet and the Beta distribution, > 0.
+      all_ops: whether colour, contrast, brightness and sharpness are among the operations; they overlap with
+        corruptions that robustness is measured on.
+      interpolation: ``"nearest"`` or ``"bilinear"``.
+      fill: what comes in from outside, from 0, black, to 1, or one for each channel.
+
+    Returns:
+      The augmentation; it takes images of 1 or 3 channels. Masks, boxes and points it refuses: there is no telling
+      where a mixture of images that moved in different ways has them.
+
+    Raises:
+      TypeError: an argument is of the wrong type, or (when called) there is a mask, a box or a point.
+      ValueError: a number is out of range.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> two = gx.augment.two_views(gx.augment.aug_mix())
+      >>> one, other = two(jax.random.key(0), jnp.zeros((4, 32, 32, 3), jnp.uint8))
+      >>> one.dtype
+      dtype('uint8')
+    """
+    checks.real("severity", severity, at_least=0.1, at_most=10)
+    width = arrays.size("width", width)
+    depth = None if depth is None else arrays.size("depth", depth)
+    checks.real("alpha", alpha, above=0)
+    checks.choice("interpolation", interpolation, INTERPOLATIONS)
+    return AugMix(AUG_MIX_ALL if all_ops else AUG_MIX, severity, width, depth, alpha,
+                  border_of("constant", fill, 0), interpolation)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugMix(Stage):
+    """See ``aug_mix``."""
+
+    preset: Preset
+    severity: Scalar
+    width: int
+    depth: int | None
+    alpha: Scalar
+    border: Border
+    interpolation: str
+    branches = True
+
+    def sample(self, key: jax.Array, shape: Shape) -> Any:
+        """The weights of the chains, that of the mixture, and the operations (width, depth)."""
+        shares, lengths, strengths, which = jax.random.split(key, 4)
+        size = self.width, 3 if self.depth is None else self.depth
+        length = (jax.random.randint(lengths, (self.width, 1), 1, 4) if self.depth is None
+                  else jnp.full((self.width, 1), self.depth))
+        levels = jax.random.uniform(strengths, size, minval=0.1, maxval=self.severity) / self.preset.levels
+        keep = jnp.arange(size[1]) < length
+        steps = drawn(which, self.preset, levels.reshape(-1), keep.reshape(-1), shape)
+        # Gamma variables over their sum are a Dirichlet one, two of them a Beta one; logarithms, as small ones are 0.
+        logs = jax.random.loggamma(shares, jnp.asarray(self.alpha, jnp.float32), (self.width + 2,))
+        return {"weights": jax.nn.softmax(logs[:-2]), "mixture": jax.nn.sigmoid(logs[-2] - logs[-1]),
+                "steps": jax.tree.map(lambda x: x.reshape(*size, *x.shape[1:]), steps)}
+
+    def apply(self, params: Any, targets: Targets) -> Targets:
+        """The targets of one image, mixed."""
+        _refuse_positions(targets)
+        ops = operations(self.preset, self.interpolation, self.border)
+        return targets | {"image": _mixed(params, targets["image"], functools.partial(performed, ops))}
+
+    def apply_sorted(self, params: Any, targets: Targets) -> Targets:
+        """The targets of a batch, mixed."""
+        _refuse_positions(targets)
+        ops = operations(self.preset, self.interpolation, self.border)
+        return targets | {"image": _mixed(params, targets["image"], functools.partial(performed_sorted, ops))}
+
+
+def _mixed(params: Any, image: Canvas, chain: Callable[[Any, Targets], Targets]) -> Canvas:
+    """The mixture of an image, or of each of a batch, with what ``chain`` makes of it."""
+    planes = [plane.astype(jnp.float32) for plane in image.planes()]
+    mixture = params["mixture"][..., None, None]
+    weights = jnp.moveaxis(params["weights"], -1, 0)[..., None, None]
+    batched = params["mixture"].ndim
+    steps = jax.tree.map(lambda x: jnp.moveaxis(x, batched, 0), params["steps"])
+
+    def step(total: Planes, one: Any) -> tuple[Planes, None]:
+        weight, steps = one
+        factor = exact(mixture * weight)
+        chained = chain(steps, {"image": image})["image"].planes()
+        return [old + exact(factor * new.astype(jnp.float32)) for old, new in zip(total, chained, strict=True)], None
+
+    # A loop, so that each operation is compiled once.
+    planes, _ = lax.scan(step, [exact((1 - mixture) * plane) for plane in planes], (weights, steps))
+    return image.with_planes([jnp.clip(jnp.round(plane), 0, 255).astype(jnp.int32) if image.packed
+                              else jnp.clip(plane, 0, 1) for plane in planes])
+
+
+def _refuse_positions(targets: Targets) -> None:
+    for name in ("mask", "boxes", "keypoints"):
+        if name in targets:
+            raise TypeError(f"{name}: expected none, since aug_mix mixes images that moved in different ways")

@@ -1,0 +1,196 @@
+"""The augmentation: a pair (sample, apply) that is also a value."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradxform.augment import inputs as forms
+from gradxform.augment.batching import STRATEGIES, apply_batch
+from gradxform.augment.stage import Stage
+from gradxform.core import checks
+from gradxform.core.keys import one_key
+from gradxform.core.value import Value, factory, register
+
+P = ParamSpec("P")
+
+
+@register
+class Augmentation(Value):
+    """A random change of images, and of what is known of them, that prints, compares, pickles and chains.
+
+    It is made by a factory in ``gradxform.augment``. ``aug(key, images)`` draws parameters and applies them;
+    ``aug.sample`` and ``aug.apply`` do one of the two, so that parameters can be kept and used again. Images are
+    (H, W, C) or (B, H, W, C), of uint8 or of floats in [0, 1]; in a batch each has parameters of its own, which do not
+    depend on the others. A dict may hold, besides ``image``: ``mask`` (H, W) or (H, W, K), ``boxes`` (N, 4) as
+    x1, y1, x2, y2, ``keypoints`` (N, 2) as x, y, and ``label``, each with the batch in front. Positions are in
+    pixels from the top-left corner of the image.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> aug = gx.augment.chain(gx.augment.random_crop((24, 24)), gx.augment.random_flip_left_right())
+      >>> aug(jax.random.key(0), jnp.zeros((8, 32, 32, 3), jnp.uint8)).shape
+      (8, 24, 24, 3)
+    """
+
+    @property
+    def stage(self) -> Stage:
+        """What it does to one image, or to a batch where images mix."""
+        stage = self.built
+        if not isinstance(stage, Stage):
+            raise TypeError(f"{self.name}: expected a factory of augmentations to return a Stage, got {stage!r}")
+        return stage
+
+    def __call__(self, key: jax.Array, inputs: Any, *, batching: str = "auto") -> Any:
+        """The augmented inputs.
+
+        Args:
+          key: a key from ``jax.random.key`` or ``jax.random.PRNGKey``.
+          inputs: an image, a batch of images, or a dict of them and of what is known of them.
+          batching: how to go through a batch: ``"map"``, one image after another, ``"vmap"``, all at once with every
+            branch for each, ``"sort"``, branch by branch; ``"auto"`` is what suits the platform. All give the same.
+
+        Returns:
+          The same form as ``inputs``, in the same dtypes; boxes and keypoints in float32.
+
+        Raises:
+          TypeError: the key, the images or a target are of the wrong type, or cannot be moved.
+          ValueError: a shape or a number is out of range.
+        """
+        checks.choice("batching", batching, STRATEGIES)
+        forms.check(inputs)
+        return self._call(_augment, one_key("key", key), inputs, batching)
+
+    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+        """The parameters of an image, or of each image of a batch.
+
+        Args:
+          key: a key from ``jax.random.key`` or ``jax.random.PRNGKey``.
+          shape: (H, W, C) or (B, H, W, C).
+
+        Returns:
+          A tree of small arrays, with the batch in front.
+
+        Raises:
+          TypeError: the key is no key.
+          ValueError: images of this shape cannot be augmented so.
+        """
+        return self._call(_sample, one_key("key", key), tuple(forms.shape_of(shape)))
+
+    def apply(self, params: Any, inputs: Any, *, batching: str = "auto") -> Any:
+        """The inputs as given parameters make them.
+
+        Args:
+          params: what ``sample`` gave for the shape of the images; or for that of one image, and then they are used
+            for each image of a batch, as for the frames of a video.
+          inputs: as for a call.
+          batching: as for a call.
+
+        Returns:
+          The same form as ``inputs``, in the same dtypes.
+
+        Raises:
+          TypeError: the images or a target are of the wrong type, or cannot be moved.
+          ValueError: a shape or a number is out of range.
+        """
+        checks.choice("batching", batching, STRATEGIES)
+        forms.check(inputs)
+        return self._call(_apply, params, inputs, batching)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        # Plain numbers are constants of the compiled program; arrays, which may be traced, are its arguments.
+        leaves, structure = jax.tree.flatten(self)
+        arrays = [x if isinstance(x, (jax.Array, np.ndarray)) else None for x in leaves]
+        plain = tuple(x if array is None else None for x, array in zip(leaves, arrays, strict=True))
+        return function((structure, plain), arrays, *args)
+
+
+def augmentation(function: Callable[P, Stage]) -> Callable[P, Augmentation]:
+    """Turns a factory of stages into one of augmentations.
+
+    Args:
+      function: a function of the hyperparameters that returns a ``Stage``.
+
+    Returns:
+      The factory; its augmentations are pytrees of their float and array arguments.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> @gx.augment.augmentation
+      ... def halved(factor: float = 0.5):
+      ...   return gx.augment.Pixelwise(lambda key, shape: (), lambda params, planes: [p * factor for p in planes])
+      >>> float(halved()(jax.random.key(0), jnp.ones((2, 2, 1)))[0, 0, 0])
+      0.5
+    """
+    return factory(Augmentation, function)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _augment(fixed: Any, arrays: Any, key: jax.Array, inputs: Any, batching: str) -> Any:
+    stage, prepared = _stage(fixed, arrays), forms.prepared(inputs)
+    return _run(stage, _draw(stage, key, prepared.shape), prepared, batching)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _sample(fixed: Any, arrays: Any, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    return _draw(_stage(fixed, arrays), key, shape)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _apply(fixed: Any, arrays: Any, params: Any, inputs: Any, batching: str) -> Any:
+    stage, prepared = _stage(fixed, arrays), forms.prepared(inputs)
+    if not stage.whole_batch:
+        params = _checked(stage, params, prepared.shape)
+    return _run(stage, params, prepared, batching)
+
+
+def _stage(fixed: Any, arrays: Any) -> Stage:
+    structure, plain = fixed
+    leaves = [x if array is None else array for x, array in zip(plain, arrays, strict=True)]
+    aug: Augmentation = jax.tree.unflatten(structure, leaves)
+    return aug.stage
+
+
+def _draw(stage: Stage, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    stage.out_shape((shape[-3], shape[-2], shape[-1]))
+    if len(shape) == 4:
+        return stage.sample_batch(key, shape)
+    if stage.whole_batch:
+        raise ValueError(f"image: expected a batch (B, H, W, C), since images of a batch are mixed, got shape {shape}")
+    return stage.sample(key, (shape[0], shape[1], shape[2]))
+
+
+def _run(stage: Stage, params: Any, prepared: forms.Prepared, batching: str) -> Any:
+    targets = prepared.targets(raw=stage.whole_pixels)
+    if len(prepared.shape) == 3:
+        return prepared.restored(stage.apply(params, targets))
+    if stage.whole_batch:
+        return prepared.restored(stage.apply_mixed(params, targets, batching))
+    return prepared.restored(apply_batch(stage, params, targets, batching))
+
+
+def _checked(stage: Stage, params: Any, shape: tuple[int, ...]) -> Any:
+    """Parameters of an image, or of each image of a batch, where they may be those of one image.
+
+    Raises:
+      ValueError: they are not what ``sample`` gives.
+    """
+    *batch, height, width, channels = shape
+    one = jax.eval_shape(lambda: stage.sample(jax.random.key(0), (height, width, channels)))
+    expected, structure = jax.tree.flatten(one)
+    found: Any = jax.tree.structure(params)
+    if found != structure:
+        raise ValueError(f"params: expected what sample gives, {structure}, got {found}")
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(params)]
+    if shapes == [x.shape for x in expected]:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *jnp.shape(x))), params)
+    if not batch or shapes != [(*batch, *x.shape) for x in expected]:
+        whose = f"one image or of each of {batch[0]}" if batch else "one image"
+        raise ValueError(f"params: expected those of {whose}, for one arrays of shapes {[x.shape for x in expected]}, "
+                         f"got {shapes}")
+    return params

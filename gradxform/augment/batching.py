@@ -1,0 +1,77 @@
+"""How a batch is gone through, so that no image pays for a branch that it does not take.
+
+Under ``vmap`` a branch becomes a selection between the results of all branches. One image after another takes only
+its own, which suits a processor with few cores; sorted by branch, each branch goes through its images in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from gradxform.augment.stage import Stage, Targets
+from gradxform.core.manual import varying_like
+
+STRATEGIES = ("auto", "map", "vmap", "sort")
+CHUNK = 4
+"""Images that a sorted branch takes at a time."""
+
+
+def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> Any:
+    """The targets of a batch by one of the ``STRATEGIES``; ``"auto"`` is what suits the platform."""
+    axes = _batch_axes(targets)
+    if axes is not None:
+        spec = P(axes)
+        return jax.shard_map(lambda params, targets: apply_batch(stage, params, targets, strategy),
+                             in_specs=(spec, spec), out_specs=spec)(jax.sharding.reshard(params, spec), targets)
+    if strategy == "map":
+        return lax.map(lambda one: stage.apply(*one), (params, targets))
+    if strategy == "vmap" or not stage.branches:
+        return jax.vmap(stage.apply)(params, targets)
+    if strategy == "sort":
+        return stage.apply_sorted(params, targets)
+    return lax.platform_dependent(params, targets,
+                                  cpu=lambda params, targets: apply_batch(stage, params, targets, "map"),
+                                  default=lambda params, targets: apply_batch(stage, params, targets, "sort"))
+
+
+def _batch_axes(targets: Targets) -> Any:
+    """The axes of a mesh that images are spread over by explicit sharding: each device goes through its own."""
+    spec = getattr(jax.typeof(jax.tree.leaves(targets["image"])[0]).sharding, "spec", P())
+    return spec[0] if len(spec) else None
+
+
+def sorted_switch(index: jax.Array, branches: Sequence[Callable[[Any], Any]], operands: Any) -> Any:
+    """``lax.switch`` for each of a batch: each branch works on the images that take it, a chunk at a time.
+
+    Args:
+      index: (B,) integers, the branch of each image.
+      branches: functions of the operands of one image, with results alike.
+      operands: a tree of arrays (B, ...).
+
+    Returns:
+      The results, arrays (B, ...).
+    """
+    size = index.shape[0]
+    chunk = min(CHUNK, size)
+    order = jnp.argsort(index)
+    counts = jnp.bincount(index, length=len(branches))
+    starts = jnp.cumsum(counts) - counts
+    one = jax.eval_shape(branches[0], jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), operands))
+    results = varying_like((index, operands), jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), one))
+    for i, branch in enumerate(branches):
+        def step(k: jax.Array, results: Any, i: int = i, branch: Callable[[Any], Any] = branch) -> Any:
+            places = k * chunk + jnp.arange(chunk)
+            # The last chunk is filled up by images of other branches, whose results are dropped.
+            chosen = order[jnp.minimum(starts[i] + places, size - 1)]
+            new = jax.vmap(branch)(jax.tree.map(lambda x: x[chosen], operands))
+            targets = jnp.where(places < counts[i], chosen, size)
+            return jax.tree.map(lambda old, x: old.at[targets].set(x, mode="drop"), results, new)
+
+        results = lax.fori_loop(0, -(-counts[i] // chunk), step, results)
+    return results

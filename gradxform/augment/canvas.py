@@ -1,0 +1,105 @@
+"""The canvas: how an image is held while it is worked on.
+
+An 8-bit image is packed, four channels to a word. A kernel that reads and writes whole pixels compiles to a single
+vectorized loop; one that reads and writes (H, W, C) becomes loops over interleaved bytes that XLA does not vectorize.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Planes = list[jax.Array]
+"""The channels of an image, each (H, W): int32 in 0..255 of an 8-bit image, float32 in [0, 1] of another."""
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["channels", "dtype"])
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """An image (or a batch of images) while it is worked on.
+
+    Attributes:
+      words: arrays (H, W): of uint32, four channels each, where the image has 8 bits a channel, else of float32, one
+        channel each.
+      channels: how many channels there are.
+      dtype: of the image that is made of it in the end.
+    """
+
+    words: tuple[jax.Array, ...]
+    channels: int
+    dtype: Any
+
+    @classmethod
+    def of(cls, image: jax.Array) -> Canvas:
+        """The canvas of an image (..., H, W, C)."""
+        channels = image.shape[-1]
+        if image.dtype != jnp.uint8:
+            return cls(tuple(image[..., i].astype(jnp.float32) for i in range(channels)), channels, image.dtype)
+        words = tuple(_pack([image[..., i] for i in range(start, min(start + 4, channels))])
+                      for start in range(0, channels, 4))
+        return cls(words, channels, image.dtype)
+
+    def image(self) -> jax.Array:
+        """The image (..., H, W, C)."""
+        if self.packed:
+            # A word's bytes are the channels, the lowest first, on every platform of XLA's.
+            parts = [lax.bitcast_convert_type(word, jnp.uint8) for word in self.words]
+            return (parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1))[..., :self.channels]
+        return jnp.stack([word.astype(self.dtype) for word in self.words], -1)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the words hold 8-bit channels."""
+        return bool(self.words[0].dtype == jnp.uint32)
+
+    @property
+    def top(self) -> int:
+        """White: 255 or 1."""
+        return 255 if self.packed else 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the image, or of each image of a batch."""
+        height, width = self.words[0].shape[-2:]
+        return height, width, self.channels
+
+    def planes(self) -> Planes:
+        """The channels."""
+        if not self.packed:
+            return list(self.words)
+        return [((self.words[i // 4] >> (8 * (i % 4))) & 255).astype(jnp.int32) for i in range(self.channels)]
+
+    def with_words(self, words: Iterable[jax.Array]) -> Canvas:
+        """This canvas with other words."""
+        return dataclasses.replace(self, words=tuple(words))
+
+    def with_planes(self, planes: Planes) -> Canvas:
+        """This canvas with other channels, 8-bit ones as integers in 0..255; floats make it one of float images."""
+        if planes[0].dtype == jnp.int32:
+            return Canvas(tuple(_pack(planes[i:i + 4]) for i in range(0, len(planes), 4)), len(planes), self.dtype)
+        dtype = jnp.dtype(jnp.float32) if self.packed else self.dtype
+        return Canvas(tuple(plane.astype(jnp.float32) for plane in planes), len(planes), dtype)
+
+
+def exact(product: Any) -> Any:
+    """A product whose rounding counts: a compiler may not fuse it with the sum that it goes into.
+
+    XLA contracts ``a * b + c`` to one operation with one rounding where the processor has it. No product here leaves
+    the bounds, but a compiler does not know.
+    """
+    if not isinstance(product, jax.Array) or product.dtype == jnp.int32:
+        return product  # known before the program runs, in float64, or not rounded at all
+    return jnp.clip(product, -(2.0**24), 2.0**24)
+
+
+def _pack(planes: Planes) -> jax.Array:
+    word = planes[0].astype(jnp.uint32)
+    for i, plane in enumerate(planes[1:], 1):
+        word |= plane.astype(jnp.uint32) << (8 * i)
+    return word

@@ -1,0 +1,144 @@
+"""Where the pixels of an image come from: maps of positions that compose, so that many moves are one resampling.
+
+A position is (x, y) in pixels, with (0, 0) the top-left corner of the image: the pixel of row i and column j has its
+centre at (j + 0.5, i + 0.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradxform.augment.canvas import exact
+from gradxform.core.types import Scalar
+
+INVERSIONS = 16
+"""Steps of the fixed-point iteration that inverts a displacement."""
+
+
+class Affine(NamedTuple):
+    """``source_x = xx x + xy y + x0`` and ``source_y = yx x + yy y + y0``, each number a scalar.
+
+    Numbers that are known before the program runs are Python's.
+    """
+
+    xx: Scalar
+    xy: Scalar
+    x0: Scalar
+    yx: Scalar
+    yy: Scalar
+    y0: Scalar
+
+    def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """The source of positions."""
+        return self._x(x, y) + self.x0, self._y(x, y) + self.y0
+
+    def after(self, inner: Affine) -> Affine:
+        """The map that applies ``inner`` and then this one."""
+        x0, y0 = self(inner.x0, inner.y0)
+        return Affine(self._x(inner.xx, inner.yx), self._x(inner.xy, inner.yy), x0,
+                      self._y(inner.xx, inner.yx), self._y(inner.xy, inner.yy), y0)
+
+    def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The positions whose source is given."""
+        x, y = x - self.x0, y - self.y0
+        determinant = self.xx * self.yy - self.xy * self.yx
+        return (self.yy * x - self.xy * y) / determinant, (self.xx * y - self.yx * x) / determinant
+
+    # Each product rounded: whichever way a program is compiled, it finds the same pixels.
+
+    def _x(self, x: Any, y: Any) -> Any:
+        return exact(self.xx * x) + exact(self.xy * y)
+
+    def _y(self, x: Any, y: Any) -> Any:
+        return exact(self.yx * x) + exact(self.yy * y)
+
+
+class Displacement(NamedTuple):
+    """``source = position + field(position)``, with the field given at the centres of pixels, each part (H, W)."""
+
+    dx: jax.Array
+    dy: jax.Array
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The source of positions."""
+        return x + _between(self.dx, x, y), y + _between(self.dy, x, y)
+
+    def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The positions whose source is given, by fixed-point iteration: exact where the field has slopes below 1."""
+        def step(_: Any, there: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            return x - _between(self.dx, *there), y - _between(self.dy, *there)
+
+        return lax.fori_loop(0, INVERSIONS, step, (x, y))
+
+
+Map = Affine | Displacement
+"""From positions in the result of an operation to positions in its input."""
+
+
+def composed(maps: Sequence[Map]) -> list[Map]:
+    """The maps of operations, in their order, with neighbouring affine ones as one."""
+    result: list[Map] = []
+    for one in maps:
+        if result and isinstance(one, Affine) and isinstance(result[-1], Affine):
+            result[-1] = result[-1].after(one)
+        else:
+            result.append(one)
+    return result
+
+
+def sources(maps: Sequence[Map], height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Where the centres of the pixels of a result of (height, width) come from, each part (height, width)."""
+    x = jnp.arange(width, dtype=jnp.float32)[None] + 0.5
+    y = jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5
+    for i, one in enumerate(reversed(maps)):
+        if i == 0 and isinstance(one, Displacement):
+            x, y = x + one.dx, y + one.dy  # at the centres the field is given
+        else:
+            x, y = one(x, y)
+    shape = (height, width)
+    return jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape)
+
+
+def moved(maps: Sequence[Map], points: jax.Array) -> jax.Array:
+    """Points (..., 2) of the input as they lie in the result."""
+    x, y = points[..., 0].astype(jnp.float32), points[..., 1].astype(jnp.float32)
+    for one in maps:
+        x, y = one.inverse(x, y)
+    return jnp.stack([x, y], -1)
+
+
+def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: int, width: int) -> jax.Array:
+    """Boxes (N, 4) around what was in them, cut to a result of (height, width); four zeros where nothing is left."""
+    steps = 2 if all(isinstance(one, Affine) for one in maps) else 9
+    t = jnp.linspace(0, 1, steps)
+    zeros, ones = jnp.zeros_like(t), jnp.ones_like(t)
+    # The rim of the unit square: the corners are enough where lines stay straight.
+    rim = jnp.stack([jnp.concatenate([t, t, zeros, ones]), jnp.concatenate([zeros, ones, t, t])], -1)
+    low, high = boxes[:, None, :2].astype(jnp.float32), boxes[:, None, 2:].astype(jnp.float32)
+    points = moved(maps, low + rim * (high - low))
+    bounds = jnp.array([width, height], jnp.float32)
+    low, high = jnp.clip(points.min(1), 0, bounds), jnp.clip(points.max(1), 0, bounds)
+    left = jnp.all(high > low, -1, keepdims=True) & jnp.all(boxes[:, 2:] > boxes[:, :2], -1, keepdims=True)
+    return jnp.where(left, jnp.concatenate([low, high], -1), 0)
+
+
+def _between(field: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """A field (H, W) given at the centres of pixels, bilinearly at other positions; beyond its rim as on it."""
+    height, width = field.shape
+    x, y = jnp.clip(x - 0.5, 0, width - 1), jnp.clip(y - 0.5, 0, height - 1)
+    x0, y0 = jnp.floor(x), jnp.floor(y)
+    fx, fy = x - x0, y - y0
+    left, top = x0.astype(jnp.int32), y0.astype(jnp.int32)
+    right, bottom = jnp.minimum(left + 1, width - 1), jnp.minimum(top + 1, height - 1)
+
+    def at(row: jax.Array, column: jax.Array) -> jax.Array:
+        return field.reshape(-1).at[row * width + column].get(mode="promise_in_bounds")
+
+    upper = at(top, left) * (1 - fx) + at(top, right) * fx
+    lower = at(bottom, left) * (1 - fx) + at(bottom, right) * fx
+    return upper * (1 - fy) + lower * fy

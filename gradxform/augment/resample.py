@@ -1,0 +1,271 @@
+"""Resampling: the pixels of an image at the places that a map of positions names.
+
+Three ways, by what the map can be: whole pixels along the axes are slices, other maps along the axes are two weighted
+sums of rows and of columns, and the rest are look-ups. All work on any arrays (H, W, ...) alike: the words of packed
+pixels, channels, masks.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gradxform.augment.borders import Border, colors, inward
+from gradxform.augment.canvas import Canvas, Planes, exact
+from gradxform.augment.placement import Affine, Map, sources
+from gradxform.core.isolate import isolated
+from gradxform.core.types import Scalar
+
+FIXED = 22
+"""Bits behind the point of the weights of 8-bit images, as Pillow has them."""
+POSITION_BITS = 16
+"""Bits behind the point of positions of nearest pixels, as Pillow has them."""
+MOST_TAPS = 8
+"""Up to so many pixels a weighted sum is spelled out; beyond, it is a product of matrices."""
+
+
+class Method(NamedTuple):
+    """How to resample, known before the program runs.
+
+    Attributes:
+      kind: ``"shift"`` for whole pixels along the axes and mirror images, ``"scale"`` for other maps along the axes,
+        ``"any"`` for all.
+      interpolation: ``"nearest"`` or ``"bilinear"``.
+      border: what lies beyond the rim; None where nothing of it is asked for.
+      reach: how far beyond the rim a shift goes at most, in pixels down and across.
+      shrink: by which factor a scale shrinks the image at most, down and across; 1 where it may alias.
+      mirrors: whether a shift may mirror, down and across.
+      fixed: whether nearest pixels are found in Pillow's arithmetic.
+    """
+
+    kind: str
+    interpolation: str
+    border: Border | None
+    reach: tuple[int, int]
+    shrink: tuple[float, float]
+    mirrors: tuple[bool, bool]
+    fixed: bool
+
+
+def resampled(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
+    """An image of (height, width) whose pixels come from where the maps name."""
+    fills = _word_fills(image, method.border)
+    if method.kind == "scale" and method.interpolation == "bilinear":
+        return _scaled(image, method, maps, height, width)
+    if method.kind != "any" or method.interpolation == "nearest":
+        return image.with_words(nearest(word, method, maps, height, width, fill)
+                                for word, fill in zip(image.words, fills, strict=True))
+    return _bilinear(image, method, maps, height, width)
+
+
+def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, width: int, fill: jax.Array) -> jax.Array:
+    """An array (height, width, ...) of the nearest elements of an array (H, W, ...)."""
+    mode = "constant" if method.border is None else method.border.mode
+    rows, columns = array.shape[:2]
+    if method.kind == "shift":
+        return _shifted(array, method, maps, height, width, fill)
+    if method.kind == "scale":
+        y, x = _axes(maps, height, width)
+        row, column = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
+        result = _taken(_taken(array, inward(row, rows, mode), 0), inward(column, columns, mode), 1)
+        inside = ((row >= 0) & (row < rows))[:, None] & ((column >= 0) & (column < columns))
+    else:
+        row, column = _nearest_pixels(method, maps, height, width)
+        result = _look_up(array, inward(row, rows, mode), inward(column, columns, mode))
+        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    if method.border is None or mode != "constant":
+        return result
+    return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), result, fill.astype(array.dtype))
+
+
+def _nearest_pixels(method: Method, maps: list[Map], height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    if not method.fixed or max(height, width) >= 1 << (31 - POSITION_BITS - 2):
+        x, y = sources(maps, height, width)
+        return jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
+    (one,) = maps
+    assert isinstance(one, Affine)
+
+    def fixed(number: Scalar) -> jax.Array:
+        return jnp.floor(jnp.asarray(number, jnp.float32) * 2**POSITION_BITS + 0.5).astype(jnp.int32)
+
+    x0, y0 = one(0.5, 0.5)
+    i, j = jnp.arange(height)[:, None], jnp.arange(width)
+    return ((fixed(y0) + fixed(one.yx) * j + fixed(one.yy) * i) >> POSITION_BITS,
+            (fixed(x0) + fixed(one.xx) * j + fixed(one.xy) * i) >> POSITION_BITS)
+
+
+def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, width: int,
+             fill: jax.Array) -> jax.Array:
+    (one,) = maps
+    assert isinstance(one, Affine)
+    if any(method.reach):
+        array = _framed(array, method, fill)
+    for axis, (scale, start, size) in enumerate(((one.yy, one.y0, height), (one.xx, one.x0, width))):
+        start = jnp.round(jnp.asarray(start)).astype(jnp.int32) + method.reach[axis]
+        if method.mirrors[axis]:
+            start = jnp.where(scale < 0, start - size, start)
+        if array.shape[axis] != size:
+            array = lax.dynamic_slice_in_dim(array, start, size, axis)
+        if method.mirrors[axis]:
+            array = jnp.where(scale < 0, jnp.flip(array, axis), array)
+    return array
+
+
+def _framed(array: jax.Array, method: Method, fill: jax.Array) -> jax.Array:
+    frame = [(reach, reach) for reach in method.reach] + [(0, 0)] * (array.ndim - 2)
+    assert method.border is not None
+    if method.border.mode == "constant":
+        return jnp.pad(array, frame, constant_values=fill.astype(array.dtype))
+    for axis in (0, 1):
+        size, reach = array.shape[axis], method.reach[axis]
+        if reach:
+            array = _taken(array, inward(jnp.arange(-reach, size + reach), size, method.border.mode), axis)
+    return array
+
+
+def _axes(maps: list[Map], height: int, width: int) -> tuple[Any, Any]:
+    """The sources of the rows and of the columns of a map along the axes; NumPy's if known before the program runs."""
+    (one,) = maps
+    assert isinstance(one, Affine)
+    xp, dtype = _numpy_of(one.yy, one.y0, one.xx, one.x0)
+    return (exact(one.yy * (xp.arange(height, dtype=dtype) + 0.5)) + one.y0,
+            exact(one.xx * (xp.arange(width, dtype=dtype) + 0.5)) + one.x0)
+
+
+def _numpy_of(*numbers: Any) -> tuple[Any, Any]:
+    return (jnp, jnp.float32) if any(isinstance(x, jax.Array) for x in numbers) else (np, np.float64)
+
+
+def _scaled(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
+    y, x = _axes(maps, height, width)
+    (one,) = maps
+    assert isinstance(one, Affine)
+    # Columns first, rounded, and then rows: Pillow's order.
+    image = _weighted(image, 1, x, abs(one.xx), method.shrink[1], method.border)
+    return _weighted(image, 0, y, abs(one.yy), method.shrink[0], method.border)
+
+
+def _weighted(image: Canvas, axis: int, centers: Any, scale: Any, shrink: float, border: Border | None) -> Canvas:
+    """Weighted means along an axis around each centre, the weights falling linearly to 0; Pillow's bilinear filter."""
+    table = functools.partial(_table, image.shape[axis], shrink, border, image.packed)
+    # The table and the pixels apart: XLA would make the table anew for each pixel, and the columns for each row.
+    tables = isolated(table, centers, scale) if isinstance(centers, jax.Array) else table(centers, scale)
+    index, weights, missing = (_along(jnp.asarray(one), axis) for one in tables)
+
+    def summed(image: Canvas, index: jax.Array, weights: jax.Array, missing: jax.Array) -> Canvas:
+        planes = _sums(image, axis, index, weights)
+        if border is not None and border.mode == "constant":
+            planes = [plane + exact(missing[0] * fill)
+                      for plane, fill in zip(planes, _fills(image, border), strict=True)]
+        if image.packed:
+            planes = [(plane + (1 << (FIXED - 1))) >> FIXED for plane in planes]
+        return image.with_planes([jnp.clip(plane, 0, image.top) for plane in planes])
+
+    return isolated(summed, image, index, weights, missing)
+
+
+def _table(size: int, shrink: float, border: Border | None, packed: bool, centers: Any,
+           scale: Any) -> tuple[Any, Any, Any]:
+    """For each centre the pixels (N, T) that count, their weights, and what they lack of 1."""
+    xp, dtype = _numpy_of(centers)
+    support = xp.clip(scale, 1, max(shrink, 1.0)).astype(dtype)
+    first = xp.floor(centers - support + 0.5).astype(xp.int32)
+    taps = first[:, None] + xp.arange(math.ceil(2 * shrink))
+    # A factor, since compilers turn some quotients into products, and a product has another rounding.
+    weights = xp.maximum(1 - exact(abs(taps + 0.5 - centers[:, None]) * (1 / support)), 0)
+    inside = (taps >= 0) & (taps < size)
+    constant = border is not None and border.mode == "constant"
+    if border is None:
+        weights = xp.where(inside, weights, 0)
+    weights = weights * (1 / _in_order(weights))
+    if constant:
+        weights = xp.where(inside, weights, 0)
+    index = xp.clip(taps, 0, size - 1) if border is None or constant else inward(taps, size, border.mode)
+    if packed:
+        weights = xp.round(weights * 2**FIXED).astype(xp.int32)
+    return index, weights, ((1 << FIXED) if packed else 1) - _in_order(weights)
+
+
+def _along(table: jax.Array, axis: int) -> jax.Array:
+    """(N, T) as (T, N, 1) or (T, 1, N), to go with rows or with columns."""
+    table = table.T if jnp.issubdtype(table.dtype, jnp.integer) else table.astype(jnp.float32).T
+    return table[:, :, None] if axis == 0 else table[:, None, :]
+
+
+def _in_order(weights: Any) -> Any:
+    """The sums of rows, added up in order, so that all programs round alike."""
+    return functools.reduce(operator.add, (weights[:, t:t + 1] for t in range(weights.shape[1])))
+
+
+def _sums(image: Canvas, axis: int, index: jax.Array, weights: jax.Array) -> Planes:
+    """For each channel the sums over ``t`` of ``weights[t]`` times the rows (or columns) ``index[t]``."""
+    taps = index.shape[0]
+    if taps <= MOST_TAPS:
+        found = [image.with_words(_taken(word, index[t].reshape(-1), axis) for word in image.words).planes()
+                 for t in range(taps)]
+        return [functools.reduce(operator.add, (exact(weights[t] * found[t][i]) for t in range(taps)))
+                for i in range(image.channels)]
+    count, size = max(index.shape[1:]), image.shape[axis]
+    matrix = jnp.zeros((count, size), weights.dtype).at[jnp.arange(count), index.reshape(taps, count)].add(
+        weights.reshape(taps, count), mode="promise_in_bounds")
+    matrix = matrix if axis == 0 else matrix.T
+
+    def product(part: jax.Array, plane: jax.Array) -> jax.Array:
+        pair = (part, plane) if axis == 0 else (plane, part)
+        return jnp.dot(*(one.astype(jnp.float32) for one in pair), precision=lax.Precision.HIGHEST)
+
+    if not image.packed:
+        return [product(matrix, plane) for plane in image.planes()]
+    # In halves of 11 bits, whose products with 8 bits add up exactly in float32.
+    high, low = matrix >> 11, matrix & 2047
+    return [(product(high, plane).astype(jnp.int32) << 11) + product(low, plane).astype(jnp.int32)
+            for plane in image.planes()]
+
+
+def _bilinear(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
+    x, y = sources(maps, height, width)
+    rows, columns, _ = image.shape
+    mode = "constant" if method.border is None else method.border.mode
+    left, top = jnp.floor(x - 0.5), jnp.floor(y - 0.5)
+    fx, fy = x - 0.5 - left, y - 0.5 - top
+    left, top = left.astype(jnp.int32), top.astype(jnp.int32)
+    corners = [(inward(top + down, rows, mode), inward(left + across, columns, mode))
+               for down in (0, 1) for across in (0, 1)]
+    found = [image.with_words(_look_up(word, row, column) for word in image.words).planes()
+             for row, column in corners]
+    inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+    planes = []
+    for plane, fill in enumerate(_fills(image, method.border)):
+        a, b, c, d = (corner[plane].astype(jnp.float32) for corner in found)
+        upper, lower = a + exact((b - a) * fx), c + exact((d - c) * fx)
+        value = upper + exact((lower - upper) * fy)
+        if image.packed:
+            value = value.astype(jnp.int32)
+        planes.append(jnp.where(inside, value, fill) if mode == "constant" else value)
+    return image.with_planes(planes)
+
+
+def _taken(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+    return (array.at[index] if axis == 0 else array.at[:, index]).get(mode="promise_in_bounds")
+
+
+def _look_up(array: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    flat = array.reshape(-1, *array.shape[2:])
+    return flat.at[row * array.shape[1] + column].get(mode="promise_in_bounds")
+
+
+def _fills(image: Canvas, border: Border | None) -> list[jax.Array]:
+    return colors(0.0 if border is None else border.fill, image.channels, image.packed)
+
+
+def _word_fills(image: Canvas, border: Border | None) -> list[jax.Array]:
+    """The colour in each word of a canvas."""
+    planes = _fills(image, border)
+    return [word.reshape(()) for word in image.with_planes([plane.reshape(1, 1) for plane in planes]).words]
