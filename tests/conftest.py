@@ -6,7 +6,35 @@ from collections.abc import Iterator
 from typing import Any
 
 import harness
+import jax
 import pytest
+
+COMPILING = ("tests/augment/", "tests/losses/", "tests/masking/")
+"""Where tests spend most of their time compiling large programs."""
+AS_IN_USE = ("pillow", "strateg", "bit", "exact", "scipy", "tile", "memory")
+"""Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""
+
+
+@pytest.fixture(autouse=True)
+def quick_to_compile(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiles large programs without the costly optimizations where a test is not about those."""
+    name = request.node.nodeid.lower()
+    quick = any(place in name for place in COMPILING) and not any(word in name for word in AS_IN_USE)
+    if quick:
+        jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    if quick:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgets() -> Iterator[None]:
+    """Drops the programs of a file when its tests are done.
+
+    A compiled program holds several maps of memory for as long as its function lives; Linux allows a process 65,530.
+    """
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(params=[32, 64], ids=["f32", "f64"])

@@ -15,8 +15,8 @@ import gradxform as gx
 matplotlib.use("Agg")
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-MODULES = {"losses": gx.losses, "masking": gx.masking, "norm": gx.norm, "norm.linen": gx.norm.linen,
-           "norm.nnx": gx.norm.nnx, "plot": gx.plot, "schedules": gx.schedules}
+MODULES = {"augment": gx.augment, "losses": gx.losses, "masking": gx.masking, "norm": gx.norm,
+           "norm.linen": gx.norm.linen, "norm.nnx": gx.norm.nnx, "plot": gx.plot, "schedules": gx.schedules}
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Example:")
 
 

@@ -21,7 +21,7 @@ def leaves_by_path(value: Any) -> dict[str, Any]:
 
 def numbers_in(value: Any) -> list[Any]:
     """The floats and arrays among the arguments of a call, found without jax."""
-    if isinstance(value, gx.Transformation | gx.Schedule):
+    if isinstance(value, gx.Transformation | gx.Schedule | gx.augment.Augmentation):
         return numbers_in(value.arguments)
     if isinstance(value, dict):
         return [number for item in value.values() for number in numbers_in(item)]

@@ -111,10 +111,12 @@ def twice(updates: Any, params: Any) -> Any:
 
 
 CASES: dict[str, Case] = {}
+ROOMS = {"schedules": S, "augment": gx.augment}
 
 
 def case(factory: Callable[..., Any], given: dict[str, Any] | None = None, /, **arguments: Argument) -> None:
-    room = "schedules." if factory.__module__.startswith("gradxform.schedules") else ""
+    _, room, *_ = factory.__module__.split(".")
+    room = f"{room}." if room in ROOMS else ""
     CASES[room + factory.__name__] = Case(factory, given or {}, arguments)
 
 
@@ -226,11 +228,70 @@ case(S.piecewise, {"init_value": 1.0, "boundaries_and_scales": {5: 0.5, 10: 0.1}
 case(S.join, {"schedules": [S.constant(1.0), S.linear(1.0, 0.0, 10)], "boundaries": [5]},
      schedules=Argument([S.constant(1.0), S.linear(1.0, 0.0, 20)], ("late", ["late", 0.5], [0.5, NAN], 3)),
      boundaries=Argument([6], ("late", [1.5], [-1], [1, 2], 3)))
+# Augmentations.
+A = gx.augment
+SIZE = Argument((20, 24), ("large", 0, -1, 1.5, (20,), (20, 24, 3), (0, 5), NAN))
+BOUNDS = ("much", NAN, 1j, (0.5,), (0.9, 0.5), (NAN, 0.5), (-0.5, 0.5))
+PAIR = Argument((0.25, 0.125), ("much", NAN, (0.5,), (NAN, 0.5), (-0.5, 0.5)))
+BORDER = {"border": Argument("edge", ("wrap", 1, None)), "mask_fill": Argument(3, ("many", 1.5, None)),
+          "fill": Argument((0.5, 0.25, 1.0), (*REAL, -0.5, 1.5, (0.5, 2.0)))}
+BETWEEN = {"interpolation": Argument("nearest", ("cubic", 1))}
+STRENGTH = Argument((0.25, 0.375), (*BOUNDS, -0.5, True))
+AUG = Argument(A.random_rotation(5.0), ("invert", None, 3, gx.sgd(0.1)))
+case(A.random_crop, {"size": 16}, size=SIZE, padding=Argument((1, 2), ("wide", -1, 1.5, (1,))), **BORDER)
+case(A.center_crop, {"size": 16}, size=SIZE)
+case(A.resize, {"size": 16}, size=SIZE, **BETWEEN, antialias=flag(False))
+case(A.random_resized_crop, {"size": 16}, size=SIZE, scale=Argument((0.5, 0.75), (*BOUNDS, (0.0, 1.0), (0.5, 1.5))),
+     ratio=Argument((0.5, 2.0), (*BOUNDS, (0.0, 1.0))), **BETWEEN, antialias=flag(False))
+case(A.random_flip_left_right, p=closed_unit(0.25))
+case(A.random_flip_up_down, p=closed_unit(0.25))
+case(A.random_rotation, {"max_degrees": 30.0}, max_degrees=nonnegative(15.0), **BETWEEN, **BORDER)
+case(A.random_affine, max_degrees=nonnegative(15.0), translate=PAIR, scale=Argument((0.5, 0.75), BOUNDS), shear=PAIR,
+     **BETWEEN, **BORDER)
+case(A.elastic_deformation, alpha=nonnegative(15.0), sigma=positive(3.0), **BETWEEN, **BORDER)
+case(A.color_jitter, brightness=STRENGTH, contrast=STRENGTH, saturation=STRENGTH,
+     hue=Argument((-0.25, 0.375), ("much", NAN, (0.5,), (0.375, -0.25), 0.75, -0.5)))
+case(A.random_brightness, {"amount": 0.5}, amount=STRENGTH)
+case(A.random_contrast, {"amount": 0.5}, amount=STRENGTH)
+case(A.random_saturation, {"amount": 0.5}, amount=STRENGTH)
+case(A.random_hue, {"amount": 0.5}, amount=Argument((-0.25, 0.375), ("much", NAN, (0.5,), 0.75, -0.5)))
+case(A.random_grayscale, p=closed_unit(0.25))
+case(A.gaussian_blur, {"kernel_size": 5}, sigma=Argument((0.5, 0.75), BOUNDS),
+     kernel_size=Argument(3, ("wide", 1.5, -1, 4)))
+case(A.sharpness, {"factor": 2.0}, factor=nonnegative(0.5))
+case(A.posterize, {"bits": 4}, bits=Argument(3, ("many", 1.5, -1, 9)))
+case(A.solarize, {"threshold": 128.0}, threshold=Argument(64.0, (*REAL, -1.0, 257.0)))
+for simple in (A.equalize, A.autocontrast, A.invert):
+    case(simple)
+case(A.normalize, {"mean": (0.5, 0.25, 0.125), "std": 0.5}, mean=real(0.25), std=Argument(0.25, (*REAL, 0.0, -0.5)))
+case(A.cutout, {"size": 8}, size=integer(4, 1), fill=BORDER["fill"])
+case(A.random_erasing, p=closed_unit(0.25), scale=Argument((0.25, 0.5), BOUNDS), ratio=Argument((0.5, 2.0), BOUNDS),
+     fill=Argument("random", (NAN, -0.5, 1.5, "noise")))
+MIXING = {"per_image": flag(True), "label_smoothing": Argument(0.5, (*REAL, -0.5, 1.5)),
+          "num_classes": Argument(10, ("many", 1.5, 0))}
+case(A.mixup, alpha=positive(0.5), **MIXING)
+case(A.cutmix, alpha=positive(0.5), **MIXING)
+case(A.mixup_or_cutmix, mixup_alpha=positive(0.5), cutmix_alpha=positive(0.5), cutmix_probability=closed_unit(0.25),
+     **MIXING)
+POLICY = BETWEEN | BORDER
+case(A.rand_augment, num_ops=integer(3, 1), magnitude=Argument(5.0, (*REAL, -0.5, 31.0)),
+     preset=Argument("google", ("keras", 1, None)), probability=closed_unit(0.25), **POLICY)
+case(A.trivial_augment, **POLICY)
+case(A.aug_mix, severity=Argument(2.0, (*REAL, 0.0, 11.0)), width=integer(2, 1), depth=Argument(2, ("many", 1.5, 0)),
+     alpha=positive(0.5), all_ops=flag(True), interpolation=BETWEEN["interpolation"], fill=BORDER["fill"])
+case(A.random_apply, {"aug": A.invert()}, aug=AUG, p=closed_unit(0.25))
+case(A.two_views, {"first": A.invert()}, first=AUG, second=Argument(A.random_rotation(5.0), ("invert", 3)))
+case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
+     strength=Argument(0.5, (*REAL, -0.5, 3.0)), blur=flag(False))
 # Chains take any number of transformations and so stand outside the table of arguments.
 VARIADIC: dict[str, tuple[Any, Any]] = {
     "chain": (gx.chain(gx.clip(1.0), gx.sgd(0.1)), gx.chain(gx.clip(1.0), gx.sgd(0.2))),
     "named_chain": (gx.named_chain(("clip", gx.clip(1.0)), ("rate", gx.scale(0.1))),
                     gx.named_chain(("clip", gx.clip(1.0)), ("speed", gx.scale(0.1)))),
+}
+VARIADIC |= {
+    "augment.chain": (A.chain(A.invert(), A.sharpness(2.0)), A.chain(A.invert(), A.sharpness(3.0))),
+    "augment.one_of": (A.one_of(A.invert(), A.sharpness(2.0)), A.one_of(A.invert(), A.sharpness(3.0))),
 }
 # A schedule goes wherever a rate does.
 SCHEDULED = {f"{name} with a schedule": case_ for name, case_ in CASES.items() if "learning_rate" in case_.arguments}
@@ -255,7 +316,7 @@ VALUES = values()
 def public_factories() -> dict[str, Callable[..., Any]]:
     """Every public function that was made a factory, found by looking and not by the table above."""
     flat = {name: getattr(gx, name) for name in gx.__all__}
-    rooms = {f"schedules.{name}": getattr(S, name) for name in S.__all__}
+    rooms = {f"{room}.{name}": getattr(module, name) for room, module in ROOMS.items() for name in module.__all__}
     return {name: item for name, item in (flat | rooms).items()
             if inspect.isfunction(item) and hasattr(item, "__wrapped__")}
 

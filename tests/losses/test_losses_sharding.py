@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import pytest
-
-import gradxform as gx
+from devices import eight_devices
 
 PROGRAM = pathlib.Path(__file__).parent / "losses_sharded_program.py"
 LOSSES = ["nt_xent", "info_nce", "clip_loss", "sup_con", "siglip", "barlow_twins", "vicreg"]
@@ -23,14 +19,9 @@ OTHERS = ["two axes", "reductions"]
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    """What a process with eight devices found; the number of devices is fixed before jax starts."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
-    root = pathlib.Path(gx.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-W", "error", str(PROGRAM)], check=False, capture_output=True, text=True,
-                          env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)})
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process with eight devices found."""
+    return json.loads(eight_devices(tmp_path_factory, PROGRAM).splitlines()[-1])
 
 
 def holds(found: dict[str, Any], check: str) -> None:

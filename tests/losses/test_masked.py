@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import eight_devices
 from hypothesis import given, settings
 
-import gradxform
 from gradxform.losses import masked
 
 SHAPE = (3, 5, 7)
@@ -290,14 +287,9 @@ def test_errors_name_the_argument(what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    """What a process with eight devices found; the number of devices is fixed before jax starts."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
-    root = pathlib.Path(gradxform.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-W", "error", str(PROGRAM)], check=False, capture_output=True, text=True,
-                          env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)})
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process with eight devices found."""
+    return json.loads(eight_devices(tmp_path_factory, PROGRAM).splitlines()[-1])
 
 
 @pytest.mark.parametrize("check", [

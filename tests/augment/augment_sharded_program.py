@@ -1,0 +1,95 @@
+"""Run by ``test_augment_sharding.py`` in a process of its own with eight CPU devices; prints what is wrong as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import gradxform as gx
+
+A = gx.augment
+KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
+KEY = jax.random.key(5)
+BATCH = 16
+MOVES = A.chain(A.random_crop((12, 12), 2), A.random_flip_left_right(), A.random_rotation(20))
+CHAINS = {
+    "moves": MOVES,
+    "colours": A.chain(A.random_flip_left_right(), A.random_apply(A.invert()), A.color_jitter(0.4, 0.4, 0.4, 0.1)),
+    "policy": A.chain(MOVES, A.rand_augment()),
+}
+
+
+def inputs(dtype: Any) -> dict[str, Any]:
+    random = np.random.RandomState(0)
+    image = random.randint(0, 256, (BATCH, 12, 12, 3))
+    box = np.float32([[2, 3, 8, 9], [0, 0, 0, 0]])
+    return {"image": image.astype(np.uint8) if dtype == "uint8" else np.float32(image / 255),
+            "mask": image[..., 0] > 99, "boxes": np.stack([box] * BATCH), "label": np.arange(BATCH)}
+
+
+def wrong(got: Any, wanted: Any) -> Iterator[str]:
+    for name, want in wanted.items():
+        one, other = np.asarray(got[name]), np.asarray(want)
+        # Coordinates are rounded as a program happens to add them up; pixels are not.
+        alike = np.allclose(one, other, rtol=0, atol=1e-4) if name == "boxes" else np.array_equal(one, other)
+        if one.dtype != other.dtype or not alike:
+            yield f"{name}: {np.mean(one != other):.2%} of the values differ"
+
+
+def mesh_of(kind: str) -> Mesh:
+    return jax.make_mesh((8,), ("batch",), axis_types=(KINDS[kind],))
+
+
+def under_jit(name: str, dtype: str, kind: str) -> Iterator[str]:
+    """A batch that is spread over the devices."""
+    aug, data = CHAINS[name], inputs(dtype)
+    wanted = aug(KEY, data)
+    mesh = mesh_of(kind)
+    with jax.set_mesh(mesh):
+        spread = NamedSharding(mesh, P("batch"))
+        placed = {key: jax.device_put(value, spread) for key, value in data.items()}
+        yield from wrong(jax.jit(lambda key, x: aug(key, x))(KEY, placed), wanted)
+
+
+def by_hand(name: str, dtype: str, check_vma: bool) -> Iterator[str]:
+    """Parameters of the whole batch, spread like the images."""
+    aug, data = CHAINS[name], inputs(dtype)
+    wanted, params = aug(KEY, data), aug.sample(KEY, data["image"].shape)
+    mapped = jax.shard_map(lambda params, x: aug.apply(params, x), mesh=mesh_of("auto"), out_specs=P("batch"),
+                           in_specs=(P("batch"), P("batch")), check_vma=check_vma)
+    yield from wrong(jax.jit(mapped)(params, jax.tree.map(jnp.asarray, data)), wanted)
+
+
+def run_all(only: str = "") -> dict[str, list[str]]:
+    checks: dict[str, Any] = {}
+    for name in CHAINS:
+        for kind in KINDS:
+            checks[f"{name}, uint8, jit, {kind} mesh"] = (under_jit, name, "uint8", kind)
+        checks[f"{name}, uint8, shard_map, check_vma=True"] = (by_hand, name, "uint8", True)
+    checks["moves, uint8, shard_map, check_vma=False"] = (by_hand, "moves", "uint8", False)
+    checks["moves, float32, jit, auto mesh"] = (under_jit, "moves", "float32", "auto")
+    checks["moves, float32, shard_map, check_vma=True"] = (by_hand, "moves", "float32", True)
+    found = {}
+    for name, (check, *args) in checks.items():
+        if only not in name:
+            continue
+        try:
+            found[name] = list(check(*args))
+        except Exception:  # one check that fails says nothing about the others
+            found[name] = [traceback.format_exc(limit=-4)]
+    return found
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    print(json.dumps({"devices": jax.device_count(), "checks": run_all(*sys.argv[1:2])}))

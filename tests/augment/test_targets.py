@@ -1,0 +1,264 @@
+"""Masks, boxes, points and labels move with the image: they are where a marker painted into it is afterwards."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import geometry_oracles as oracles
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradxform as gx
+
+A = gx.augment
+HEIGHT, WIDTH = 40, 48
+BATCH = 6
+BOX = (20, 13, 29, 25)  # x1, y1, x2, y2
+"""A bright box that stays in sight of all augmentations below."""
+POINTS = np.float32([[20, 13], [29, 13], [24.5, 19], [29, 25]])
+
+# What moves the image, and how far from the marker's place a box's side may lie, in pixels.
+MOVES: dict[str, tuple[Any, float]] = {
+    "crop": (A.random_crop((36, 44)), 0.01),
+    "padded crop": (A.random_crop((40, 48), (6, 5)), 0.01),
+    "middle": (A.center_crop((30, 37)), 0.01),
+    "left to right": (A.random_flip_left_right(), 0.01),
+    "up and down": (A.random_flip_up_down(), 0.01),
+    "crops and flips": (A.chain(A.random_crop((36, 44)), A.random_flip_left_right(), A.random_flip_up_down(),
+                                A.random_crop((36, 44), 3)), 0.01),
+    "larger": (A.resize((80, 144)), 1),
+    "smaller": (A.resize((30, 24)), 1),
+    "resized crop": (A.random_resized_crop((60, 60), (0.7, 1.0)), 1.5),
+    "rotation": (A.random_rotation(40), 1),
+    "affine": (A.random_affine(20, (0.1, 0.1), (0.8, 1.2), (10, 10)), 1),
+    "elastic": (A.elastic_deformation(20.0, 5.0), 1.5),
+    "all": (A.chain(A.random_crop((38, 46)), A.random_rotation(15), A.random_flip_left_right(),
+                    A.elastic_deformation(10.0, 5.0)), 1.5),
+}
+RIGID = [name for name, (_, far) in MOVES.items() if far == 0.01]
+
+
+def painted(dtype: Any = np.float32) -> np.ndarray:
+    """(H, W, 5): the box in one channel, and a blob of 5 x 5 pixels about each of three points and the box's middle."""
+    image = np.zeros((HEIGHT, WIDTH, 5), np.float32)
+    x1, y1, x2, y2 = BOX
+    image[y1:y2, x1:x2, 0] = 1
+    x, y = oracles.centers(HEIGHT, WIDTH)
+    for channel, (px, py) in enumerate(POINTS, 1):
+        image[..., channel] = np.clip(1.25 - np.hypot(x - px, y - py) / 4, 0, 1)
+    return np.round(image * 255).astype(np.uint8) if dtype == np.uint8 else image
+
+
+@functools.cache
+def moved(name: str) -> dict[str, np.ndarray]:
+    """A batch of the painted image with all its targets, each moved in its own way."""
+    image = painted()
+    inputs = {"image": image, "mask": image[..., 0] > 0.5, "boxes": np.float32([BOX, (0, 0, 0, 0), (22, 15, 23, 16)]),
+              "keypoints": POINTS, "label": np.int32(7)}
+    batch = {key: np.stack([value] * BATCH) for key, value in inputs.items()}
+    got = MOVES[name][0](jax.random.key(1), batch)
+    assert sorted(got) == sorted(batch)
+    return {key: np.asarray(value) for key, value in got.items()}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_mask_moves_with_the_image(name: str) -> None:
+    """It is the bright half: what lies between pixels is seen at their rim alone."""
+    got, (_, far) = moved(name), MOVES[name]
+    bright, mask = got["image"][..., 0], got["mask"]
+    assert mask.dtype == bool
+    assert mask.shape == bright.shape
+    assert mask.any((1, 2)).all()
+    wrong = mask != (bright > 0.5)
+    if far == 0.01:
+        assert not wrong.any()
+    # A shrunk image is smoothed, so its mask may be half a pixel off all around.
+    rim = 4 * np.sqrt(mask.sum((1, 2)))
+    assert np.all(wrong.sum((1, 2)) <= 0.55 * rim)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_box_is_about_what_was_in_it(name: str) -> None:
+    got, (_, far) = moved(name), MOVES[name]
+    for image, boxes in zip(got["image"], got["boxes"], strict=True):
+        rows, columns = np.nonzero(image[..., 0] > 0.5)
+        # A box turned is about the corners, which a few pixels of the rim do not reach.
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(boxes[0], seen, atol=far + (0.5 if far > 0.01 else 0))
+        assert not boxes[1].any(), "padding stays"
+        assert np.all(boxes[2, :2] > boxes[0, :2]) and np.all(boxes[2, 2:] < boxes[0, 2:])
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_point_is_where_its_blob_is(name: str) -> None:
+    got = moved(name)
+    assert got["keypoints"].dtype == np.float32
+    height, width = got["image"].shape[1:3]
+    x, y = oracles.centers(height, width)
+    off = []
+    for image, points in zip(got["image"], got["keypoints"], strict=True):
+        for channel, (px, py) in enumerate(points, 1):
+            blob = image[..., channel]
+            if px < 8 or py < 8 or px > width - 8 or py > height - 8:
+                continue  # a part of it is out of sight
+            off.append(np.hypot((x * blob).sum() / blob.sum() - px, (y * blob).sum() / blob.sum() - py))
+    assert len(off) >= 8
+    # The mean of a blob that is bent, not its middle, is what is measured.
+    assert max(off) < (0.01 if name in RIGID else 0.6 if "elastic" in str(MOVES[name][0]) else 0.15)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_label_stays(name: str) -> None:
+    label = moved(name)["label"]
+    assert label.dtype == np.int32
+    np.testing.assert_array_equal(label, 7)
+
+
+# Points and boxes against the map's own inverse, in float64.
+
+
+def test_points_and_boxes_of_an_affine_map_are_exact() -> None:
+    """Points outside the image, too: they are not cut to it."""
+    aug = A.random_affine(30, (0.2, 0.2), (0.7, 1.4), (15, 15))
+    image = jnp.zeros((30, 50, 1), jnp.uint8)
+    points = np.float32([[-20, 5], [0, 0], [50, 30], [90, -40], [12.25, 7.5]])
+    box = np.float32([[10, 8, 35, 20]])
+    params = aug.sample(jax.random.key(2), image.shape)
+    got = aug.apply(params, {"image": image, "keypoints": points, "boxes": box})
+    inverse = np.linalg.inv(oracles.affine(image.shape, **{name: float(x) for name, x in params[0].items()}))
+    wanted = np.stack(oracles.placed(inverse, *np.float64(points).T), -1)
+    np.testing.assert_allclose(got["keypoints"], wanted, rtol=1e-5, atol=1e-4)
+    x, y = oracles.placed(inverse, np.float64([10, 35, 35, 10]), np.float64([8, 8, 20, 20]))
+    wanted = [max(x.min(), 0), max(y.min(), 0), min(x.max(), 50), min(y.max(), 30)]
+    np.testing.assert_allclose(got["boxes"][0], wanted, atol=1e-4)
+
+
+def test_points_of_an_elastic_field_come_from_where_they_were() -> None:
+    aug = A.elastic_deformation(30.0, 4.0)
+    image = jnp.zeros((30, 34, 1), jnp.uint8)
+    points = np.float32(np.random.RandomState(0).uniform(4, 26, (20, 2)))
+    params = aug.sample(jax.random.key(3), image.shape)
+    x, y = np.float64(aug.apply(params, {"image": image, "keypoints": points})["keypoints"]).T
+    dx, dy = oracles.elastic_field(params[0]["noise"], image.shape, 30.0, 4.0)
+    assert np.hypot(dx, dy).max() > 2
+    back = np.stack([x + oracles.field_at(dx, x, y), y + oracles.field_at(dy, x, y)], -1)
+    np.testing.assert_allclose(back, points, atol=1e-3)
+
+
+# What leaves the image.
+
+
+def test_a_box_is_cut_and_one_out_of_sight_is_zeros() -> None:
+    image = jnp.zeros((20, 30, 3), jnp.uint8)
+    boxes = np.float32([[0, 0, 8, 8], [3, 4, 12, 20], [26, 1, 30, 20], [6, 5, 7, 6], [0, 0, 5, 20], [10, 6, 10, 9]])
+    params = ({"top": jnp.array(5), "left": jnp.array(5)},)
+    got = A.random_crop((10, 12)).apply(params, {"image": image, "boxes": boxes})["boxes"]
+    np.testing.assert_array_equal(got, [[0, 0, 3, 3], [0, 0, 7, 10], [0, 0, 0, 0], [1, 0, 2, 1], [0, 0, 0, 0],
+                                        [0, 0, 0, 0]])
+    padded = A.random_crop((24, 34), 2).apply(({"top": jnp.array(-2), "left": jnp.array(-2)},),
+                                              {"image": image, "boxes": boxes})["boxes"]
+    np.testing.assert_array_equal(padded[:5], boxes[:5] + 2)
+
+
+def test_a_point_out_of_sight_stays_there() -> None:
+    image = jnp.zeros((20, 30, 3), jnp.uint8)
+    points = np.float32([[0, 0], [30, 20], [-4, 3]])
+    params = ({"top": jnp.array(5), "left": jnp.array(7)},)
+    got = A.random_crop((10, 12)).apply(params, {"image": image, "keypoints": points})["keypoints"]
+    np.testing.assert_array_equal(got, points - [7, 5])
+    flip = A.random_flip_left_right(1.0)(jax.random.key(0), {"image": image, "keypoints": points})["keypoints"]
+    np.testing.assert_array_equal(flip, [[30, 0], [0, 20], [34, 3]])
+
+
+def test_without_boxes_or_points_there_are_none() -> None:
+    inputs = {"image": jnp.zeros((2, 9, 9, 1)), "boxes": jnp.zeros((2, 0, 4)), "keypoints": jnp.zeros((2, 0, 2))}
+    got = A.random_rotation(10)(jax.random.key(0), inputs)
+    assert got["boxes"].shape == (2, 0, 4)
+    assert got["keypoints"].shape == (2, 0, 2)
+
+
+# Masks.
+
+
+MASKS = [(jnp.bool_, (), 0), (jnp.int32, (), -1), (jnp.uint8, (2,), 255), (jnp.float32, (3,), 2),
+         (jnp.bfloat16, (1,), 0)]
+
+
+@pytest.mark.parametrize(("dtype", "channels", "fill"), MASKS)
+def test_a_mask_keeps_its_dtype_and_its_values(dtype: Any, channels: tuple[int, ...], fill: int) -> None:
+    """Each comes from the nearest pixel, with a fill of its own, whatever the image does between pixels."""
+    random = np.random.RandomState(0)
+    mask = jnp.asarray(random.randint(0, 200, (14, 18, *channels)) % (2 if dtype == jnp.bool_ else 256), dtype)
+    image = jnp.asarray(oracles.noise(14, 18, 3))
+    aug = A.random_affine(mask_fill=fill, fill=0.5)
+    params = ({"degrees": jnp.float32(33), "down": jnp.float32(1.2), "right": jnp.float32(2), "scale": jnp.float32(0.9),
+               "shear_x": jnp.float32(0.1), "shear_y": jnp.float32(0)},)
+    got = aug.apply(params, {"image": image, "mask": mask})["mask"]
+    assert got.dtype == dtype
+    assert got.shape == mask.shape
+    matrix = oracles.affine((14, 18), **{name: float(x) for name, x in params[0].items()})
+    x, y = oracles.placed(matrix, *oracles.centers(14, 18))
+    clear = (np.abs(np.round(x) - x) > 4e-3) & (np.abs(np.round(y) - y) > 4e-3)
+    wanted = oracles.nearest(np.asarray(mask), x, y, "constant", fill)
+    np.testing.assert_array_equal(np.asarray(got)[clear], wanted[clear])
+    assert np.mean(wanted == fill) > 0.02
+
+
+@pytest.mark.parametrize("border", ["edge", "reflect", "constant"])
+def test_a_mask_of_a_padded_crop(border: str) -> None:
+    mask = np.random.RandomState(1).randint(0, 99, (6, 7)).astype(np.int32)
+    aug = A.random_crop((10, 11), 2, border=border, mask_fill=-5)
+    got = aug(jax.random.key(0), {"image": jnp.zeros((6, 7, 3)), "mask": mask})["mask"]
+    np.testing.assert_array_equal(got, np.pad(mask, 2, oracles.MODES[border],
+                                              **({"constant_values": -5} if border == "constant" else {})))
+
+
+def test_a_mask_of_another_size_has_the_nearest_pixels() -> None:
+    mask = np.random.RandomState(1).randint(0, 2, (8, 12, 1)).astype(bool)
+    got = A.resize((4, 24))(jax.random.key(0), {"image": jnp.zeros((8, 12, 3)), "mask": mask})["mask"]
+    np.testing.assert_array_equal(got, mask[1::2].repeat(2, 1))
+
+
+# What has no place.
+
+
+def test_what_changes_colours_leaves_the_rest() -> None:
+    inputs = {"image": jnp.asarray(oracles.noise(8, 8, 3)), "mask": jnp.arange(64).reshape(8, 8),
+              "boxes": jnp.asarray([[1.0, 2, 5, 6]]), "keypoints": jnp.asarray([[3.5, 9.0]]), "label": jnp.asarray(3)}
+    got = A.invert()(jax.random.key(0), inputs)
+    for name in ("mask", "boxes", "keypoints", "label"):
+        assert jnp.array_equal(got[name], inputs[name])
+    assert not jnp.array_equal(got["image"], inputs["image"])
+
+
+@pytest.mark.parametrize("wrap", [lambda aug: A.random_apply(aug, 0.5), lambda aug: A.one_of(aug, A.chain()),
+                                  lambda aug: A.chain(A.invert(), aug)])
+def test_targets_move_in_what_is_made_of_others(wrap: Any) -> None:
+    aug = wrap(A.random_flip_left_right(1.0))
+    image = np.zeros((8, 6, 10, 1), np.uint8)
+    image[:, 2, 3] = 255
+    inputs = {"image": image, "mask": image[..., 0] == 255, "keypoints": np.tile(np.float32([3.5, 2.5]), (8, 1, 1)),
+              "boxes": np.tile(np.float32([3, 2, 4, 3]), (8, 1, 1))}
+    got = {name: np.asarray(x) for name, x in aug(jax.random.key(0), inputs).items()}
+    places = set()
+    for i in range(8):
+        (row, column), = np.argwhere(got["mask"][i])
+        places.add(int(column))
+        np.testing.assert_array_equal(got["keypoints"][i], [[column + 0.5, row + 0.5]])
+        np.testing.assert_array_equal(got["boxes"][i], [[column, row, column + 1, row + 1]])
+        assert len(np.unique(got["image"][i])) == 2
+        assert np.sum(got["image"][i] == got["image"][i, row, column]) == 1
+    assert places in ({3, 6}, {6})
+
+
+def test_both_views_have_their_targets() -> None:
+    inputs = {"image": np.zeros((3, 8, 8, 1), np.uint8), "keypoints": np.full((3, 1, 2), 2.0, np.float32),
+              "label": np.arange(3)}
+    views = A.two_views(A.random_flip_left_right(0.0), A.random_flip_left_right(1.0))(jax.random.key(0), inputs)
+    assert len(views) == 2
+    for view, x in zip(views, (2, 6), strict=True):
+        np.testing.assert_array_equal(view["keypoints"], np.tile(np.float32([x, 2]), (3, 1, 1)))
+        np.testing.assert_array_equal(view["label"], np.arange(3))
