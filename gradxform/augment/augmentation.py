@@ -12,7 +12,7 @@ import numpy as np
 
 from gradxform.augment import inputs as forms
 from gradxform.augment.batching import STRATEGIES, apply_batch
-from gradxform.augment.stage import Stage
+from gradxform.augment.stage import Stage, closed, opened
 from gradxform.core import checks
 from gradxform.core.keys import one_key
 from gradxform.core.value import Value, factory, register
@@ -166,12 +166,14 @@ def _draw(stage: Stage, key: jax.Array, shape: tuple[int, ...]) -> Any:
 
 
 def _run(stage: Stage, params: Any, prepared: forms.Prepared, batching: str) -> Any:
-    targets = prepared.targets(raw=stage.whole_pixels)
+    targets = prepared.arrays
     if len(prepared.shape) == 3:
-        return prepared.restored(stage.apply(params, targets))
-    if stage.whole_batch:
-        return prepared.restored(stage.apply_mixed(params, targets, batching))
-    return prepared.restored(apply_batch(stage, params, targets, batching))
+        result = closed(stage.apply(params, opened(stage, targets)))
+    elif stage.whole_batch:
+        result = stage.apply_mixed(params, targets, batching)
+    else:
+        result = apply_batch(stage, params, targets, batching)
+    return prepared.restored(result)
 
 
 def _checked(stage: Stage, params: Any, shape: tuple[int, ...]) -> Any:

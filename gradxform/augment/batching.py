@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from gradxform.augment.stage import Stage, Targets
+from gradxform.augment.stage import Stage, Targets, closed, opened
 from gradxform.core.manual import varying_like
 
 STRATEGIES = ("auto", "map", "vmap", "sort")
@@ -29,12 +29,21 @@ def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> A
         spec = P(axes)
         return jax.shard_map(lambda params, targets: apply_batch(stage, params, targets, strategy),
                              in_specs=(spec, spec), out_specs=spec)(jax.sharding.reshard(params, spec), targets)
+    if strategy == "sort" and stage.branches:
+        return closed(stage.apply_sorted(params, opened(stage, targets)))
+
+    def apply(params: Any, targets: Targets) -> Any:
+        return closed(stage.apply(params, opened(stage, targets)))
+
+    if targets["image"].dtype == jnp.uint8:
+        # Packing is one loop for the whole batch. Floats are taken apart image by image, while they are near.
+        targets, apply = opened(stage, targets), stage.apply
+    if strategy in ("vmap", "sort") or not stage.branches:
+        return closed(jax.vmap(apply)(params, targets))
     if strategy == "map":
-        return lax.map(lambda one: stage.apply(*one), (params, targets))
-    if strategy == "vmap" or not stage.branches:
-        return jax.vmap(stage.apply)(params, targets)
-    if strategy == "sort":
-        return stage.apply_sorted(params, targets)
+        image = targets["image"]
+        few = stage.at_once(image.shape[-3:], image.dtype)
+        return closed(lax.map(lambda one: apply(*one), (params, targets), batch_size=few if few > 1 else None))
     return lax.platform_dependent(params, targets,
                                   cpu=lambda params, targets: apply_batch(stage, params, targets, "map"),
                                   default=lambda params, targets: apply_batch(stage, params, targets, "sort"))

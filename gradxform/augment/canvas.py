@@ -90,12 +90,12 @@ class Canvas:
 def exact(product: Any) -> Any:
     """A product whose rounding counts: a compiler may not fuse it with the sum that it goes into.
 
-    XLA contracts ``a * b + c`` to one operation with one rounding where the processor has it. No product here leaves
-    the bounds, but a compiler does not know.
+    XLA contracts ``a * b + c`` to one operation with one rounding where the processor has it. No product here
+    exceeds the bound, but a compiler does not know.
     """
     if not isinstance(product, jax.Array) or product.dtype == jnp.int32:
         return product  # known before the program runs, in float64, or not rounded at all
-    return jnp.clip(product, -(2.0**24), 2.0**24)
+    return jnp.minimum(product, 2.0**24)
 
 
 def _pack(planes: Planes) -> jax.Array:

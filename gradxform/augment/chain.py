@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax import lax
 from gradxform.augment.augmentation import Augmentation, augmentation
 from gradxform.augment.batching import apply_batch, sorted_switch
 from gradxform.augment.geometric import Resampling
-from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.augment.stage import Shape, Stage, Targets, fewest
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -37,6 +38,10 @@ class Sequence(Stage):
     def views(self) -> bool:  # type: ignore[override]
         """Whether the last stage gives several results."""
         return any(stage.views for stage in self.stages)
+
+    def at_once(self, shape: Shape, dtype: Any) -> int:
+        """As few as a stage with branches wants."""
+        return fewest(self.stages, shape, dtype)
 
     @property
     def whole_pixels(self) -> bool:  # type: ignore[override]
@@ -80,10 +85,15 @@ class Sequence(Stage):
         return tuple(params)
 
     def apply_mixed(self, params: Any, targets: Targets, strategy: str) -> Any:
-        """The targets of a batch after stages of which some mix images, stage by stage."""
-        for stage, one in zip(self.stages, params, strict=True):
-            targets = (stage.apply_mixed(one, targets, strategy) if stage.whole_batch
-                       else apply_batch(stage, one, targets, strategy))
+        """The targets of a batch after stages of which some mix images; those between them work image by image."""
+        steps = zip(self.stages, params, strict=True)
+        for whole_batch, some in itertools.groupby(steps, lambda step: step[0].whole_batch):
+            stages, each = zip(*some, strict=True)
+            if whole_batch:
+                for stage, one in zip(stages, each, strict=True):
+                    targets = stage.apply_mixed(one, targets, strategy)
+            else:
+                targets = apply_batch(Sequence(stages), each, targets, strategy)
         return targets
 
 
@@ -142,6 +152,10 @@ class Views(Stage):
     def branches(self) -> bool:  # type: ignore[override]
         """Whether a stage has them."""
         return any(stage.branches for stage in self.stages)
+
+    def at_once(self, shape: Shape, dtype: Any) -> int:
+        """As few as a stage with branches wants."""
+        return fewest(self.stages, shape, dtype)
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of each view."""

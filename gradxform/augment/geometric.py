@@ -9,13 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.borders import Border
+from gradxform.augment.borders import Border, colors
 from gradxform.augment.canvas import Canvas
 from gradxform.augment.placement import Map, composed, moved, moved_boxes
 from gradxform.augment.resample import Method, nearest, resampled
 from gradxform.augment.stage import Shape, Stage, Targets
 
 KINDS = ("shift", "scale", "any")
+PIXELS_AT_ONCE = 1 << 15
+"""Of float images, where each pixel is looked up by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +68,21 @@ class Resampling(Stage):
 
     @property
     def branches(self) -> bool:  # type: ignore[override]
-        """Whether pixels come from places that parameters name, other than the mirror image's."""
-        return any(op.kind != "shift" or any(op.reach) or op.size is not None for op in self.ops)
+        """Whether pixels come from places that parameters name, other than windows and mirror images."""
+        return any(op.kind != "shift" for op in self.ops)
 
     @property
     def whole_pixels(self) -> bool:  # type: ignore[override]
         """Whether it only cuts out, or only mirrors: then it works on (H, W, C) as they are."""
-        if any(op.kind != "shift" or any(op.reach) for op in self.ops):
-            return False
-        return not self.branches or not any(any(op.mirrors) for op in self.ops)
+        cuts = any(any(op.reach) or op.size is not None for op in self.ops)
+        one_color = all(op.border is None or not isinstance(op.border.fill, (tuple, list)) for op in self.ops)
+        return not self.branches and one_color and not (cuts and any(any(op.mirrors) for op in self.ops))
+
+    def at_once(self, shape: Shape, dtype: Any) -> int:
+        """As many floats as keep the processor's cores busy; packed pixels are quicker one image after another."""
+        if dtype == jnp.uint8 or any(op.kind == "scale" for op in self.ops):
+            return 1
+        return max(2, PIXELS_AT_ONCE // (shape[0] * shape[1]))
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of each operation."""
@@ -163,7 +171,7 @@ def move(targets: Targets, method: Method, maps: list[Map], height: int, width: 
     """
     image = targets["image"]
     result = targets | {"image": resampled(image, method, maps, height, width) if isinstance(image, Canvas)
-                        else nearest(image, method, maps, height, width, jnp.zeros((), image.dtype))}
+                        else nearest(image, method, maps, height, width, _only_fill(image, method.border))}
     if "mask" in targets:
         fill = jnp.asarray(0 if method.border is None else method.border.mask_fill)
         result["mask"] = nearest(targets["mask"], method._replace(interpolation="nearest"), maps, height, width, fill)
@@ -172,3 +180,9 @@ def move(targets: Targets, method: Method, maps: list[Map], height: int, width: 
     if "boxes" in targets:
         result["boxes"] = moved_boxes(maps, targets["boxes"], height, width)
     return result
+
+
+def _only_fill(image: jax.Array, border: Border | None) -> jax.Array:
+    """The colour of all channels."""
+    (fill,) = colors(0.0 if border is None else border.fill, 1, image.dtype == jnp.uint8)
+    return fill.astype(image.dtype)

@@ -9,9 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.augment.canvas import Canvas
-from gradxform.augment.stage import Targets
-
 DTYPES = ("uint8", "float32", "bfloat16", "float16")
 NAMES = ("image", "mask", "boxes", "keypoints", "label")
 
@@ -33,20 +30,11 @@ class Prepared:
         """The shape of the image or images."""
         return tuple(self.arrays["image"].shape)
 
-    def targets(self, raw: bool) -> Targets:
-        """The targets, with the image as a canvas, or as it is if ``raw``."""
-        image = self.arrays["image"]
-        return self.arrays | {"image": image if raw else Canvas.of(image)}
-
     def restored(self, result: Any) -> Any:
         """What stages made of the targets, in the form of the inputs."""
         if isinstance(result, tuple):
             return tuple(self.restored(one) for one in result)
-        image = result["image"]
-        image = image.image() if isinstance(image, Canvas) else image
-        if self.alone:
-            return image
-        return {name: image if name == "image" else result[name] for name in self.arrays}
+        return result["image"] if self.alone else {name: result[name] for name in self.arrays}
 
 
 def check(inputs: Any) -> None:

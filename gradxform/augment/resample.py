@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -230,26 +231,40 @@ def _sums(image: Canvas, axis: int, index: jax.Array, weights: jax.Array) -> Pla
 
 
 def _bilinear(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
-    x, y = sources(maps, height, width)
-    rows, columns, _ = image.shape
+    rows, columns, channels = image.shape
     mode = "constant" if method.border is None else method.border.mode
-    left, top = jnp.floor(x - 0.5), jnp.floor(y - 0.5)
-    fx, fy = x - 0.5 - left, y - 0.5 - top
-    left, top = left.astype(jnp.int32), top.astype(jnp.int32)
-    corners = [(inward(top + down, rows, mode), inward(left + across, columns, mode))
-               for down in (0, 1) for across in (0, 1)]
-    found = [image.with_words(_look_up(word, row, column) for word in image.words).planes()
-             for row, column in corners]
-    inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
-    planes = []
-    for plane, fill in enumerate(_fills(image, method.border)):
-        a, b, c, d = (corner[plane].astype(jnp.float32) for corner in found)
+    fills = _fills(image, method.border)
+
+    def blended(corners: Sequence[jax.Array], fill: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+        a, b, c, d = (corner.astype(jnp.float32) for corner in corners)
+        fx, fy = x - 0.5 - jnp.floor(x - 0.5), y - 0.5 - jnp.floor(y - 0.5)
         upper, lower = a + exact((b - a) * fx), c + exact((d - c) * fx)
         value = upper + exact((lower - upper) * fy)
-        if image.packed:
-            value = value.astype(jnp.int32)
-        planes.append(jnp.where(inside, value, fill) if mode == "constant" else value)
-    return image.with_planes(planes)
+        if mode != "constant":
+            return value
+        # Products, for with a choice between the two the loop over pixels would not be vectorized.
+        inside = ((x >= 0) & (x < columns) & (y >= 0) & (y < rows)).astype(jnp.float32)
+        return value * inside + fill.astype(jnp.float32) * (1 - inside)
+
+    def places(x: jax.Array, y: jax.Array) -> list[jax.Array]:
+        left, top = jnp.floor(x - 0.5).astype(jnp.int32), jnp.floor(y - 0.5).astype(jnp.int32)
+        return [inward(top + down, rows, mode) * columns + inward(left + across, columns, mode)
+                for down in (0, 1) for across in (0, 1)]
+
+    if image.packed:
+        x, y = sources(maps, height, width)
+        found = [image.with_words(_at(word, place) for word in image.words).planes() for place in places(x, y)]
+        return image.with_planes([blended([corner[plane] for corner in found], fill, x, y).astype(jnp.int32)
+                                  for plane, fill in enumerate(fills)])
+
+    def looked_up(pixels: jax.Array, maps: list[Map], fill: jax.Array) -> jax.Array:
+        x, y = (part[:, :, None] for part in sources(maps, height, width))
+        channel = jnp.arange(channels)
+        return blended([_at(pixels, place * channels + channel) for place in places(x, y)], fill, x, y)
+
+    # Channels side by side: one computation of places for all of them, and the four corners are near in memory.
+    pixels = isolated(looked_up, jnp.stack(image.words, -1), maps, jnp.stack(fills))
+    return image.with_words(pixels[..., i] for i in range(channels))
 
 
 def _taken(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
@@ -259,6 +274,11 @@ def _taken(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
 def _look_up(array: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
     flat = array.reshape(-1, *array.shape[2:])
     return flat.at[row * array.shape[1] + column].get(mode="promise_in_bounds")
+
+
+def _at(array: jax.Array, place: jax.Array) -> jax.Array:
+    """The elements at places counted through the whole array."""
+    return array.reshape(-1).at[place].get(mode="promise_in_bounds")
 
 
 def _fills(image: Canvas, border: Border | None) -> list[jax.Array]:

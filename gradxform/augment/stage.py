@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ class Stage:
     """What a factory of augmentations returns.
 
     ``sample`` and ``apply`` are of one image. ``branches`` tells whether the work on an image depends on its
-    parameters or goes through memory in an order that does; then a processor does better with one image at a time.
+    parameters or goes through memory in an order that does; then a processor does better with a few images at a time.
     ``whole_batch`` tells whether images of a batch mix; then both are of a whole batch. ``views`` tells whether there
     are several results, and ``whole_pixels`` whether it works on (H, W, C) as they are, without a canvas.
 
@@ -52,6 +52,10 @@ class Stage:
         """
         return shape
 
+    def at_once(self, shape: Shape, dtype: Any) -> int:
+        """How many images a processor does best with at a time where there are branches."""
+        return 1
+
     def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
         """The parameters of a batch of images, each with a key of its own that the others do not change."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0], dtype=jnp.uint32))
@@ -64,6 +68,25 @@ class Stage:
     def apply_sorted(self, params: Any, targets: Targets) -> Any:
         """The targets of a batch; a branch is gone through by the images that take it."""
         return jax.vmap(self.apply)(params, targets)
+
+
+def fewest(stages: Iterable[Stage], shape: Shape, dtype: Any) -> int:
+    """How many images at a time suit all of the stages that have branches."""
+    return min((stage.at_once(shape, dtype) for stage in stages if stage.branches), default=1)
+
+
+def opened(stage: Stage, targets: Targets) -> Targets:
+    """The targets as a stage takes them, with a canvas for the image unless it works on whole pixels."""
+    image = targets["image"]
+    return targets if stage.whole_pixels or isinstance(image, Canvas) else targets | {"image": Canvas.of(image)}
+
+
+def closed(result: Any) -> Any:
+    """The targets of each view as they are given back, with the image of a canvas."""
+    if isinstance(result, tuple):
+        return tuple(closed(one) for one in result)
+    image = result["image"]
+    return result | {"image": image.image() if isinstance(image, Canvas) else image}
 
 
 @dataclasses.dataclass(frozen=True)
