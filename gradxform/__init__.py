@@ -1,10 +1,10 @@
 """gradxform: everything that shapes a training run, as pure, composable values.
 
 Transformations, optimizers and selectors are named here; the other rooms are modules: ``gx.schedules``, ``gx.norm``,
-``gx.augment``, ``gx.losses``, ``gx.masking``, ``gx.plot``.
+``gx.augment``, ``gx.losses``, ``gx.masking``, ``gx.transfer``, ``gx.plot``.
 """
 
-from gradxform import augment, losses, masking, norm, plot, schedules
+from gradxform import augment, losses, masking, norm, plot, schedules, transfer
 from gradxform.core.config import from_config, to_config
 from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.selectors import Selector, ndim_at_least, path_matches
@@ -115,6 +115,7 @@ __all__ = [
     "to_config",
     "trace",
     "Transformation",
+    "transfer",
     "transformation",
     "yogi",
 ]

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from value_catalog import VALUES
+from value_catalog import VALUES, WITH_ARRAYS
 
 import gradxform as gx
 
 WIDTH = 120
 
 # stateless holds a function, which has no spelling that could be evaluated.
-SPELLABLE = [name for name in VALUES if name != "stateless"]
+SPELLABLE = [name for name in VALUES if name not in {"stateless"} | WITH_ARRAYS]
 
 
 @pytest.mark.parametrize("name", SPELLABLE)

@@ -111,7 +111,7 @@ def twice(updates: Any, params: Any) -> Any:
 
 
 CASES: dict[str, Case] = {}
-ROOMS = {"schedules": S, "augment": gx.augment}
+ROOMS = {"schedules": S, "augment": gx.augment, "transfer": gx.transfer}
 
 
 def case(factory: Callable[..., Any], given: dict[str, Any] | None = None, /, **arguments: Argument) -> None:
@@ -283,6 +283,22 @@ case(A.random_apply, {"aug": A.invert()}, aug=AUG, p=closed_unit(0.25))
 case(A.two_views, {"first": A.invert()}, first=AUG, second=Argument(A.random_rotation(5.0), ("invert", 3)))
 case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
      strength=Argument(0.5, (*REAL, -0.5, 3.0)), blur=flag(False))
+# Transfer.
+T = gx.transfer
+LAYERS = Argument(("kernel",), ("(", (), 3, ("kernel", 3)))
+HEAD = {"head_strength": nonnegative(0.25), "head": Argument("^scale$", ("(", 1.0))}
+case(T.add_l2_sp, {"pretrained": None, "strength": 0.5, "head": "bias"}, pretrained=Argument(PARAMS), strength=DECAY,
+     **HEAD)
+case(T.add_ewc, {"pretrained": None, "fisher": GRADS, "strength": 0.5, "head": "bias"}, pretrained=Argument(PARAMS),
+     fisher=Argument(PARAMS), strength=DECAY, **HEAD)
+case(T.scale_by_layer, {"decay": 0.5, "groups": "bias"}, decay=Argument(0.75, (*REAL, 0.0, -0.5)), groups=LAYERS)
+case(T.layerwise_decay, {"learning_rate": 0.1, "decay": 0.5, "groups": "bias"}, learning_rate=real(0.25),
+     decay=Argument(0.75, (*REAL, 0.0, -0.5)), groups=LAYERS)
+case(T.discriminative_rates, {"first": 0.01, "last": 0.1, "groups": "bias"}, first=nonnegative(0.02),
+     last=nonnegative(0.2), groups=LAYERS)
+case(T.gradual_unfreeze, {"optimizer": gx.sgd(0.1), "schedule": (("bias", 0), ("", 2))}, optimizer=TX,
+     schedule=Argument((("bias", 0), ("", 3)), ("late", (), (("(", 0),), (("bias", -1),), (("bias", 1.5),))),
+     before=Argument(gx.clip_by_global_norm(1.0), ("clip", 3)))
 # Chains take any number of transformations and so stand outside the table of arguments.
 VARIADIC: dict[str, tuple[Any, Any]] = {
     "chain": (gx.chain(gx.clip(1.0), gx.sgd(0.1)), gx.chain(gx.clip(1.0), gx.sgd(0.2))),
@@ -296,6 +312,8 @@ VARIADIC |= {
 # A schedule goes wherever a rate does.
 SCHEDULED = {f"{name} with a schedule": case_ for name, case_ in CASES.items() if "learning_rate" in case_.arguments}
 
+WITH_ARRAYS = {"transfer.add_ewc"}
+"""What is printed of an array is no call."""
 TRANSFORMATIONS = {name: case_ for name, case_ in CASES.items() if isinstance(case_(), gx.Transformation)}
 
 
