@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ import matplotlib
 import numpy as np
 import probe
 from flax import nnx
+from networks import Embedder
 from tqdm import tqdm
 
 matplotlib.use("Agg")  # files only: no window, no display
@@ -30,36 +33,47 @@ import matplotlib.pyplot as plt
 
 import gradxform as gx
 
-BATCH_SIZE = 128
-READ_EVERY = 5
+BATCH_SIZE = 64
+READ_EVERY = 10
 TEMPERATURE = 0.5
 RATE = 1e-2
-WIDTHS = (32, 64, 64, 128)
-STRIDES = (1, 2, 1, 2)
-EMBEDDING = 64
+NOISE = 0.1
 
 
-class Network(nnx.Module):
-    """Four convolutions, whose mean over the pixels are the features, and a head that is for the loss alone."""
+class Course(NamedTuple):
+    """What stays the same throughout a training.
 
-    def __init__(self, channels: int, rngs: nnx.Rngs):
-        inputs = (channels, *WIDTHS)
-        self.convs = nnx.List([nnx.Conv(i, o, (3, 3), strides=stride, use_bias=False, rngs=rngs)
-                               for i, o, stride in zip(inputs, WIDTHS, STRIDES, strict=False)])
-        self.norms = nnx.List([gx.norm.nnx.BatchNorm(width, momentum=0.9, rngs=rngs) for width in WIDTHS])
-        self.head1 = nnx.Linear(WIDTHS[-1], WIDTHS[-1], rngs=rngs)
-        self.head2 = nnx.Linear(WIDTHS[-1], EMBEDDING, rngs=rngs)
+    Attributes:
+      graph: the network without its numbers.
+      schedule: the learning rate.
+      tx: the optimizer.
+      views: makes two views of each image.
+      key: of all that is drawn.
+    """
 
-    def features(self, images: jax.Array) -> jax.Array:
-        """Of shape (batch, 128)."""
-        x = images
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nnx.relu(norm(conv(x)))
-        return x.mean((1, 2))
+    graph: Any
+    schedule: gx.Schedule
+    tx: gx.Transformation
+    views: gx.augment.Augmentation
+    key: jax.Array
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """The embeddings that the loss compares, of shape (batch, EMBEDDING)."""
-        return self.head2(nnx.relu(self.head1(self.features(images))))
+
+class Run(NamedTuple):
+    """How far a training has come: all that is needed to go on.
+
+    Attributes:
+      step: how many steps were made.
+      params: of the network.
+      stats: the running statistics of its norms.
+      state: of the optimizer.
+      losses: the loss of each step's batch, 0 for those to come.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    state: Any
+    losses: jax.Array
 
 
 class Result(NamedTuple):
@@ -80,47 +94,114 @@ class Result(NamedTuple):
     test_features: np.ndarray
 
 
+@gx.augment.augmentation
+def noise(sigma: float) -> gx.augment.Stage:
+    """Adds white noise of a standard deviation, and keeps to what an image can be."""
+
+    def draw(key: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+        return sigma * jax.random.normal(key, (shape[2], *shape[:2]))
+
+    def kernel(drawn: jax.Array, planes: list[jax.Array]) -> list[jax.Array]:
+        return [jnp.clip(x + added, 0.0, 1.0).astype(x.dtype) for x, added in zip(planes, drawn, strict=True)]
+
+    return gx.augment.Pixelwise(draw, kernel)
+
+
+def distortion(shape: tuple[int, int, int]) -> gx.augment.Augmentation:
+    """What writing may look like that says the same: neither mirrored nor cut down, but moved, turned and bent."""
+    side = min(shape[:2])
+    return gx.augment.chain(
+        gx.augment.random_affine(20.0, translate=(0.125, 0.125), scale=(0.8, 1.2), shear=(15.0, 15.0)),
+        gx.augment.elastic_deformation(alpha=0.5 * side, sigma=0.25 * side),
+        noise(NOISE),
+        gx.augment.cutout(max(1, side // 4)),
+    )
+
+
 def make_views(shape: tuple[int, int, int]) -> gx.augment.Augmentation:
     """What makes two views of each image, for images of a height, width and number of channels.
 
-    Colour images are photographs, for which SimCLR's own augmentations were made. Others are taken for writing, which
-    must be neither mirrored nor cut down to a detail, but may be moved, turned and bent.
+    Colour images are photographs, for which SimCLR's own augmentations were made. Others are taken for writing.
     """
     height, width, channels = shape
     if channels == 3:
         return gx.augment.simclr_views((height, width), 0.5, blur=min(height, width) > 32)
-    side = min(height, width)
-    return gx.augment.two_views(gx.augment.chain(
-        gx.augment.random_affine(20.0, translate=(0.125, 0.125), scale=(0.8, 1.2), shear=(15.0, 15.0)),
-        gx.augment.elastic_deformation(alpha=0.5 * side, sigma=0.25 * side),
-        gx.augment.cutout(max(1, 3 * side // 8)),
-    ))
+    return gx.augment.two_views(distortion(shape))
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "tx", "views"), donate_argnames=("params", "stats", "state"))
+def begin(images: np.ndarray, epochs: int, seed: int) -> tuple[Course, Run]:
+    """A training that is about to begin.
+
+    Args:
+      images: to train on, of shape (N, height, width, channels).
+      epochs: how often all of them are to be gone through.
+      seed: fixes the initial weights, the order of the images and their views.
+
+    Returns:
+      What stays the same throughout, and where it begins.
+    """
+    shape = images.shape[1:]
+    steps = epochs * (len(images) // min(BATCH_SIZE, len(images)))
+    schedule = gx.schedules.warmup(steps // 10, gx.schedules.cosine(RATE, steps - steps // 10))
+    tx = gx.adamw(schedule, weight_decay=1e-4, mask=gx.ndim_at_least(2))
+    graph, params, stats = nnx.split(Embedder(shape, nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)
+    run = Run(jnp.zeros([], jnp.int32), params, stats, tx.init(params), jnp.zeros(steps))
+    return Course(graph, schedule, tx, make_views(shape), jax.random.key(seed)), run
+
+
+def goes_on(course: Course, run: Run, images: np.ndarray, seed: int) -> Iterator[Run]:
+    """Goes on with a training from where it is to its end, whether or not it was interrupted there.
+
+    Args:
+      course: of the training.
+      run: where it is; its memory is used up.
+      images: those that it began with.
+      seed: that it began with.
+
+    Yields:
+      The run after each step, to be used before the next.
+    """
+    done, steps = int(run.step), len(run.losses)
+    for batch in itertools.islice(probe.batches(images, BATCH_SIZE, seed), done, steps):
+        run = train_step(course.graph, course.tx, course.views, run, batch, course.key)
+        yield run
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "tx", "views"), donate_argnames="run")
 def train_step(
-    graph: Any, tx: gx.Transformation, views: gx.augment.Augmentation, params: Any, stats: Any, state: Any,
-    images: jax.Array, key: jax.Array, step: int,
-) -> tuple[Any, Any, Any, jax.Array]:
-    """One update: the new params, running statistics and state, in the memory of the old, and the loss before it."""
-    both = jnp.concatenate(views(jax.random.fold_in(key, step), images))
+    graph: Any, tx: gx.Transformation, views: gx.augment.Augmentation, run: Run, images: jax.Array, key: jax.Array,
+) -> Run:
+    """One update, in the memory of the old run."""
+    both = jnp.concatenate(views(jax.random.fold_in(key, run.step), images))
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        model = nnx.merge(graph, params, stats, copy=True)
+        model = nnx.merge(graph, params, run.stats, copy=True)
         z1, z2 = jnp.split(model(both), 2)
         return gx.losses.nt_xent(z1, z2, TEMPERATURE), nnx.state(model, nnx.BatchStat)
 
-    (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-    updates, state = tx.update(gradients, state, params)
-    return gx.apply_updates(params, updates), stats, state, loss
+    (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
+    updates, state = tx.update(gradients, run.state, run.params)
+    params = gx.apply_updates(run.params, updates)
+    return Run(run.step + 1, params, stats, state, run.losses.at[run.step].set(loss))
 
 
-@functools.partial(jax.jit, static_argnames=("graph",))
+@functools.partial(jax.jit, static_argnames="graph")
 def features(graph: Any, params: Any, stats: Any, images: jax.Array) -> jax.Array:
-    """What the network makes of whole images, by the running statistics."""
+    """What the backbone makes of whole images, by the running statistics."""
     model = nnx.merge(graph, params, stats)
     model.eval()
-    return model.features(images)
+    return model.backbone(images)
+
+
+def encode(course: Course, run: Run, images: np.ndarray) -> np.ndarray:
+    """The features of images, of shape (N, 128)."""
+    return probe.in_parts(functools.partial(features, course.graph, run.params, run.stats), images)
+
+
+def view_rows(course: Course, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Some images and two views of each, by name."""
+    view1, view2 = course.views(course.key, images[:10])
+    return {"image": images[:10], "view 1": view1, "view 2": view2}
 
 
 def train(data: probe.Data, epochs: int, seed: int) -> Result:
@@ -135,28 +216,15 @@ def train(data: probe.Data, epochs: int, seed: int) -> Result:
       The course of the run and what the network makes of the images.
     """
     images = data.train_images
-    steps = epochs * (len(images) // min(BATCH_SIZE, len(images)))
-    schedule = gx.schedules.warmup(steps // 10, gx.schedules.cosine(RATE, steps - steps // 10))
-    tx = gx.adamw(schedule, weight_decay=1e-4, mask=gx.ndim_at_least(2))
-    views = make_views(images.shape[1:])
-    print(tx)
-    print(views)
-
-    graph, params, stats = nnx.split(Network(images.shape[-1], nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)
-    state = tx.init(params)
-    source = probe.batches(images, BATCH_SIZE, seed)
-    key = jax.random.key(seed)
-    losses = []
-    with tqdm(range(steps), unit="step") as progress:
-        for step in progress:
-            params, stats, state, loss = train_step(graph, tx, views, params, stats, state, next(source), key, step)
-            losses.append(loss)
+    course, run = begin(images, epochs, seed)
+    print(course.tx)
+    print(course.views)
+    with tqdm(goes_on(course, run, images, seed), total=len(run.losses), unit="step") as progress:
+        for step, run in enumerate(progress):
             if step % READ_EVERY == 0:
-                progress.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-
-    encoded = [probe.in_parts(functools.partial(features, graph, params, stats), x) for x in (images, data.test_images)]
-    view1, view2 = views(key, images[:10])
-    return Result(schedule, np.array(losses), {"image": images[:10], "view 1": view1, "view 2": view2}, *encoded)
+                progress.set_postfix_str(f"loss {run.losses[step]:.4f}", refresh=False)
+    encoded = [encode(course, run, x) for x in (images, data.test_images)]
+    return Result(course.schedule, np.asarray(run.losses), view_rows(course, images), *encoded)
 
 
 def draw(data: probe.Data, result: Result, pixels: np.ndarray, features: np.ndarray, path: pathlib.Path) -> None:

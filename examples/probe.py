@@ -127,9 +127,8 @@ def _labels(name: str, y: np.ndarray, count: int) -> np.ndarray:
 def accuracies(data: Data, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """How well a linear classifier does that has seen a few labels.
 
-    ``LABELS`` images of each class are drawn, ``DRAWS`` times, always the same. Features are standardized over all
-    training images, which takes no labels. The strength of the regularization is chosen among the few labelled ones, by
-    5-fold cross-validation; the test images are looked at once, at the end.
+    ``LABELS`` images of each class are drawn, ``DRAWS`` times, always the same. The test images are looked at once, at
+    the end.
 
     Args:
       data: the images, for their labels.
@@ -139,26 +138,44 @@ def accuracies(data: Data, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     Returns:
       The fraction of test images that are recognized, for each draw.
     """
-    train, test = train.reshape(len(train), -1), test.reshape(len(test), -1)
-    scaler = StandardScaler().fit(train)
-    train, test = scaler.transform(train), scaler.transform(test)
     rng = np.random.default_rng(0)
-    found = []
-    for _ in range(DRAWS):
-        drawn = np.concatenate([rng.choice(np.flatnonzero(data.train_labels == label), LABELS, replace=False)
-                                for label in np.unique(data.train_labels)])
-        search = GridSearchCV(
-            LogisticRegression(max_iter=2000), {"C": np.logspace(-4.0, 1.0, 6)}, scoring="neg_log_loss",
-            cv=StratifiedKFold(5, shuffle=True, random_state=0),
-        )
-        with threadpool_limits(1):  # so few numbers are not worth handing to other cores
-            # Directions in which the few do not differ get no weight: without them the classifier is the same, and
-            # sooner found.
-            axes = PCA(svd_solver="full").fit(train[drawn])
-            search.fit(axes.transform(train[drawn]), data.train_labels[drawn])
-            guesses = search.predict(axes.transform(test))
-        found.append(np.mean(guesses == data.test_labels))
-    return np.array(found)
+    return np.array([accuracy(data, train, test, draw_few(data, LABELS, rng)) for _ in range(DRAWS)])
+
+
+def draw_few(data: Data, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The positions of ``count`` training images of each class, the classes one after another."""
+    return np.concatenate([rng.choice(np.flatnonzero(data.train_labels == label), count, replace=False)
+                           for label in np.unique(data.train_labels)])
+
+
+def accuracy(data: Data, train: np.ndarray, test: np.ndarray, drawn: np.ndarray) -> float:
+    """How well a linear classifier does that has seen these labels.
+
+    Features are standardized over all training images, which takes no labels. The strength of the regularization is
+    chosen among the few labelled ones, by cross-validation in 5 parts, or as many as a class has images.
+
+    Args:
+      data: the images, for their labels.
+      train: features of the training images, of shape (N, ...).
+      test: features of the test images.
+      drawn: the positions of the labelled images among the training images, as many of each class.
+
+    Returns:
+      The fraction of test images that are recognized.
+    """
+    scaler = StandardScaler().fit(train.reshape(len(train), -1))
+    few, test = (scaler.transform(x.reshape(len(x), -1)) for x in (train[drawn], test))
+    labels = data.train_labels[drawn]
+    search = GridSearchCV(
+        LogisticRegression(max_iter=2000), {"C": np.logspace(-4.0, 1.0, 6)}, scoring="neg_log_loss",
+        cv=StratifiedKFold(min(5, np.unique(labels, return_counts=True)[1].min()), shuffle=True, random_state=0),
+    )
+    with threadpool_limits(1):  # so few numbers are not worth handing to other cores
+        # Directions in which the few do not differ get no weight: without them the classifier is the same, and sooner
+        # found.
+        axes = PCA(svd_solver="full").fit(few)
+        search.fit(axes.transform(few), labels)
+        return float(np.mean(search.predict(axes.transform(test)) == data.test_labels))
 
 
 def batches(images: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
@@ -181,26 +198,29 @@ def percent(accuracies: np.ndarray) -> str:
     return f"{100 * accuracies.mean():.1f} ± {100 * accuracies.std(ddof=1):.1f}%"
 
 
-def arguments(parser: argparse.ArgumentParser, given: list[str] | None, epochs: int) -> tuple[Any, Data]:
+def arguments(parser: argparse.ArgumentParser, given: list[str] | None, epochs: int | None) -> tuple[Any, Data]:
     """What a run was called with, and its images.
 
     Args:
       parser: of the program, with the options that it alone has.
       given: the arguments of the command line; None for what the program was called with.
-      epochs: the default of ``--epochs``.
+      epochs: the default of ``--epochs``; None where that depends on the images.
 
     Returns:
       The options and the images. Where they are not as they should be, the program ends with a message.
     """
-    parser.add_argument("--epochs", type=int, default=epochs, help="rounds through the images (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=epochs, help="rounds through the images (default: "
+                        f"{'fewer the more there are' if epochs is None else epochs})")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and views (default: %(default)s)")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="folder of the picture (%(default)s)")
     parser.add_argument("--data", type=pathlib.Path, metavar="FILE.npz", help="other images: arrays x_train and x_test "
                         "of shape (N, height, width) or (N, height, width, channels), uint8 or floats from 0 to 1, and "
                         "the classes y_train and y_test, integers of shape (N,)")
     options = parser.parse_args(given)
-    if options.epochs < 1:
-        parser.error(f"--epochs: expected at least 1, got {options.epochs}")
+    for name in ("epochs", "steps", "seeds"):
+        number = getattr(options, name, None)
+        if number is not None and number < 1:
+            parser.error(f"--{name}: expected at least 1, got {number}")
     try:
         return options, load(options.data)
     except ValueError as error:

@@ -85,7 +85,7 @@ def test_a_short_run_prints_and_draws(
     assert_drawn(tmp_path / "new" / "folder" / f"{name}.png")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["pretrain_simclr", pytest.param("pretrain_mae", marks=pytest.mark.exhaustive)])
 def test_other_images(
     name: str, load: Any, probe: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -1,0 +1,245 @@
+"""The main job: learns from images without labels, then from a few labels, and measures what the former was worth.
+
+    python examples/pipeline.py --seeds 5 --output pictures
+
+A small network is pretrained on views of images (SimCLR) and then told a few labels of each class, in several ways: a
+linear probe on its features, a new head on the frozen backbone, full fine-tuning, fine-tuning pulled toward the start
+(L2-SP), and with rates that fall toward the input. Beside that stand the same network trained from scratch, with the
+same augmentation and for longer, and a linear probe on raw pixels. Everything is done for several seeds, each with its
+own initial weights, views and draw of labels, the same for all methods: differences are taken seed by seed.
+
+After an interrupt the same command goes on from where it was, to the same result. The images are scikit-learn's
+handwritten digits, or those of ``--data``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+import finetune
+import jax
+import numpy as np
+import pipeline_report as report
+import pipeline_table as table
+import pretrain_simclr as simclr
+import probe
+from checkpoints import Checkpoints
+from finetune import Method
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+import gradxform as gx
+
+COUNTS = (2, 5, 10)
+"""Labelled images of each class."""
+PIXELS, FEATURES, SCRATCH, TUNED = "pixels, linear probe", "features, linear probe", "from scratch", "full fine-tuning"
+METHODS: dict[str, Method | None] = {
+    PIXELS: None,
+    SCRATCH: Method(1e-2, pretrained=False, longer=8),
+    FEATURES: None,
+    "frozen backbone": Method(1e-2, frozen=True),
+    TUNED: Method(3e-3),
+    "L2-SP": Method(1e-2, strength=10.0),
+    "layer-wise decay": Method(3e-3, decay=0.25),
+}
+"""How each classifier is trained; the rates and strengths were chosen on a part of the training images: ``--tune``."""
+SAVE_EVERY = 250
+"""Steps of pretraining between two checkpoints."""
+MAPPED = 1000
+"""Test images in the map of features."""
+
+
+class Plan(NamedTuple):
+    """How much is done.
+
+    Attributes:
+      seeds: one for each time that everything is done.
+      epochs: of pretraining.
+      steps: of training a classifier.
+    """
+
+    seeds: range
+    epochs: int
+    steps: int
+
+
+def make_plan(options: Any, shape: tuple[int, ...]) -> Plan:
+    """How much is done, by the options and by how many images there are and how large."""
+    images, height, width, _ = shape
+    seeds, views, steps = (2, 20_000, 30) if options.quick else (5, 115_000, 200)
+    if height * width > 256:  # a step takes some eight times as long
+        views, steps = views // 2, steps // 2
+    epochs = options.epochs or min(200, max(1, round(views / images)))
+    return Plan(range(options.seed, options.seed + (options.seeds or seeds)), epochs, options.steps or steps)
+
+
+def settings(data: probe.Data, plan: Plan) -> dict[str, Any]:
+    """All that the result of a seed depends on."""
+    digest = hashlib.sha256()
+    for x in data[1:]:
+        digest.update(f"{x.shape} {x.dtype}".encode())
+        digest.update(np.ascontiguousarray(x))
+    shape = data.train_images.shape[1:]
+    return {
+        "data": digest.hexdigest(), "epochs": plan.epochs, "steps": plan.steps, "counts": COUNTS,
+        "methods": {name: method and method._asdict() for name, method in METHODS.items()},
+        "pretraining": [simclr.BATCH_SIZE, simclr.TEMPERATURE, simclr.RATE, repr(simclr.make_views(shape))],
+        "training": [finetune.BATCH_SIZE, repr(finetune.make_augmentation(shape))],
+        "versions": {"jax": jax.__version__, "gradxform": gx.__version__},
+    }
+
+
+def pretrain(data: probe.Data, plan: Plan, seed: int, store: Checkpoints) -> tuple[simclr.Course, simclr.Run]:
+    """Pretrains the network of a seed, or what is left to do of that."""
+    name = f"pretraining-{seed}"
+    course, run = simclr.begin(data.train_images, plan.epochs, seed)
+    run = store.load(name, run) or run
+    done, steps = int(run.step), len(run.losses)
+    which = plan.seeds.index(seed) + 1
+    with tqdm(total=steps, initial=done, unit="step", desc=f"pretraining {which} of {len(plan.seeds)}") as bar:
+        rest = simclr.goes_on(course, run, data.train_images, seed)
+        for step, run in enumerate(rest, done + 1):
+            if step % simclr.READ_EVERY == 0:
+                bar.set_postfix_str(f"loss {run.losses[step - 1]:.3f}", refresh=False)
+            if step % SAVE_EVERY == 0 or step == steps:
+                store.save(name, run)
+            bar.update()
+    return course, run
+
+
+def backbone_of(run: simclr.Run) -> tuple[Any, Any]:
+    """The params and running statistics of a pretrained backbone."""
+    return run.params["backbone"], run.stats["backbone"]
+
+
+def draw_labels(data: probe.Data, count: int, seed: int) -> np.ndarray:
+    """The positions of a seed's labelled images among the training images; more labels are the same ones and others."""
+    most = probe.draw_few(data, max(COUNTS), np.random.default_rng(seed))
+    return most.reshape(-1, max(COUNTS))[:, :count].ravel()
+
+
+def adapt(
+    data: probe.Data, plan: Plan, seed: int, course: simclr.Course, run: simclr.Run, store: Checkpoints, bar: tqdm,
+) -> np.ndarray:
+    """Tells a seed's network a few labels, in all ways, or what is left to do of that.
+
+    Returns:
+      The fractions of test images that are recognized, of shape (methods, counts).
+    """
+    name = f"accuracies-{seed}"
+    found = store.load(name, np.zeros((len(METHODS), len(COUNTS))))
+    if found is None:
+        found = np.full((len(METHODS), len(COUNTS)), np.nan)
+    bar.update(int(np.isfinite(found).sum()))
+    if np.isfinite(found).all():
+        return found
+    features = [simclr.encode(course, run, x) for x in (data.train_images, data.test_images)]
+    for j, count in enumerate(COUNTS):
+        drawn = draw_labels(data, count, seed)
+        for i, (method, how) in enumerate(METHODS.items()):
+            if np.isfinite(found[i, j]):
+                continue
+            bar.set_postfix_str(f"{count} labels a class, {method}")
+            if how is None:
+                train, test = features if method == FEATURES else (data.train_images, data.test_images)
+                found[i, j] = probe.accuracy(data, train, test, drawn)
+            else:
+                found[i, j] = finetune.accuracy(data, how, backbone_of(run), drawn, plan.steps, seed)
+            store.save(name, found)
+            bar.update()
+    return found
+
+
+def tune(data: probe.Data, plan: Plan, store: Checkpoints) -> None:
+    """Prints how other settings than those of ``METHODS`` do, by the number of labels a class."""
+    pretrained = {seed: pretrain(data, plan, seed, store)[1] for seed in plan.seeds}
+    for name, method in METHODS.items():
+        if method is None:
+            continue
+        grid = [method._replace(rate=factor * method.rate) for factor in (0.3, 1.0, 3.0)]
+        if method.strength:
+            grid += [method._replace(strength=factor * method.strength) for factor in (0.1, 10.0)]
+        if method.decay < 1.0:
+            grid += [method._replace(decay=decay) for decay in (0.25, 0.75)]
+        for tried in grid:
+            found = [[finetune.accuracy(data, tried, backbone_of(run), draw_labels(data, count, seed), plan.steps, seed)
+                      for count in COUNTS] for seed, run in pretrained.items()]
+            print(f"{name:18} rate {tried.rate:<7g} strength {tried.strength:<5g} decay {tried.decay:<5g}",
+                  *(f"{100 * mean:6.1f}" for mean in np.mean(found, 0)), flush=True)
+
+
+def hold_out(data: probe.Data) -> probe.Data:
+    """The training images alone, a quarter of them in the place of the test images."""
+    train, test, train_labels, test_labels = train_test_split(
+        data.train_images, data.train_labels, test_size=0.25, stratify=data.train_labels, random_state=0)
+    return probe.Data(data.name, train, test, train_labels, test_labels)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Pretrains, adapts, compares and draws.
+
+    Args:
+      arguments: those of the command line; by default what the program was called with.
+
+    Returns:
+      The exit code: 1 if a linear probe is no better on features than on pixels where labels are fewest; 130 if the
+      run was interrupted, from where the same command goes on.
+    """
+    parser = argparse.ArgumentParser(description="Learns without labels, then from few, and measures what that gave.")
+    parser.add_argument("--seeds", type=int, help="how often everything is done (default: 5; quick: 2)")
+    parser.add_argument("--steps", type=int, help="of training each classifier (default: 200; quick: 30)")
+    parser.add_argument("--quick", action="store_true", help="less of everything: under a minute")
+    parser.add_argument("--restart", action="store_true", help="begin anew where there are checkpoints")
+    parser.add_argument("--tune", action="store_true", help="print the accuracies of other settings on held-out "
+                        "training images, and end")
+    options, data = probe.arguments(parser, arguments, epochs=None)
+    if options.tune:
+        data = hold_out(data)
+    plan = make_plan(options, data.train_images.shape)
+    store = Checkpoints(options.output / "pipeline", settings(data, plan))
+    if options.restart:
+        store.clear()
+    print(f"{data.name}: {len(data.train_images):,} training images without labels, {plan.epochs} epochs; "
+          f"{len(plan.seeds)} seeds")
+    print(f"{'goes on with' if store.names() else 'starts anew, with'} checkpoints in {store.folder}", flush=True)
+    try:
+        if options.tune:
+            tune(data, plan, store)
+            return 0
+        return work(data, plan, store, options.output / "pipeline.png")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def work(data: probe.Data, plan: Plan, store: Checkpoints, picture: pathlib.Path) -> int:
+    """What ``main`` does once it knows what to do."""
+    begun = time.perf_counter()
+    pretrained = [pretrain(data, plan, seed, store) for seed in plan.seeds]
+    with tqdm(total=len(plan.seeds) * len(METHODS) * len(COUNTS), unit="run", desc="adapting") as bar:
+        each = [adapt(data, plan, seed, *one, store, bar) for seed, one in zip(plan.seeds, pretrained, strict=True)]
+    found = dict(zip(METHODS, np.stack(each, 1), strict=True))
+
+    course, run = pretrained[0]
+    features = simclr.encode(course, run, data.test_images[:MAPPED])
+    losses = np.stack([run.losses for _, run in pretrained])
+    report.draw(picture, data.name, course.schedule, losses, simclr.view_rows(course, data.train_images), found, COUNTS,
+                features, data.test_labels[:MAPPED])
+    print(table.accuracies(found, COUNTS))
+    print(table.differences(found, COUNTS, SCRATCH))
+    for name in (FEATURES, TUNED):
+        print(table.conclusions(name, found[name] - found[SCRATCH], COUNTS))
+    print(f"{time.perf_counter() - begun:.0f} s; pictures in {picture}")
+    if found[FEATURES][:, 0].mean() <= found[PIXELS][:, 0].mean():
+        print("the features are no better than the pixels", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
