@@ -9,10 +9,24 @@ import harness
 import jax
 import pytest
 
-COMPILING = ("tests/augment/", "tests/losses/", "tests/masking/")
+COMPILING = ("tests/augment/", "tests/losses/", "tests/masking/", "tests/transfer/")
 """Where tests spend most of their time compiling large programs."""
 AS_IN_USE = ("pillow", "strateg", "bit", "exact", "scipy", "tile", "memory")
 """Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""
+
+
+LONG = ("augment/test_aug_mix", "augment/test_mixing", "augment/test_photometric_random", "augment/test_policies",
+        "augment/test_simclr", "examples/test_examples", "examples/test_pretrain", "losses/test_contrastive",
+        "norm/test_norm_modules", "norm/test_norm_training", "optimizers/test_against_optax", "test_properties",
+        "transforms/test_inspect", "transforms/test_low_precision", "transforms/test_masking")
+"""Files that take a minute each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of long files, so that a second round may leave them out."""
+    for item in items:
+        if any(f"tests/{name}" in item.nodeid for name in LONG):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(autouse=True)

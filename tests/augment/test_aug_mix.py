@@ -105,7 +105,8 @@ def test_levels_are_uniform_and_signs_fair() -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"severity": 10.0, "width": 2, "depth": 3, "all_ops": True, "interpolation": "nearest", "fill": 0.5}, {}], ids=str)
+    pytest.param({"severity": 10.0, "width": 2, "depth": 3, "all_ops": True, "interpolation": "nearest", "fill": 0.5},
+                 marks=pytest.mark.exhaustive), {}], ids=str)
 def test_it_is_the_mixture_of_chains_in_pillow(options: dict[str, Any]) -> None:
     images = oracles.photographs(24, 32, 32)
     aug, key = augment.aug_mix(**options), jax.random.key(1)

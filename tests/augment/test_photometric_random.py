@@ -386,7 +386,8 @@ def test_traced_bits() -> None:
         np.testing.assert_array_equal(run(jnp.asarray(IMAGES[:2]), jnp.int32(bits)), wanted)
 
 
-@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [
+    jnp.uint8, pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive)])
 def test_one_export_for_all_platforms(dtype: Any) -> None:
     def everything(key: jax.Array, x: jax.Array) -> jax.Array:
         for name in ("color_jitter", "random_grayscale", "gaussian_blur", "cutout", "noise", *FIXED):

@@ -246,8 +246,9 @@ def test_cutouts_are_anywhere() -> None:
 # Whole policies.
 
 
-@pytest.mark.parametrize(("name", "num_ops"), [("torchvision", 2), ("timm", 4), ("google", 3),
-                                               ("trivial", 1)])
+@pytest.mark.parametrize(("name", "num_ops"), [
+    ("torchvision", 2), pytest.param("timm", 4, marks=pytest.mark.exhaustive),
+    pytest.param("google", 3, marks=pytest.mark.exhaustive), ("trivial", 1)])
 def test_a_policy_is_its_operations_one_by_one(name: str, num_ops: int) -> None:
     images = oracles.photographs(48, 32, 32)
     aug, fill = policy(name, num_ops, interpolation="nearest"), 0.5 if name in oracles.GRAY_FILL else 0.0
@@ -276,7 +277,8 @@ def test_bilinear_policies_are_pillows_but_for_roundings() -> None:
         assert np.abs(got[i] - want).mean() < 0.5, oracles.names_of("timm", steps["op"])
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("google", jnp.uint8), ("timm", jnp.float32)])
+@pytest.mark.parametrize(("name", "dtype"), [
+    ("google", jnp.uint8), pytest.param("timm", jnp.float32, marks=pytest.mark.exhaustive)])
 def test_strategies_agree(name: str, dtype: Any) -> None:
     images = oracles.photographs(23, 12, 17)
     images = jnp.asarray(images if dtype == jnp.uint8 else images / 255, dtype)
@@ -454,7 +456,7 @@ def test_two_channels_are_refused() -> None:
         augment.rand_augment()(jax.random.key(0), np.zeros((4, 4, 2), np.uint8))
 
 
-@pytest.mark.parametrize("name", ["google", "timm"])
+@pytest.mark.parametrize("name", ["google", pytest.param("timm", marks=pytest.mark.exhaustive)])
 def test_exports_for_every_platform(name: str) -> None:
     images, key = oracles.photographs(3, 8, 8), jax.random.PRNGKey(0)
     aug = policy(name)

@@ -217,6 +217,7 @@ def test_errors_name_the_argument(options: dict[str, Any], error: type[Exception
         augment.simclr_views(**{"size": 8} | options)(jax.random.key(0), np.zeros((8, 8, 3), np.uint8))
 
 
+@pytest.mark.exhaustive
 def test_exports_for_every_platform() -> None:
     images, key = oracles.photographs(3, 8, 8), jax.random.PRNGKey(0)
     aug = augment.simclr_views((20, 8))

@@ -164,7 +164,7 @@ def test_half_precision(name: str, dtype: str) -> None:
     assert_like_oracle(case, arrays_for(case, 13, 123, dtype), TEMPERATURES, gradients_of(case, 8), PRECISION[dtype])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.exhaustive)])
 def test_half_precision_of_many(dtype: str) -> None:
     case = CASES["nt_xent"]
     run = gradients_of(case, 200)
