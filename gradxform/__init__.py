@@ -114,8 +114,8 @@ __all__ = [
     "stateless",
     "to_config",
     "trace",
-    "Transformation",
     "transfer",
+    "Transformation",
     "transformation",
     "yogi",
 ]
