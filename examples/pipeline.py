@@ -40,7 +40,7 @@ COUNTS = (2, 5, 10)
 PIXELS, FEATURES, SCRATCH, TUNED = "pixels, linear probe", "features, linear probe", "from scratch", "full fine-tuning"
 METHODS: dict[str, Method | None] = {
     PIXELS: None,
-    SCRATCH: Method(1e-2, pretrained=False, longer=8),
+    SCRATCH: Method(1e-2, pretrained=False),
     FEATURES: None,
     "frozen backbone": Method(1e-2, frozen=True),
     TUNED: Method(3e-3),
@@ -61,21 +61,32 @@ class Plan(NamedTuple):
       seeds: one for each time that everything is done.
       epochs: of pretraining.
       steps: of training a classifier.
+      longer: how many times as many steps from scratch, so that they are no fewer than those of pretraining and of
+        training a classifier together.
+      optimizer: of pretraining, one of ``simclr.RATES``.
     """
 
     seeds: range
     epochs: int
     steps: int
+    longer: int
+    optimizer: str
 
 
 def make_plan(options: Any, shape: tuple[int, ...]) -> Plan:
     """How much is done, by the options and by how many images there are and how large."""
     images, height, width, _ = shape
-    seeds, views, steps = (2, 20_000, 30) if options.quick else (5, 115_000, 200)
+    seeds, views, steps = (2, 20_000, 30) if options.quick else (4, 100_000, 200)
     if height * width > 256:  # a step takes some eight times as long
         views, steps = views // 2, steps // 2
-    epochs = options.epochs or min(200, max(1, round(views / images)))
-    return Plan(range(options.seed, options.seed + (options.seeds or seeds)), epochs, options.steps or steps)
+    epochs, steps = options.epochs or min(200, max(1, round(views / images))), options.steps or steps
+    longer = -(-(epochs * simclr.steps_an_epoch(images) + steps) // steps)
+    return Plan(range(options.seed, options.seed + (options.seeds or seeds)), epochs, steps, longer, options.optimizer)
+
+
+def methods_of(plan: Plan) -> dict[str, Method | None]:
+    """``METHODS``, the one from scratch for as long as the plan has it."""
+    return {name: how and how._replace(longer=1 if how.pretrained else plan.longer) for name, how in METHODS.items()}
 
 
 def settings(data: probe.Data, plan: Plan) -> dict[str, Any]:
@@ -87,8 +98,9 @@ def settings(data: probe.Data, plan: Plan) -> dict[str, Any]:
     shape = data.train_images.shape[1:]
     return {
         "data": digest.hexdigest(), "epochs": plan.epochs, "steps": plan.steps, "counts": COUNTS,
-        "methods": {name: method and method._asdict() for name, method in METHODS.items()},
-        "pretraining": [simclr.BATCH_SIZE, simclr.TEMPERATURE, simclr.RATE, repr(simclr.make_views(shape))],
+        "methods": {name: how and how._asdict() for name, how in methods_of(plan).items()},
+        "pretraining": [plan.optimizer, simclr.RATES[plan.optimizer], simclr.BATCH_SIZE, simclr.TEMPERATURE,
+                        repr(simclr.make_views(shape))],
         "training": [finetune.BATCH_SIZE, repr(finetune.make_augmentation(shape))],
         "versions": {"jax": jax.__version__, "gradxform": gx.__version__},
     }
@@ -97,7 +109,7 @@ def settings(data: probe.Data, plan: Plan) -> dict[str, Any]:
 def pretrain(data: probe.Data, plan: Plan, seed: int, store: Checkpoints) -> tuple[simclr.Course, simclr.Run]:
     """Pretrains the network of a seed, or what is left to do of that."""
     name = f"pretraining-{seed}"
-    course, run = simclr.begin(data.train_images, plan.epochs, seed)
+    course, run = simclr.begin(data.train_images, plan.epochs, seed, plan.optimizer)
     run = store.load(name, run) or run
     done, steps = int(run.step), len(run.losses)
     which = plan.seeds.index(seed) + 1
@@ -141,7 +153,7 @@ def adapt(
     features = [simclr.encode(course, run, x) for x in (data.train_images, data.test_images)]
     for j, count in enumerate(COUNTS):
         drawn = draw_labels(data, count, seed)
-        for i, (method, how) in enumerate(METHODS.items()):
+        for i, (method, how) in enumerate(methods_of(plan).items()):
             if np.isfinite(found[i, j]):
                 continue
             bar.set_postfix_str(f"{count} labels a class, {method}")
@@ -158,7 +170,7 @@ def adapt(
 def tune(data: probe.Data, plan: Plan, store: Checkpoints) -> None:
     """Prints how other settings than those of ``METHODS`` do, by the number of labels a class."""
     pretrained = {seed: pretrain(data, plan, seed, store)[1] for seed in plan.seeds}
-    for name, method in METHODS.items():
+    for name, method in methods_of(plan).items():
         if method is None:
             continue
         grid = [method._replace(rate=factor * method.rate) for factor in (0.3, 1.0, 3.0)]
@@ -191,8 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
       run was interrupted, from where the same command goes on.
     """
     parser = argparse.ArgumentParser(description="Learns without labels, then from few, and measures what that gave.")
-    parser.add_argument("--seeds", type=int, help="how often everything is done (default: 5; quick: 2)")
+    parser.add_argument("--seeds", type=int, help="how often everything is done (default: 4; quick: 2)")
     parser.add_argument("--steps", type=int, help="of training each classifier (default: 200; quick: 30)")
+    simclr.add_optimizer(parser)
     parser.add_argument("--quick", action="store_true", help="less of everything: under a minute")
     parser.add_argument("--restart", action="store_true", help="begin anew where there are checkpoints")
     parser.add_argument("--tune", action="store_true", help="print the accuracies of other settings on held-out "

@@ -36,8 +36,9 @@ import gradxform as gx
 BATCH_SIZE = 64
 READ_EVERY = 10
 TEMPERATURE = 0.5
-RATE = 1e-2
 NOISE = 0.1
+RATES = {"adamw": 1e-2, "lars": 3.0}
+"""The highest learning rate of each optimizer."""
 
 
 class Course(NamedTuple):
@@ -129,21 +130,35 @@ def make_views(shape: tuple[int, int, int]) -> gx.augment.Augmentation:
     return gx.augment.two_views(distortion(shape))
 
 
-def begin(images: np.ndarray, epochs: int, seed: int) -> tuple[Course, Run]:
+def make_optimizer(name: str, schedule: gx.Schedule) -> gx.Transformation:
+    """One of ``RATES``, in which biases and norms neither decay nor, as SimCLR has it, have rates of their layer."""
+    matrices = gx.ndim_at_least(2)
+    if name == "lars":
+        return gx.lars(schedule, weight_decay=1e-6, mask=matrices, trust_ratio_mask=matrices)
+    return gx.adamw(schedule, weight_decay=1e-4, mask=matrices)
+
+
+def steps_an_epoch(images: int) -> int:
+    """How many batches so many images make."""
+    return images // min(BATCH_SIZE, images)
+
+
+def begin(images: np.ndarray, epochs: int, seed: int, optimizer: str = "adamw") -> tuple[Course, Run]:
     """A training that is about to begin.
 
     Args:
       images: to train on, of shape (N, height, width, channels).
       epochs: how often all of them are to be gone through.
       seed: fixes the initial weights, the order of the images and their views.
+      optimizer: one of ``RATES``.
 
     Returns:
       What stays the same throughout, and where it begins.
     """
     shape = images.shape[1:]
-    steps = epochs * (len(images) // min(BATCH_SIZE, len(images)))
-    schedule = gx.schedules.warmup(steps // 10, gx.schedules.cosine(RATE, steps - steps // 10))
-    tx = gx.adamw(schedule, weight_decay=1e-4, mask=gx.ndim_at_least(2))
+    steps = epochs * steps_an_epoch(len(images))
+    schedule = gx.schedules.warmup(steps // 10, gx.schedules.cosine(RATES[optimizer], steps - steps // 10))
+    tx = make_optimizer(optimizer, schedule)
     graph, params, stats = nnx.split(Embedder(shape, nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)
     run = Run(jnp.zeros([], jnp.int32), params, stats, tx.init(params), jnp.zeros(steps))
     return Course(graph, schedule, tx, make_views(shape), jax.random.key(seed)), run
@@ -204,19 +219,20 @@ def view_rows(course: Course, images: np.ndarray) -> dict[str, np.ndarray]:
     return {"image": images[:10], "view 1": view1, "view 2": view2}
 
 
-def train(data: probe.Data, epochs: int, seed: int) -> Result:
+def train(data: probe.Data, epochs: int, seed: int, optimizer: str = "adamw") -> Result:
     """Trains the network, without labels.
 
     Args:
       data: the images.
       epochs: how often all training images are gone through.
       seed: fixes the initial weights, the order of the images and their views.
+      optimizer: one of ``RATES``.
 
     Returns:
       The course of the run and what the network makes of the images.
     """
     images = data.train_images
-    course, run = begin(images, epochs, seed)
+    course, run = begin(images, epochs, seed, optimizer)
     print(course.tx)
     print(course.views)
     with tqdm(goes_on(course, run, images, seed), total=len(run.losses), unit="step") as progress:
@@ -243,6 +259,11 @@ def draw(data: probe.Data, result: Result, pixels: np.ndarray, features: np.ndar
     plt.close(fig)
 
 
+def add_optimizer(parser: argparse.ArgumentParser) -> None:
+    """The option that says how to pretrain."""
+    parser.add_argument("--optimizer", choices=RATES, default="adamw", help="of pretraining (default: %(default)s)")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Trains, probes, draws and judges.
 
@@ -253,8 +274,9 @@ def main(arguments: list[str] | None = None) -> int:
       The exit code: 1 if the probe is no better on features than on pixels.
     """
     parser = argparse.ArgumentParser(description="Learns from pairs of views, and probes what was learned.")
+    add_optimizer(parser)
     options, data = probe.arguments(parser, arguments, epochs=80)
-    result = train(data, options.epochs, options.seed)
+    result = train(data, options.epochs, options.seed, options.optimizer)
     pixels = probe.accuracies(data, data.train_images, data.test_images)
     features = probe.accuracies(data, result.train_features, result.test_features)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -161,12 +161,12 @@ def test_bad_arguments_end_the_program(load: Load, tmp_path: pathlib.Path, capsy
 
 def test_plans_are_by_size(load: Load) -> None:
     pipeline = load("pipeline")
-    options = types.SimpleNamespace(quick=False, seeds=None, epochs=None, steps=None, seed=4)
-    assert pipeline.make_plan(options, (1437, 8, 8, 1)) == (range(4, 9), 80, 200)
-    assert pipeline.make_plan(options, (12_000, 32, 32, 3)) == (range(4, 9), 5, 100)
+    options = types.SimpleNamespace(quick=False, seeds=None, epochs=None, steps=None, seed=4, optimizer="lars")
+    assert pipeline.make_plan(options, (1437, 8, 8, 1)) == (range(4, 8), 70, 200, 9, "lars")
+    assert pipeline.make_plan(options, (12_000, 32, 32, 3)) == (range(4, 8), 4, 100, 9, "lars")
     assert pipeline.make_plan(options, (10**9, 8, 8, 1)).epochs == 1
     options.quick, options.epochs = True, 7
-    assert pipeline.make_plan(options, (1437, 8, 8, 1))[1:] == (7, 30)
+    assert pipeline.make_plan(options, (1437, 8, 8, 1))[1:] == (7, 30, 7, "lars")
 
 
 def test_labels_are_nested_and_held_out_images_are_for_training(load: Load) -> None:
