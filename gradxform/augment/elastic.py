@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gradxform.augment.augmentation import augmentation
@@ -15,10 +18,14 @@ from gradxform.augment.geometric import Geometric, Resampling
 from gradxform.augment.placement import Displacement
 from gradxform.augment.stage import Shape, Stage
 from gradxform.core import arrays, checks
+from gradxform.core.isolate import isolated
 from gradxform.core.types import Scalar
 
 REACH = 3.0
 """Beyond so many standard deviations the Gaussian counts as 0."""
+MOST_PHASES = 4
+"""Up to so many pixels a point of noise, the sums of weighted points are spelled out; beyond, they are a product of
+matrices."""
 
 
 @augmentation
@@ -58,28 +65,51 @@ def elastic_deformation(alpha: Scalar = 50.0, sigma: float = 5.0, *, interpolati
     step = max(1, math.floor(width / 2))
 
     def draw(key: jax.Array, shape: Shape) -> Any:
-        sizes = tuple(len(_points(size, width, step)) for size in shape[:2])
-        return {"noise": jax.random.uniform(key, (2, *sizes), minval=-1.0)}
+        # A half of each word for either part: drawing is a good share of the work on a small image.
+        bits = jax.random.bits(key, [_points(size, width, step) for size in shape[:2]], jnp.uint32)
+        halves = jnp.stack([bits & 0xFFFF, bits >> 16])
+        return {"noise": (halves.astype(jnp.float32) + 0.5) / 2**15 - 1}
 
     def place(params: Any, shape: Shape) -> Displacement:
-        down, across = (_smoothing(size, width, step) for size in shape[:2])
-        dx, dy = (alpha * jnp.dot(jnp.dot(down, noise, precision=lax.Precision.HIGHEST), across.T,
-                                  precision=lax.Precision.HIGHEST) for noise in params["noise"])
+        field = params["noise"]
+        for axis in (1, 0):
+            field = isolated(functools.partial(_smoothed, axis=axis, size=shape[axis], sigma=width, step=step), field)
+        dx, dy = alpha * field
         return Displacement(dx, dy)
 
     return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation),))
 
 
-def _points(size: int, sigma: float, step: int) -> range:
-    """Where noise is drawn along an axis: over the image and as far beyond it as the Gaussian reaches."""
-    beyond = math.ceil(REACH * sigma / step)
-    return range(-beyond * step, size + beyond * step, step)
+def _beyond(sigma: float, step: int) -> int:
+    """How many points of noise lie beyond either side: as many as the Gaussian reaches."""
+    return math.ceil(REACH * sigma / step)
 
 
-def _smoothing(size: int, sigma: float, step: int) -> jax.Array:
-    """(size, points): the Gaussian's weights of the points of noise at the centre of each pixel."""
-    points = jnp.asarray(_points(size, sigma, step), jnp.float32)
-    distance = jnp.arange(size, dtype=jnp.float32)[:, None] - points
-    weights = jnp.exp(-0.5 * (distance / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+def _points(size: int, sigma: float, step: int) -> int:
+    """How many points of noise there are along an axis."""
+    return -(-size // step) + 2 * _beyond(sigma, step)
+
+
+def _smoothed(noise: jax.Array, axis: int, size: int, sigma: float, step: int) -> jax.Array:
+    """Noise (2, ...) smoothed along an axis of either part, from its points to the centres of pixels."""
+    beyond, count = _beyond(sigma, step), -(-size // step)
+    if step > MOST_PHASES:
+        matrix = _weights(np.arange(size)[:, None] - step * np.arange(-beyond, count + beyond), sigma, step)
+        pair = (matrix, noise) if axis == 0 else (noise, matrix.T)
+        return jnp.matmul(*pair, precision=lax.Precision.HIGHEST)
+    # The weights of the points around a pixel are those around the pixel ``step`` further on.
+    weights = _weights(np.arange(step)[:, None] - step * np.arange(-beyond - 1, beyond + 2), sigma, step)
+    noise = jnp.pad(noise, [(int(i == axis + 1),) * 2 for i in range(3)])
+    found = [lax.slice_in_dim(noise, t, t + count, axis=axis + 1) for t in range(weights.shape[1])]
+    phases = [functools.reduce(operator.add, (weights[phase, t] * found[t] for t in np.flatnonzero(weights[phase])))
+              for phase in range(step)]
+    side_by_side = jnp.stack(phases, axis + 2)
+    shape = [count * step if i == axis + 1 else length for i, length in enumerate(noise.shape)]
+    return lax.slice_in_dim(side_by_side.reshape(shape), 0, size, axis=axis + 1)
+
+
+def _weights(distance: np.ndarray, sigma: float, step: int) -> np.ndarray:
+    """The Gaussian's weights of points of noise by their distance from a pixel."""
+    weights = np.exp(-0.5 * (distance / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
     # A point stands for the noise of ``step`` pixels: their sum has its variance times that.
-    return jnp.where(jnp.abs(distance) <= REACH * sigma + step, weights, 0) * math.sqrt(step)
+    return np.float32(np.where(abs(distance) <= REACH * sigma + step, weights, 0) * math.sqrt(step))
