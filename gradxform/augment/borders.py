@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from gradxform.core import checks
 from gradxform.core.types import Scalar
@@ -83,4 +84,4 @@ def inward(index: jax.Array, size: int, mode: str) -> jax.Array:
     if mode == "reflect" and size > 1:
         index = jnp.mod(index, 2 * size - 2)
         return jnp.minimum(index, 2 * size - 2 - index)
-    return jnp.clip(index, 0, size - 1)
+    return lax.clamp(0, index, size - 1)

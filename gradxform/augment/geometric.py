@@ -16,8 +16,8 @@ from gradxform.augment.resample import Method, nearest, resampled
 from gradxform.augment.stage import Shape, Stage, Targets
 
 KINDS = ("shift", "scale", "any")
-PIXELS_AT_ONCE = 1 << 15
-"""Of float images, where each pixel is looked up by itself."""
+PIXELS_AT_ONCE = 1 << 18
+"""Where each pixel is looked up by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +79,11 @@ class Resampling(Stage):
         return not self.branches and one_color and not (cuts and any(any(op.mirrors) for op in self.ops))
 
     def at_once(self, shape: Shape, dtype: Any) -> int:
-        """As many floats as keep the processor's cores busy; packed pixels are quicker one image after another."""
-        if dtype == jnp.uint8 or any(op.kind == "scale" for op in self.ops):
+        """As many images as keep the processor's cores busy, a power of two: most batches are a multiple of one."""
+        if any(op.kind == "scale" for op in self.ops):
             return 1
-        return max(2, PIXELS_AT_ONCE // (shape[0] * shape[1]))
+        few = max(2, PIXELS_AT_ONCE // (shape[0] * shape[1]))
+        return 1 << (few.bit_length() - 1)
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of each operation."""

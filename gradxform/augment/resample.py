@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jax import lax
 
 from gradxform.augment.borders import Border, colors, inward
 from gradxform.augment.canvas import Canvas, Planes, exact
+from gradxform.augment.lookup import bilinear, look_up
 from gradxform.augment.placement import Affine, Map, sources
 from gradxform.core.isolate import isolated
 from gradxform.core.types import Scalar
@@ -63,27 +63,37 @@ def resampled(image: Canvas, method: Method, maps: list[Map], height: int, width
     if method.kind != "any" or method.interpolation == "nearest":
         return image.with_words(nearest(word, method, maps, height, width, fill)
                                 for word, fill in zip(image.words, fills, strict=True))
-    return _bilinear(image, method, maps, height, width)
+    return bilinear(image, method.border, maps, height, width)
 
 
 def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, width: int, fill: jax.Array) -> jax.Array:
     """An array (height, width, ...) of the nearest elements of an array (H, W, ...)."""
-    mode = "constant" if method.border is None else method.border.mode
-    rows, columns = array.shape[:2]
     if method.kind == "shift":
         return _shifted(array, method, maps, height, width, fill)
+    mode = "constant" if method.border is None else method.border.mode
+    filled = method.border is not None and mode == "constant"
+    rows, columns = array.shape[:2]
     if method.kind == "scale":
         y, x = _axes(maps, height, width)
         row, column = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
         result = _taken(_taken(array, inward(row, rows, mode), 0), inward(column, columns, mode), 1)
         inside = ((row >= 0) & (row < rows))[:, None] & ((column >= 0) & (column < columns))
-    else:
+        return _where(inside, result, fill) if filled else result
+
+    def place(maps: list[Map]) -> jax.Array:
         row, column = _nearest_pixels(method, maps, height, width)
-        result = _look_up(array, inward(row, rows, mode), inward(column, columns, mode))
+        found = inward(row, rows, mode) * columns + inward(column, columns, mode)
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-    if method.border is None or mode != "constant":
-        return result
-    return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), result, fill.astype(array.dtype))
+        return lax.select(inside, found, jnp.full_like(found, -1)) if filled else found
+
+    # Apart, as bilinear pixels are: where they come from, what is there, and the fill.
+    found = isolated(place, maps)
+    result = look_up(array.reshape(-1, *array.shape[2:]), found)
+    return isolated(lambda found, *args: _where(found >= 0, *args), found, result, fill) if filled else result
+
+
+def _where(inside: jax.Array, array: jax.Array, fill: jax.Array) -> jax.Array:
+    return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), array, fill.astype(array.dtype))
 
 
 def _nearest_pixels(method: Method, maps: list[Map], height: int, width: int) -> tuple[jax.Array, jax.Array]:
@@ -230,55 +240,8 @@ def _sums(image: Canvas, axis: int, index: jax.Array, weights: jax.Array) -> Pla
             for plane in image.planes()]
 
 
-def _bilinear(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
-    rows, columns, channels = image.shape
-    mode = "constant" if method.border is None else method.border.mode
-    fills = _fills(image, method.border)
-
-    def blended(corners: Sequence[jax.Array], fill: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-        a, b, c, d = (corner.astype(jnp.float32) for corner in corners)
-        fx, fy = x - 0.5 - jnp.floor(x - 0.5), y - 0.5 - jnp.floor(y - 0.5)
-        upper, lower = a + exact((b - a) * fx), c + exact((d - c) * fx)
-        value = upper + exact((lower - upper) * fy)
-        if mode != "constant":
-            return value
-        # Products, for with a choice between the two the loop over pixels would not be vectorized.
-        inside = ((x >= 0) & (x < columns) & (y >= 0) & (y < rows)).astype(jnp.float32)
-        return value * inside + fill.astype(jnp.float32) * (1 - inside)
-
-    def places(x: jax.Array, y: jax.Array) -> list[jax.Array]:
-        left, top = jnp.floor(x - 0.5).astype(jnp.int32), jnp.floor(y - 0.5).astype(jnp.int32)
-        return [inward(top + down, rows, mode) * columns + inward(left + across, columns, mode)
-                for down in (0, 1) for across in (0, 1)]
-
-    if image.packed:
-        x, y = sources(maps, height, width)
-        found = [image.with_words(_at(word, place) for word in image.words).planes() for place in places(x, y)]
-        return image.with_planes([blended([corner[plane] for corner in found], fill, x, y).astype(jnp.int32)
-                                  for plane, fill in enumerate(fills)])
-
-    def looked_up(pixels: jax.Array, maps: list[Map], fill: jax.Array) -> jax.Array:
-        x, y = (part[:, :, None] for part in sources(maps, height, width))
-        channel = jnp.arange(channels)
-        return blended([_at(pixels, place * channels + channel) for place in places(x, y)], fill, x, y)
-
-    # Channels side by side: one computation of places for all of them, and the four corners are near in memory.
-    pixels = isolated(looked_up, jnp.stack(image.words, -1), maps, jnp.stack(fills))
-    return image.with_words(pixels[..., i] for i in range(channels))
-
-
 def _taken(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
     return (array.at[index] if axis == 0 else array.at[:, index]).get(mode="promise_in_bounds")
-
-
-def _look_up(array: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-    flat = array.reshape(-1, *array.shape[2:])
-    return flat.at[row * array.shape[1] + column].get(mode="promise_in_bounds")
-
-
-def _at(array: jax.Array, place: jax.Array) -> jax.Array:
-    """The elements at places counted through the whole array."""
-    return array.reshape(-1).at[place].get(mode="promise_in_bounds")
 
 
 def _fills(image: Canvas, border: Border | None) -> list[jax.Array]:

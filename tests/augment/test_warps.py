@@ -229,7 +229,8 @@ def gathers(aug: Any, shape: tuple[int, ...] = (12, 12, 3), dtype: Any = jnp.uin
 def test_a_chain_looks_at_the_image_once() -> None:
     turn, more = A.random_rotation(10), A.random_affine(10)
     one = gathers(turn)
-    assert one == 4
+    # Four, in the program of processors and in that of other platforms.
+    assert one == 8
     assert gathers(A.chain(A.random_crop(10), A.random_flip_left_right(), turn, more)) == one
     assert gathers(A.chain(A.random_crop(10), A.chain(turn, A.chain(A.random_flip_up_down(), more)))) == one
     assert gathers(A.chain(turn, A.elastic_deformation(5.0, 2.0))) < 2 * one + 8
