@@ -112,4 +112,5 @@ def _weights(distance: np.ndarray, sigma: float, step: int) -> np.ndarray:
     """The Gaussian's weights of points of noise by their distance from a pixel."""
     weights = np.exp(-0.5 * (distance / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
     # A point stands for the noise of ``step`` pixels: their sum has its variance times that.
-    return np.float32(np.where(abs(distance) <= REACH * sigma + step, weights, 0) * math.sqrt(step))
+    weights = np.where(abs(distance) <= REACH * sigma + step, weights, 0) * math.sqrt(step)
+    return weights.astype(np.float32)
