@@ -28,8 +28,13 @@ def isolated(fun: Callable[..., Any], *args: Any) -> Any:
     # for which nothing may stand between them.
     recomputed = jax.checkpoint(fun, prevent_cse=False)
 
+    def inlining(*args: Any) -> Any:
+        # What is traced under a mark inherits it, and much of jax.numpy is calls.
+        with set_xla_metadata(inlineable="true"):
+            return fun(*args)
+
     def called(*args: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
-            return jax.jit(recomputed)(*args)
+            return jax.jit(jax.checkpoint(inlining, prevent_cse=False))(*args)
 
     return lax.platform_dependent(*args, cpu=called, default=recomputed)
