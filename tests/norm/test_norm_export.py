@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import gradxform as gx
+from gradxform.core.isolate import isolated
 from gradxform.norm import linen as linen_norms
 from gradxform.norm import nnx as nnx_norms
 
@@ -99,6 +100,11 @@ def test_walls_are_for_cpu_only(name: str, platform: str) -> None:
 def test_walls_are_written_on_cpu() -> None:
     """Without them in this text, the test above would see nothing."""
     assert "inlineable" in text(gradient(KERNELS["layer_norm"]), "cpu", X, SCALE, BIAS)
+
+
+def test_what_is_called_behind_a_wall_is_inlined() -> None:
+    function = lambda x: isolated(lambda x: jnp.where(x > 0, jnp.clip(x, -1, 1), 0), x)  # noqa: E731
+    assert text(function, "cpu", X).count('inlineable = "false"') == 1
 
 
 def test_a_kernel_exports_for_any_batch() -> None:
