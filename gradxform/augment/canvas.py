@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ from jax import lax
 
 Planes = list[jax.Array]
 """The channels of an image, each (H, W): int32 in 0..255 of an 8-bit image, float32 in [0, 1] of another."""
+_FEW_CHANNELS = 4
+_FEW_ROWS = 8
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["channels", "dtype"])
@@ -51,7 +53,7 @@ class Canvas:
             # A word's bytes are the channels, the lowest first, on every platform of XLA's.
             parts = [lax.bitcast_convert_type(word, jnp.uint8) for word in self.words]
             return (parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1))[..., :self.channels]
-        return jnp.stack([word.astype(self.dtype) for word in self.words], -1)
+        return _interleaved([word.astype(self.dtype) for word in self.words])
 
     @property
     def packed(self) -> bool:
@@ -96,6 +98,33 @@ def exact(product: Any) -> Any:
     if not isinstance(product, jax.Array) or product.dtype == jnp.int32:
         return product  # known before the program runs, in float64, or not rounded at all
     return jnp.minimum(product, 2.0**24)
+
+
+def folded(combine: Callable[[jax.Array, jax.Array], jax.Array], plane: jax.Array) -> list[jax.Array]:
+    """A few rows that combine to what all rows of a plane do, such as their sum or their maximum.
+
+    XLA's CPU backend takes one value after another where it reduces a plane to a number; half of the rows combined
+    with the other half is vectorized.
+    """
+    rows = []
+    while plane.shape[0] > _FEW_ROWS:
+        half = plane.shape[0] // 2
+        rows.append(plane[2 * half:])
+        plane = combine(plane[:half], plane[half:2 * half])
+    return [plane, *(row for row in rows if row.shape[0])]
+
+
+def _interleaved(planes: Planes) -> jax.Array:
+    """The planes (..., H, W) as (..., H, W, C)."""
+    if len(planes) > _FEW_CHANNELS:
+        return jnp.stack(planes, -1)
+    # Chosen by the channel it is one loop with what leads to the planes, and vectorized; stacked it is neither.
+    shape = *planes[0].shape, len(planes)
+    channel = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    image = jnp.broadcast_to(planes[-1][..., None], shape)
+    for i in reversed(range(len(planes) - 1)):
+        image = lax.select(channel == i, jnp.broadcast_to(planes[i][..., None], shape), image)
+    return image
 
 
 def _pack(planes: Planes) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.augment.canvas import Planes
+from gradxform.augment.canvas import Planes, folded
 from gradxform.core.isolate import isolated
 
 
@@ -70,13 +70,19 @@ def _running_sum(counts: jax.Array) -> jax.Array:
     return (within + before[:, None]).reshape(256)
 
 
+def _bounds(plane: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The least and the greatest value."""
+    low = functools.reduce(jnp.minimum, map(jnp.min, folded(jnp.minimum, plane)))
+    return low, functools.reduce(jnp.maximum, map(jnp.max, folded(jnp.maximum, plane)))
+
+
 def _stretched(plane: jax.Array) -> jax.Array:
-    low, high = jnp.min(plane), jnp.max(plane)
+    low, high = isolated(_bounds, plane)
     return look_up(isolated(_stretch_table, low, high), plane)
 
 
 def _stretched_floats(plane: jax.Array) -> jax.Array:
-    low, high = jnp.min(plane), jnp.max(plane)
+    low, high = isolated(_bounds, plane)
     spread = jnp.where(low < high, high - low, 1.0)
     return jnp.where(low < high, jnp.clip((plane - low) / spread, 0.0, 1.0), plane)
 
