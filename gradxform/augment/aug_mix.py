@@ -13,11 +13,12 @@ from jax import lax
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.borders import INTERPOLATIONS, Border, Fill, border_of
-from gradxform.augment.canvas import Canvas, Planes, exact
+from gradxform.augment.canvas import Canvas, exact
 from gradxform.augment.policy import drawn, operations, performed, performed_sorted
 from gradxform.augment.presets import AUG_MIX, AUG_MIX_ALL, Preset
 from gradxform.augment.stage import Shape, Stage, Targets
 from gradxform.core import arrays, checks
+from gradxform.core.isolate import isolated
 from gradxform.core.types import Scalar
 
 
@@ -88,7 +89,7 @@ class AugMix(Stage):
         keep = jnp.arange(size[1]) < length
         steps = drawn(which, self.preset, levels.reshape(-1), keep.reshape(-1), shape)
         # Gamma variables over their sum are a Dirichlet one, two of them a Beta one; logarithms, as small ones are 0.
-        logs = jax.random.loggamma(shares, jnp.asarray(self.alpha, jnp.float32), (self.width + 2,))
+        logs = _log_gamma(shares, self.alpha, self.width + 2)
         return {"weights": jax.nn.softmax(logs[:-2]), "mixture": jax.nn.sigmoid(logs[-2] - logs[-1]),
                 "steps": jax.tree.map(lambda x: x.reshape(*size, *x.shape[1:]), steps)}
 
@@ -105,24 +106,35 @@ class AugMix(Stage):
         return targets | {"image": _mixed(params, targets["image"], functools.partial(performed_sorted, ops))}
 
 
+def _log_gamma(key: jax.Array, alpha: Scalar, count: int) -> jax.Array:
+    """Logarithms of gamma variables; of an ``alpha`` of 1 they are exponential ones, which need no rejection."""
+    plain, other = jax.random.split(key)
+    exponential = jnp.log(jax.random.exponential(plain, (count,)))
+    if checks.is_concrete(alpha) and alpha == 1:
+        return exponential
+    gamma = jax.random.loggamma(other, jnp.asarray(alpha, jnp.float32), (count,))
+    return jnp.where(jnp.asarray(alpha) == 1, exponential, gamma)
+
+
 def _mixed(params: Any, image: Canvas, chain: Callable[[Any, Targets], Targets]) -> Canvas:
     """The mixture of an image, or of each of a batch, with what ``chain`` makes of it."""
-    planes = [plane.astype(jnp.float32) for plane in image.planes()]
-    mixture = params["mixture"][..., None, None]
-    weights = jnp.moveaxis(params["weights"], -1, 0)[..., None, None]
     batched = params["mixture"].ndim
     steps = jax.tree.map(lambda x: jnp.moveaxis(x, batched, 0), params["steps"])
+    # A loop, so that each operation is compiled once; all is added up behind it, where one pass over the pixels does.
+    _, chained = lax.scan(lambda _, one: (None, chain(one, {"image": image})["image"].words), None, steps)
+    return isolated(_sum, params["mixture"], params["weights"], image, chained)
 
-    def step(total: Planes, one: Any) -> tuple[Planes, None]:
-        weight, steps = one
-        factor = exact(mixture * weight)
-        chained = chain(steps, {"image": image})["image"].planes()
-        return [old + exact(factor * new.astype(jnp.float32)) for old, new in zip(total, chained, strict=True)], None
 
-    # A loop, so that each operation is compiled once.
-    planes, _ = lax.scan(step, [exact((1 - mixture) * plane) for plane in planes], (weights, steps))
+def _sum(mixture: jax.Array, weights: jax.Array, image: Canvas, chained: tuple[jax.Array, ...]) -> Canvas:
+    """The sum of an image and of its chains, words (width, ..., H, W), each with its weight."""
+    mixture, weights = mixture[..., None, None], jnp.moveaxis(weights, -1, 0)[..., None, None]
+    total = [exact((1 - mixture) * plane) for plane in image.planes()]
+    for i in range(weights.shape[0]):
+        planes = image.with_words(word[i] for word in chained).planes()
+        factor = exact(mixture * weights[i])
+        total = [old + exact(factor * new.astype(jnp.float32)) for old, new in zip(total, planes, strict=True)]
     return image.with_planes([jnp.clip(jnp.round(plane), 0, 255).astype(jnp.int32) if image.packed
-                              else jnp.clip(plane, 0, 1) for plane in planes])
+                              else jnp.clip(plane, 0, 1) for plane in total])
 
 
 def _refuse_positions(targets: Targets) -> None:
