@@ -42,7 +42,9 @@ def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> A
         return closed(jax.vmap(apply)(params, targets))
     if strategy == "map":
         image = targets["image"]
-        few = stage.at_once(image.shape[-3:], image.dtype)
+        size = jax.tree.leaves(image)[0].shape[0]
+        # Without a rest, which would have a loop of its own and be copied behind the others.
+        few = next(n for n in range(min(stage.at_once(image.shape[-3:], image.dtype), size), 0, -1) if size % n == 0)
         return closed(lax.map(lambda one: apply(*one), (params, targets), batch_size=few if few > 1 else None))
     return lax.platform_dependent(params, targets,
                                   cpu=lambda params, targets: apply_batch(stage, params, targets, "map"),

@@ -16,6 +16,8 @@ from gradxform.augment.stage import Pixelwise, Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
+_TABLES = 1 << 16, 1 << 30
+"""Pixels at a time of 8-bit and of float images where each channel has a table of levels."""
 REACH = 4.0
 """To how many standard deviations a blur reaches when nothing else is said, as in SciPy."""
 
@@ -54,7 +56,7 @@ def gaussian_blur(sigma: Scalar | tuple[Scalar, Scalar] = (0.1, 2.0), kernel_siz
                 * jax.random.uniform(key, (), jnp.float32)} if pair else {}
 
     return Pixelwise(draw, lambda params, planes: filters.gaussian_blur(planes, params.get("sigma", low), radius),
-                     branches=True)
+                     branches=True, pixels=(1 << 18, 1 << 18))
 
 
 @augmentation
@@ -81,7 +83,7 @@ def sharpness(factor: Scalar) -> Stage:
       Array(50, dtype=uint8)
     """
     checks.real("factor", factor, at_least=0)
-    return _fixed(lambda planes: filters.sharpness(planes, factor), branches=True)
+    return _fixed(lambda planes: filters.sharpness(planes, factor))
 
 
 @augmentation
@@ -100,7 +102,7 @@ def equalize() -> Stage:
       >>> gx.augment.equalize()(jax.random.key(0), image)[-1, -1, 0]
       Array(255, dtype=uint8)
     """
-    return _fixed(histogram.equalize, branches=True)
+    return _fixed(histogram.equalize, _TABLES)
 
 
 @augmentation
@@ -118,7 +120,7 @@ def autocontrast() -> Stage:
       >>> gx.augment.autocontrast()(jax.random.key(0), image)[..., 0]
       Array([[0.  , 0.25, 1.  ]], dtype=float32)
     """
-    return _fixed(histogram.autocontrast, branches=True)
+    return _fixed(histogram.autocontrast, _TABLES)
 
 
 @augmentation
@@ -220,9 +222,9 @@ def normalize(mean: Scalar | tuple[Scalar, ...], std: Scalar | tuple[Scalar, ...
     return _fixed(kernel)
 
 
-def _fixed(kernel: Any, branches: bool = False) -> Stage:
+def _fixed(kernel: Any, pixels: tuple[int, int] | None = None) -> Stage:
     """A stage without parameters."""
-    return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), branches)
+    return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), pixels is not None, pixels or (1, 1))
 
 
 def _radius(kernel_size: int | None, largest: Scalar) -> int:

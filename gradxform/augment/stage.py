@@ -97,6 +97,7 @@ class Pixelwise(Stage):
       draw: the parameters from a key and a shape.
       kernel: the new channels from the parameters and the channels.
       branches: whether it has branches.
+      pixels: where there are branches, of as many a processor does best with images at a time, of 8 bits and of floats.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -114,6 +115,11 @@ class Pixelwise(Stage):
     draw: Callable[[jax.Array, Shape], Any]
     kernel: Callable[[Any, Planes], Planes]
     branches: bool = False
+    pixels: tuple[int, int] = (1, 1)
+
+    def at_once(self, shape: Shape, dtype: Any) -> int:
+        """As many as have that many pixels."""
+        return max(1, self.pixels[dtype != jnp.uint8] // (shape[0] * shape[1]))
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of one image."""
