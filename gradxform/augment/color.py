@@ -166,8 +166,10 @@ def _turned(planes: Planes, turns: jax.Array) -> Planes:
     # Six per turn; at gray the hue does not matter.
     hue = sector + leaning / jnp.where(spread == 0, 1.0, spread) + 6 * turns
 
-    def channel(offset: float) -> jax.Array:
-        place = jnp.mod(hue + offset, 6.0)
-        return jnp.clip(value - spread * jnp.clip(jnp.minimum(place, 4 - place), 0.0, 1.0), 0.0, 1.0)
+    def channel(highest: float) -> jax.Array:
+        # How far the hue is from where the channel is highest, the shorter way round; a remainder is not vectorized.
+        away = hue - highest
+        away = jnp.abs(away - 6 * jnp.round(away * (1 / 6)))
+        return jnp.clip(value - spread * jnp.clip(away - 1, 0.0, 1.0), 0.0, 1.0)
 
-    return [channel(5.0), channel(3.0), channel(1.0)]
+    return [channel(0.0), channel(2.0), channel(4.0)]
