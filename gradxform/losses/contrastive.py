@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from gradxform.core import arrays, checks
+from gradxform.core.isolate import isolated
 from gradxform.core.numbers import wide_dtype
 from gradxform.core.types import Scalar
 from gradxform.losses import vectors
@@ -56,12 +57,12 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, axis_nam
       True
     """
     z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
-    u1, u2 = vectors.directions(z1), vectors.directions(z2)
+    u = _both_directions(z1, z2)
+    u1, u2 = jnp.split(u, 2)
     scale, bounded = _scale(temperature, z1.dtype)
-    u = jnp.concatenate([u1, u2])
     negatives = _lse(_narrowed(u, z1.dtype), None, scale, 2, axis_name, bounded, block_size)
     positives = scale * jnp.sum(u1 * u2, axis=-1)
-    return vectors.reduced(_loss(negatives, jnp.tile(positives, 2)), reduction, axis_name)
+    return vectors.reduced(_loss(negatives, jnp.concatenate([positives, positives])), reduction, axis_name)
 
 
 def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, negatives: jax.Array | None = None,
@@ -219,6 +220,15 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     if axis_name is not None:
         total, count = lax.psum((total, count), axis_name)
     return total / jnp.maximum(count, 1)
+
+
+@jax.jit
+def _both_directions(z1: jax.Array, z2: jax.Array) -> jax.Array:
+    def directions(*views: jax.Array) -> jax.Array:
+        return jnp.concatenate([vectors.directions(view) for view in views])
+
+    # XLA's CPU backend would else hold what it made the directions of until their gradient is there.
+    return isolated(directions, z1, z2)
 
 
 def _scale(temperature: Scalar, dtype: Any) -> tuple[jax.Array, bool]:
