@@ -79,9 +79,6 @@ def _forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
     row_sums, column_sums = (Sums(jnp.full(n, FLOOR, like.dtype) + like, jnp.zeros(n, like.dtype) + like)
                              for n in (padded.row_count, padded.column_count))
 
-    # A single tile has both triangles already; XLA would spend seconds on folding its masked maxima.
-    mirrored = tiling.symmetric and padded.row_count > tiling.block
-
     def step(sums: tuple[Sums, Sums], tile: tuple[jax.Array, jax.Array]) -> tuple[tuple[Sums, Sums], None]:
         by_row, by_column = sums
         i, j = tile
@@ -90,14 +87,14 @@ def _forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
         if tiling.bounded:
             e = jnp.where(kept, jnp.exp(logits - scale), 0)
             by_row = _grown(by_row, i, tiling.block, e.sum(1), scale)
-            if mirrored:
+            if padded.mirrored:
                 by_row = _grown(by_row, j, tiling.block, jnp.where(i == j, 0, e.sum(0)), scale)
             elif tiling.columns:
                 by_column = _grown(by_column, j, tiling.block, e.sum(0), scale)
             return (by_row, by_column), None
         logits = jnp.where(kept, logits, -jnp.inf)
         by_row = _merged(by_row, i, tiling.block, logits, 1)
-        if mirrored:
+        if padded.mirrored:
             by_row = _merged(by_row, j, tiling.block, jnp.where(i == j, -jnp.inf, logits), 0)
         elif tiling.columns:
             by_column = _merged(by_column, j, tiling.block, logits, 0)
@@ -151,19 +148,26 @@ def _backward(tiling: Tiling, residuals: tuple[Any, ...], cotangents: tuple[jax.
             g = jnp.where(kept, g, 0)
         g = g.astype(x.dtype)
         d_rows = _add(d_rows, i, tiling.block, _dot(g, y))
-        # Of a product whose first factor is transposed CPUs are slow: what is transposed is made apart.
-        back = lax.optimization_barrier(_dot(lax.optimization_barrier(x.T), g)).T
+        if tiling.symmetric and not padded.mirrored:
+            return (d_rows, d_columns), None
+        # Of a product whose first factor is transposed CPUs are slow: what is transposed is made apart. They are slow
+        # to add the transpose of each tile's too: the sums of the columns are transposed once, at the end.
+        back = _dot(lax.optimization_barrier(x.T), g)
         if tiling.symmetric:
-            d_rows = _add(d_rows, j, tiling.block, jnp.where(i == j, 0, back))
-        else:
-            d_columns = _add(d_columns, j, tiling.block, back)
-        return (d_rows, d_columns), None
+            back = jnp.where(i == j, 0, back)
+        return (d_rows, _add(d_columns, j, tiling.block, back, 1)), None
+
+    def joined(d_rows: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+        return _add(d_rows, i, tiling.block, _cut(d_columns, i, tiling.block, 1).T), None
 
     like = jnp.zeros_like(rows[0, 0], wide_dtype(rows.dtype))
     start = (jnp.zeros((padded.row_count, rows.shape[1]), like.dtype) + like,
-             jnp.zeros((0 if tiling.symmetric else padded.column_count, rows.shape[1]), like.dtype) + like)
+             jnp.zeros((rows.shape[1], padded.column_count), like.dtype) + like)
     (d_rows, d_columns), _ = lax.scan(step, start, padded.order())
-    d_rows, d_columns = d_rows[:rows.shape[0]], d_columns[:columns.shape[0]]
+    if padded.mirrored:
+        # In place, block by block: the sum of the two wholes would be a third array.
+        d_rows, _ = lax.scan(joined, d_rows, jnp.arange(padded.row_count // tiling.block, dtype=jnp.int32))
+    d_rows, d_columns = d_rows[:rows.shape[0]], d_columns.T[:columns.shape[0]]
     # The logits' cotangents contracted with the inner products: no pass of its own.
     d_scale = jnp.sum(widen(rows) * d_rows) * (0.5 if tiling.symmetric else 1.0)
     d_columns = jnp.zeros_like(columns) if tiling.symmetric else (scale * d_columns).astype(columns.dtype)
@@ -181,6 +185,8 @@ class _Padded:
         self._tiling = tiling
         self._shape = rows.shape[0], columns.shape[0]
         self.row_count, self.column_count = (-(-n // tiling.block) * tiling.block for n in self._shape)
+        # A single tile has both triangles already; XLA would spend seconds on folding its masked maxima.
+        self.mirrored = tiling.symmetric and self.row_count > tiling.block
         self._rows, self._row_ids = _fill(rows, self.row_count), _fill(row_ids, self.row_count)
         self._columns, self._column_ids = _fill(columns, self.column_count), _fill(column_ids, self.column_count)
 
@@ -210,12 +216,12 @@ def _fill(array: jax.Array, size: int) -> jax.Array:
     return jnp.pad(array, [(0, size - array.shape[0])] + [(0, 0)] * (array.ndim - 1))
 
 
-def _cut(array: jax.Array, index: jax.Array, block: int) -> jax.Array:
-    return lax.dynamic_slice_in_dim(array, index * block, block)
+def _cut(array: jax.Array, index: jax.Array, block: int, axis: int = 0) -> jax.Array:
+    return lax.dynamic_slice_in_dim(array, index * block, block, axis)
 
 
-def _add(array: jax.Array, index: jax.Array, block: int, change: jax.Array) -> jax.Array:
-    return lax.dynamic_update_slice_in_dim(array, _cut(array, index, block) + change, index * block, 0)
+def _add(array: jax.Array, index: jax.Array, block: int, change: jax.Array, axis: int = 0) -> jax.Array:
+    return lax.dynamic_update_slice_in_dim(array, _cut(array, index, block, axis) + change, index * block, axis)
 
 
 def _grown(sums: Sums, index: jax.Array, block: int, change: jax.Array, scale: jax.Array) -> Sums:
