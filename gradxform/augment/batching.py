@@ -42,13 +42,20 @@ def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> A
         return closed(jax.vmap(apply)(params, targets))
     if strategy == "map":
         image = targets["image"]
-        size = jax.tree.leaves(image)[0].shape[0]
-        # Without a rest, which would have a loop of its own and be copied behind the others.
-        few = next(n for n in range(min(stage.at_once(image.shape[-3:], image.dtype), size), 0, -1) if size % n == 0)
+        few = _chunk(stage.at_once(image.shape[-3:], image.dtype), jax.tree.leaves(image)[0].shape[0])
         return closed(lax.map(lambda one: apply(*one), (params, targets), batch_size=few if few > 1 else None))
     return lax.platform_dependent(params, targets,
                                   cpu=lambda params, targets: apply_batch(stage, params, targets, "map"),
                                   default=lambda params, targets: apply_batch(stage, params, targets, "sort"))
+
+
+def _chunk(most: int, size: int) -> int:
+    """At most so many at a time of a batch of a size, and not many fewer.
+
+    Without a rest where that can be, since a rest has a loop of its own and is copied behind the others.
+    """
+    most = min(most, size)
+    return next((few for few in range(most, most // 2, -1) if size % few == 0), most)
 
 
 def _batch_axes(targets: Targets) -> Any:
