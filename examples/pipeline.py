@@ -1,6 +1,6 @@
 """The main job: learns from images without labels, then from a few labels, and measures what the former was worth.
 
-    python examples/pipeline.py --seeds 5 --output pictures
+    python examples/pipeline.py --seeds 4 --output pictures
 
 A small network is pretrained on views of images (SimCLR) and then told a few labels of each class, in several ways: a
 linear probe on its features, a new head on the frozen backbone, full fine-tuning, fine-tuning pulled toward the start

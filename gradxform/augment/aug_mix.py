@@ -109,11 +109,16 @@ class AugMix(Stage):
 def _log_gamma(key: jax.Array, alpha: Scalar, count: int) -> jax.Array:
     """Logarithms of gamma variables; of an ``alpha`` of 1 they are exponential ones, which need no rejection."""
     plain, other = jax.random.split(key)
-    exponential = jnp.log(jax.random.exponential(plain, (count,)))
+    variables = jax.random.exponential(plain, (count,), jnp.float32)
+    variables = jnp.maximum(variables, jnp.finfo(jnp.float32).tiny)
+    exponential = jnp.log(variables)
     if checks.is_concrete(alpha) and alpha == 1:
         return exponential
-    gamma = jax.random.loggamma(other, jnp.asarray(alpha, jnp.float32), (count,))
-    return jnp.where(jnp.asarray(alpha) == 1, exponential, gamma)
+    alpha = jnp.asarray(alpha, jnp.float32)
+    # How a gamma variable grows with alpha, for gradients at 1.
+    slope = lax.stop_gradient(lax.random_gamma_grad(jnp.ones(count, jnp.float32), variables) / variables)
+    gamma = jax.random.loggamma(other, alpha, (count,))
+    return jnp.where(alpha == 1, exponential + (alpha - 1) * slope, gamma)
 
 
 def _mixed(params: Any, image: Canvas, chain: Callable[[Any, Targets], Targets]) -> Canvas:

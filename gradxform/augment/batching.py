@@ -1,7 +1,8 @@
 """How a batch is gone through, so that no image pays for a branch that it does not take.
 
 Under ``vmap`` a branch becomes a selection between the results of all branches. One image after another takes only
-its own, which suits a processor with few cores; sorted by branch, each branch goes through its images in chunks.
+its own, which suits a processor with few cores (where nothing branches, a few at a time); sorted by branch, each branch
+goes through its images in chunks.
 """
 
 from __future__ import annotations
@@ -42,20 +43,39 @@ def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> A
         return closed(jax.vmap(apply)(params, targets))
     if strategy == "map":
         image = targets["image"]
-        few = _chunk(stage.at_once(image.shape[-3:], image.dtype), jax.tree.leaves(image)[0].shape[0])
-        return closed(lax.map(lambda one: apply(*one), (params, targets), batch_size=few if few > 1 else None))
+        few = images_at_once(stage.at_once(image.shape[-3:], image.dtype), jax.tree.leaves(image)[0].shape[0])
+        return closed(_mapped(lambda one: apply(*one), (params, targets), few))
     return lax.platform_dependent(params, targets,
                                   cpu=lambda params, targets: apply_batch(stage, params, targets, "map"),
                                   default=lambda params, targets: apply_batch(stage, params, targets, "sort"))
 
 
-def _chunk(most: int, size: int) -> int:
+def images_at_once(most: int, size: Any) -> int:
     """At most so many at a time of a batch of a size, and not many fewer.
 
     Without a rest where that can be, since a rest has a loop of its own and is copied behind the others.
     """
+    if not isinstance(size, int):
+        return 1  # known only when the program is called
     most = min(most, size)
     return next((few for few in range(most, most // 2, -1) if size % few == 0), most)
+
+
+def _mapped(function: Callable[[Any], Any], operands: Any, few: int) -> Any:
+    """``function`` of each of a batch, a few at a time under ``vmap``; ``lax.map`` fails on arrays without elements."""
+    if few == 1:
+        return lax.map(function, operands)
+    size = jax.tree.leaves(operands)[0].shape[0]
+    several, whole = jax.vmap(function), size - size % few
+    if size == few:
+        return several(operands)
+    results = lax.map(several, jax.tree.map(
+        lambda x: x[:whole].reshape(whole // few, few, *x.shape[1:]), operands))
+    results = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), results)
+    if whole == size:
+        return results
+    rest = several(jax.tree.map(lambda x: x[whole:], operands))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
 
 
 def _batch_axes(targets: Targets) -> Any:

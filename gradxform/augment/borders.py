@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gradxform.core import checks
 from gradxform.core.types import Scalar
@@ -84,4 +83,13 @@ def inward(index: jax.Array, size: int, mode: str) -> jax.Array:
     if mode == "reflect" and size > 1:
         index = jnp.mod(index, 2 * size - 2)
         return jnp.minimum(index, 2 * size - 2 - index)
-    return lax.clamp(0, index, size - 1)
+    return jnp.clip(index, 0, size - 1)
+
+
+def inward_position(position: jax.Array, size: int, mode: str) -> jax.Array:
+    """Positions along an axis, in pixels from the centre of the first, as positions up to the centre of the last."""
+    if mode == "reflect" and size > 1:
+        period = 2.0 * (size - 1)
+        # A factor, since compilers turn some quotients into products, and a product has another rounding.
+        position = jnp.abs(position - period * jnp.round(position * (1 / period)))
+    return jnp.clip(position, 0.0, float(size - 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jax import lax
 Planes = list[jax.Array]
 """The channels of an image, each (H, W): int32 in 0..255 of an 8-bit image, float32 in [0, 1] of another."""
 _FEW_CHANNELS = 4
-_FEW_ROWS = 8
+"""Up to so many, channels are interleaved by a choice for each."""
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["channels", "dtype"])
@@ -100,23 +100,10 @@ def exact(product: Any) -> Any:
     return jnp.minimum(product, 2.0**24)
 
 
-def folded(combine: Callable[[jax.Array, jax.Array], jax.Array], plane: jax.Array) -> list[jax.Array]:
-    """A few rows that combine to what all rows of a plane do, such as their sum or their maximum.
-
-    XLA's CPU backend takes one value after another where it reduces a plane to a number; half of the rows combined
-    with the other half is vectorized.
-    """
-    rows = []
-    while plane.shape[0] > _FEW_ROWS:
-        half = plane.shape[0] // 2
-        rows.append(plane[2 * half:])
-        plane = combine(plane[:half], plane[half:2 * half])
-    return [plane, *(row for row in rows if row.shape[0])]
-
-
 def _interleaved(planes: Planes) -> jax.Array:
     """The planes (..., H, W) as (..., H, W, C)."""
-    if len(planes) > _FEW_CHANNELS:
+    spread = getattr(jax.typeof(planes[0]).sharding, "spec", ())
+    if len(planes) > _FEW_CHANNELS or any(part is not None for part in spread):
         return jnp.stack(planes, -1)
     # Chosen by the channel it is one loop with what leads to the planes, and vectorized; stacked it is neither.
     shape = *planes[0].shape, len(planes)

@@ -13,7 +13,7 @@ from gradxform.augment.borders import Border, colors
 from gradxform.augment.canvas import Canvas
 from gradxform.augment.placement import Map, composed, moved, moved_boxes
 from gradxform.augment.resample import Method, nearest, resampled
-from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.augment.stage import Shape, Stage, Targets, images_of
 
 KINDS = ("shift", "scale", "any")
 PIXELS_AT_ONCE = 1 << 18
@@ -79,11 +79,10 @@ class Resampling(Stage):
         return not self.branches and one_color and not (cuts and any(any(op.mirrors) for op in self.ops))
 
     def at_once(self, shape: Shape, dtype: Any) -> int:
-        """As many images as keep the processor's cores busy, a power of two: most batches are a multiple of one."""
+        """As many images as keep the processor's cores busy."""
         if any(op.kind == "scale" for op in self.ops):
             return 1
-        few = max(2, PIXELS_AT_ONCE // (shape[0] * shape[1]))
-        return 1 << (few.bit_length() - 1)
+        return images_of(PIXELS_AT_ONCE, shape)
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of each operation."""

@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.augment.canvas import Planes, folded
+from gradxform.augment.canvas import Planes
 from gradxform.core.isolate import isolated
+
+FEW_ROWS = 8
+"""So many rows, and fewer, are reduced as they are."""
 
 
 def equalize(planes: Planes) -> Planes:
@@ -72,8 +76,22 @@ def _running_sum(counts: jax.Array) -> jax.Array:
 
 def _bounds(plane: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The least and the greatest value."""
-    low = functools.reduce(jnp.minimum, map(jnp.min, folded(jnp.minimum, plane)))
-    return low, functools.reduce(jnp.maximum, map(jnp.max, folded(jnp.maximum, plane)))
+    return _folded(jnp.minimum, jnp.min, plane), _folded(jnp.maximum, jnp.max, plane)
+
+
+def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], reduce: Callable[[jax.Array], jax.Array],
+            plane: jax.Array) -> jax.Array:
+    """``reduce(plane)``, half of the rows combined with the other half while there are many.
+
+    XLA's CPU backend takes one value after another where it reduces a plane to a number; two halves are vectorized.
+    """
+    found = []
+    while plane.shape[0] > FEW_ROWS:
+        half = plane.shape[0] // 2
+        if plane.shape[0] % 2:
+            found.append(reduce(plane[-1:]))
+        plane = combine(plane[:half], plane[half:2 * half])
+    return functools.reduce(combine, found, reduce(plane))
 
 
 def _stretched(plane: jax.Array) -> jax.Array:

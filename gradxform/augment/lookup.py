@@ -11,15 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from gradxform.augment.borders import Border, colors
+from gradxform.augment.borders import Border, colors, inward_position
 from gradxform.augment.canvas import Canvas, exact
 from gradxform.augment.placement import Map, sources
 from gradxform.core.isolate import isolated
 
 
-def look_up(array: jax.Array, place: jax.Array) -> jax.Array:
+def elements_at(array: jax.Array, place: jax.Array) -> jax.Array:
     """The elements of an array (N, ...) at places; before and beyond it the first and the last."""
     return array.at[place].get(mode="clip", wrap_negative_indices=False)
 
@@ -31,19 +30,22 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
     fills = colors(0.0 if border is None else border.fill, channels, image.packed)
     # A single map is quicker gone through again than its result is read.
     found: Any = maps if len(maps) == 1 else isolated(lambda maps: sources(maps, height, width), maps)
+    # At the centre of the last pixel of a row or column the one after it has no weight, whichever it is.
     offsets = (0, 1, columns, columns + 1)
 
     def positions(found: Any) -> tuple[jax.Array, jax.Array]:
         return found if isinstance(found, tuple) else sources(found, height, width)
 
+    def inside_of(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return inward_position(x - 0.5, columns, mode), inward_position(y - 0.5, rows, mode)
+
     def first(found: Any) -> jax.Array:
-        x, y = positions(found)
-        left, top = (jnp.floor(part).astype(jnp.int32) for part in (_inward(x, columns, mode), _inward(y, rows, mode)))
+        left, top = (jnp.floor(part).astype(jnp.int32) for part in inside_of(*positions(found)))
         return top * columns + left
 
     def blended(corners: Sequence[jax.Array], fill: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
         a, b, c, d = (corner.astype(jnp.float32) for corner in corners)
-        u, v = _inward(x, columns, mode), _inward(y, rows, mode)
+        u, v = inside_of(x, y)
         fx, fy = u - jnp.floor(u), v - jnp.floor(v)
         upper, lower = a + exact((b - a) * fx), c + exact((d - c) * fx)
         value = upper + exact((lower - upper) * fy)
@@ -62,10 +64,10 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
     def side_by_side(pixels: jax.Array, place: jax.Array, found: Any, fills: jax.Array) -> jax.Array:
         x, y = (part[:, :, None] for part in positions(found))
         place, channel, flat = place[:, :, None], jnp.arange(channels), pixels.reshape(-1)
-        return blended([look_up(flat, (place + one) * channels + channel) for one in offsets], fills, x, y)
+        return blended([elements_at(flat, (place + one) * channels + channel) for one in offsets], fills, x, y)
 
     def around(words: tuple[jax.Array, ...], place: jax.Array) -> list[Canvas]:
-        return [image.with_words(look_up(word.reshape(-1), place + one) for word in words) for one in offsets]
+        return [image.with_words(elements_at(word.reshape(-1), place + one) for word in words) for one in offsets]
 
     place = isolated(first, found)
     if image.packed:
@@ -73,17 +75,3 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
     # The channels of a pixel are near in memory.
     pixels = isolated(side_by_side, jnp.stack(image.words, -1), place, found, jnp.stack(fills))
     return image.with_words(pixels[..., i] for i in range(channels))
-
-
-def _inward(position: jax.Array, size: int, mode: str) -> jax.Array:
-    """Positions along an axis, beyond the rim too, in pixels from the centre of the first to that of the last.
-
-    At the centre of the last the pixel after it has no weight, whatever it is.
-    """
-    position = position - 0.5
-    if mode == "reflect" and size > 1:
-        period = 2.0 * (size - 1)
-        # A factor, since compilers turn some quotients into products, and a product has another rounding.
-        position = position - period * jnp.floor(position * (1 / period))
-        position = lax.min(position, period - position)
-    return lax.clamp(0.0, position, float(size - 1))

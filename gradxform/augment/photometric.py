@@ -16,8 +16,8 @@ from gradxform.augment.stage import Pixelwise, Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
-_TABLES = 1 << 16, 1 << 30
-"""Pixels at a time of 8-bit and of float images where each channel has a table of levels."""
+_LEVELS = 1 << 16, 1 << 30
+"""Pixels at a time where the levels of an image are measured: few of 8 bits, and of floats all of a batch."""
 REACH = 4.0
 """To how many standard deviations a blur reaches when nothing else is said, as in SciPy."""
 
@@ -102,7 +102,7 @@ def equalize() -> Stage:
       >>> gx.augment.equalize()(jax.random.key(0), image)[-1, -1, 0]
       Array(255, dtype=uint8)
     """
-    return _fixed(histogram.equalize, _TABLES)
+    return _fixed(histogram.equalize, _LEVELS)
 
 
 @augmentation
@@ -120,7 +120,7 @@ def autocontrast() -> Stage:
       >>> gx.augment.autocontrast()(jax.random.key(0), image)[..., 0]
       Array([[0.  , 0.25, 1.  ]], dtype=float32)
     """
-    return _fixed(histogram.autocontrast, _TABLES)
+    return _fixed(histogram.autocontrast, _LEVELS)
 
 
 @augmentation

@@ -19,7 +19,7 @@ from jax import lax
 
 from gradxform.augment.borders import Border, colors, inward
 from gradxform.augment.canvas import Canvas, Planes, exact
-from gradxform.augment.lookup import bilinear, look_up
+from gradxform.augment.lookup import bilinear, elements_at
 from gradxform.augment.placement import Affine, Map, sources
 from gradxform.core.isolate import isolated
 from gradxform.core.types import Scalar
@@ -88,7 +88,7 @@ def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, widt
 
     # Apart, as bilinear pixels are: where they come from, what is there, and the fill.
     found = isolated(place, maps)
-    result = look_up(array.reshape(-1, *array.shape[2:]), found)
+    result = elements_at(array.reshape(-1, *array.shape[2:]), found)
     return isolated(lambda found, *args: _where(found >= 0, *args), found, result, fill) if filled else result
 
 

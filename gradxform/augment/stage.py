@@ -70,6 +70,11 @@ class Stage:
         return jax.vmap(self.apply)(params, targets)
 
 
+def images_of(pixels: int, shape: Shape) -> int:
+    """How many images of a shape have so many pixels, at least one."""
+    return max(1, pixels // (shape[0] * shape[1]))
+
+
 def fewest(stages: Iterable[Stage], shape: Shape, dtype: Any) -> int:
     """How many images at a time suit all of the stages that have branches."""
     return min((stage.at_once(shape, dtype) for stage in stages if stage.branches), default=1)
@@ -119,7 +124,7 @@ class Pixelwise(Stage):
 
     def at_once(self, shape: Shape, dtype: Any) -> int:
         """As many as have that many pixels."""
-        return max(1, self.pixels[dtype != jnp.uint8] // (shape[0] * shape[1]))
+        return images_of(self.pixels[dtype != jnp.uint8], shape)
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of one image."""

@@ -16,6 +16,7 @@ def isolated(fun: Callable[..., Any], *args: Any) -> Any:
     XLA's CPU backend fuses a reduction together with what feeds it and with what its result is broadcast into, and
     for that it writes arrays of the full size to memory; the barriers that stop other backends are gone by then.
     A call that is not inlined is a wall that fusions do not cross: behind it a reduction runs at the speed of memory.
+    Likewise a pass over pixels that is not to be done anew for each number that is made of its result.
 
     Args:
       fun: a pure function of arrays.

@@ -57,8 +57,8 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, axis_nam
       True
     """
     z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
-    u = _both_directions(z1, z2)
-    u1, u2 = jnp.split(u, 2)
+    u1, u2 = _both_directions(z1, z2)
+    u = jnp.concatenate([u1, u2])
     scale, bounded = _scale(temperature, z1.dtype)
     negatives = _lse(_narrowed(u, z1.dtype), None, scale, 2, axis_name, bounded, block_size)
     positives = scale * jnp.sum(u1 * u2, axis=-1)
@@ -223,12 +223,9 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
 
 
 @jax.jit
-def _both_directions(z1: jax.Array, z2: jax.Array) -> jax.Array:
-    def directions(*views: jax.Array) -> jax.Array:
-        return jnp.concatenate([vectors.directions(view) for view in views])
-
+def _both_directions(z1: jax.Array, z2: jax.Array) -> tuple[jax.Array, jax.Array]:
     # XLA's CPU backend would else hold what it made the directions of until their gradient is there.
-    return isolated(directions, z1, z2)
+    return isolated(lambda *views: tuple(map(vectors.directions, views)), z1, z2)
 
 
 def _scale(temperature: Scalar, dtype: Any) -> tuple[jax.Array, bool]:

@@ -244,3 +244,20 @@ def test_exports_for_every_platform() -> None:
         key, images)
     assert exported.platforms == ("cpu", "cuda", "tpu")
     np.testing.assert_array_equal(jax.export.deserialize(exported.serialize()).call(key, images), aug(key, images))
+
+
+def test_the_slope_in_alpha_does_not_stop_at_1() -> None:
+    """The means of what is drawn grow as the distributions say: E[m^2] is (a + 1) / (4 a + 2), its slope -1/18 at 1."""
+    def square(alpha: Any) -> Any:
+        draw = lambda key: augment.aug_mix(alpha=alpha).stage.sample(key, (8, 8, 3))["mixture"]  # noqa: E731
+        return jnp.mean(jnp.square(jax.vmap(draw)(jax.random.split(jax.random.key(0), 8_000))))
+
+    assert abs(square(1.0) - 1 / 3) < 0.015
+    assert abs(jax.jit(jax.grad(square))(1.0) + 1 / 18) < 0.01
+
+
+def test_a_variable_of_0_is_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exponential variables are 0 once in some millions of draws."""
+    monkeypatch.setattr(jax.random, "exponential", lambda key, shape, dtype: jnp.zeros(shape, dtype))
+    params = augment.aug_mix(width=1).stage.sample(jax.random.key(0), (8, 8, 3))
+    assert params["weights"] == 1 and params["mixture"] == 0.5

@@ -52,3 +52,14 @@ def test_it_exports_for_floats(name: str) -> None:
     """To compile it, too, would tell little more."""
     program, _, _ = exported(name, jnp.float32)
     assert {out.dtype for out in jax.export.deserialize(program).out_avals} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("name", ["random_rotation", "random_flip_left_right"])
+def test_it_exports_for_any_batch(name: str) -> None:
+    """A size that is only known when the program is called."""
+    (size,) = jax.export.symbolic_shape("b")
+    run = jax.jit(lambda key, images: AUGMENTATIONS[name](key, images))
+    program = jax.export.export(run, platforms=["cpu"])(KEY, jax.ShapeDtypeStruct((size, 8, 8, 3), jnp.float32))
+    for count in (1, 3):
+        images = jnp.stack([jnp.asarray(oracles.noise(8, 8, 3, jnp.float32, i)) for i in range(count)])
+        np.testing.assert_allclose(program.call(KEY, images), run(KEY, images), atol=2e-6)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gradxform as gx
+from gradxform.augment.batching import images_at_once
 
 A = gx.augment
 KEY = jax.random.key(11)
@@ -279,3 +280,9 @@ def test_strategies_on_all_targets_and_uneven_batches(batching: str) -> None:
         same({name: got[name] for name in ("image", "mask", "label")},
              {name: wanted[name] for name in ("image", "mask", "label")})
         np.testing.assert_allclose(got["boxes"], wanted["boxes"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("most", "size", "few"), [
+    (5, 64, 4), (256, 256, 256), (8, 64, 8), (4, 2, 2), (5, 1, 1), (5, 61, 5), (6, 49, 6), (1, 7, 1)])
+def test_chunks_leave_no_rest_where_that_can_be(most: int, size: int, few: int) -> None:
+    assert images_at_once(most, size) == few

@@ -14,6 +14,7 @@ import scipy.stats
 from PIL import Image
 
 import gradxform as gx
+from gradxform.augment.borders import inward_position
 
 KEY = jax.random.key(0)
 DTYPES: list[Any] = [jnp.uint8, jnp.float32, jnp.bfloat16]
@@ -269,3 +270,27 @@ def test_the_share_of_mirror_images(p: float) -> None:
         flips = drawn(aug, (4, 4, 1))["flip"]
         assert flips.dtype == bool
         assert abs(flips.mean() - p) <= 5 * np.sqrt(p * (1 - p) / flips.size)
+
+
+# Look-ups.
+
+
+@pytest.mark.parametrize("aug", [
+    gx.augment.random_rotation(20), gx.augment.random_rotation(20, interpolation="nearest", border="edge"),
+    gx.augment.elastic_deformation(5.0, 2.0, border="reflect"), gx.augment.resize((5, 9), interpolation="nearest"),
+    ], ids=["rotation", "nearest", "elastic", "resize"])
+def test_wide_types_change_nothing_about_types(aug: Any) -> None:
+    """With JAX's 64-bit types on."""
+    images = jnp.stack([jnp.asarray(oracles.noise(8, 8, 3, jnp.uint8, i)) for i in range(2)])
+    with jax.enable_x64(True):
+        for image in (images, images.astype(jnp.float32) / 255):
+            got = aug(jax.random.key(0), image)
+            assert got.dtype == image.dtype and len(jnp.unique(got)) > 1
+
+
+def test_positions_just_beyond_the_rim_are_mirrored_exactly() -> None:
+    position = jnp.asarray([-0.8, -1e-3, 0.3, 8190.75, 8191.25, 16382.5], jnp.float32)
+    got = inward_position(position, 8192, "reflect")
+    np.testing.assert_array_equal(got, np.float32([0.8, 1e-3, 0.3, 8190.75, 8190.75, 0.5]))
+    np.testing.assert_array_equal(inward_position(position, 1, "reflect"), np.zeros(6))
+    np.testing.assert_array_equal(inward_position(position, 8192, "edge"), np.clip(position, 0, 8191))

@@ -174,10 +174,12 @@ def test_a_point_out_of_sight_stays_there() -> None:
 
 
 def test_without_boxes_or_points_there_are_none() -> None:
-    inputs = {"image": jnp.zeros((2, 9, 9, 1)), "boxes": jnp.zeros((2, 0, 4)), "keypoints": jnp.zeros((2, 0, 2))}
-    got = A.random_rotation(10)(jax.random.key(0), inputs)
-    assert got["boxes"].shape == (2, 0, 4)
-    assert got["keypoints"].shape == (2, 0, 2)
+    for count, size in ((2, 9), (5, 300)):  # all at once, and two at a time with a rest
+        inputs = {"image": jnp.zeros((count, size, size, 1)), "boxes": jnp.zeros((count, 0, 4)),
+                  "keypoints": jnp.zeros((count, 0, 2))}
+        got = A.random_rotation(10)(jax.random.key(0), inputs)
+        assert got["boxes"].shape == (count, 0, 4)
+        assert got["keypoints"].shape == (count, 0, 2)
 
 
 # Masks.

@@ -233,7 +233,7 @@ def test_a_chain_looks_at_the_image_once() -> None:
     assert one == 8
     assert gathers(A.chain(A.random_crop(10), A.random_flip_left_right(), turn, more)) == one
     assert gathers(A.chain(A.random_crop(10), A.chain(turn, A.chain(A.random_flip_up_down(), more)))) == one
-    assert gathers(A.chain(turn, A.elastic_deformation(5.0, 2.0))) < 2 * one + 8
+    assert gathers(A.chain(turn, A.elastic_deformation(5.0, 2.0))) == one
     # A crop and a flip alone look nothing up: they are slices.
     assert gathers(A.chain(A.random_crop(10, 2), A.random_flip_left_right())) == 0
 
