@@ -71,6 +71,15 @@ def by_hand(name: str, dtype: str, check_vma: bool) -> Iterator[str]:
     yield from wrong(jax.jit(mapped)(params, jax.tree.map(jnp.asarray, data)), wanted)
 
 
+def by_rows() -> Iterator[str]:
+    """Float images whose rows are spread over the devices by explicit sharding."""
+    image = np.float32(np.random.RandomState(0).rand(2, 16, 4, 3))
+    wanted, mesh = A.invert()(KEY, {"image": image}), mesh_of("explicit")
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(image, NamedSharding(mesh, P(None, "batch")))
+        yield from wrong(A.invert()(KEY, {"image": placed}), wanted)
+
+
 def run_all(only: str = "") -> dict[str, list[str]]:
     checks: dict[str, Any] = {}
     for name in CHAINS:
@@ -80,6 +89,7 @@ def run_all(only: str = "") -> dict[str, list[str]]:
     checks["moves, uint8, shard_map, check_vma=False"] = (by_hand, "moves", "uint8", False)
     checks["moves, float32, jit, auto mesh"] = (under_jit, "moves", "float32", "auto")
     checks["moves, float32, shard_map, check_vma=True"] = (by_hand, "moves", "float32", True)
+    checks["rows, float32, explicit mesh"] = (by_rows,)
     found = {}
     for name, (check, *args) in checks.items():
         if only not in name:

@@ -13,7 +13,7 @@ PROGRAM = pathlib.Path(__file__).parent / "augment_sharded_program.py"
 CHECKS = [f"{chain}, uint8, {place}" for chain in ("moves", "colours", "policy")
           for place in ("jit, auto mesh", "jit, explicit mesh", "shard_map, check_vma=True")]
 CHECKS += ["moves, uint8, shard_map, check_vma=False", "moves, float32, jit, auto mesh",
-           "moves, float32, shard_map, check_vma=True"]
+           "moves, float32, shard_map, check_vma=True", "rows, float32, explicit mesh"]
 
 
 @pytest.fixture(scope="module")
