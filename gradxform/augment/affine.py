@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradxform.augment.arithmetic import exact
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.canvas import exact
 from gradxform.augment.crop import bounds
 from gradxform.augment.geometric import Geometric, Resampling
 from gradxform.augment.placement import Affine

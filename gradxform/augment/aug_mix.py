@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.augment.arithmetic import exact, whole, within
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.borders import INTERPOLATIONS, Border, Fill, border_of
-from gradxform.augment.canvas import Canvas, exact
+from gradxform.augment.canvas import Canvas
 from gradxform.augment.policy import drawn, operations, performed, performed_sorted
 from gradxform.augment.presets import AUG_MIX, AUG_MIX_ALL, Preset
 from gradxform.augment.stage import Shape, Stage, Targets
@@ -138,8 +139,8 @@ def _sum(mixture: jax.Array, weights: jax.Array, image: Canvas, chained: tuple[j
         planes = image.with_words(word[i] for word in chained).planes()
         factor = exact(mixture * weights[i])
         total = [old + exact(factor * new.astype(jnp.float32)) for old, new in zip(total, planes, strict=True)]
-    return image.with_planes([jnp.clip(jnp.round(plane), 0, 255).astype(jnp.int32) if image.packed
-                              else jnp.clip(plane, 0, 1) for plane in total])
+    return image.with_planes([whole(within(jnp.round(plane), 0, 255)) if image.packed
+                              else within(plane, 0, 1) for plane in total])
 
 
 def _refuse_positions(targets: Targets) -> None:

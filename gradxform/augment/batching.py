@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from gradxform.augment.stage import Stage, Targets, closed, opened
+from gradxform.core.isolate import isolated
 from gradxform.core.manual import varying_like
 
 STRATEGIES = ("auto", "map", "vmap", "sort")
@@ -34,17 +35,17 @@ def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> A
         return closed(stage.apply_sorted(params, opened(stage, targets)))
 
     def apply(params: Any, targets: Targets) -> Any:
-        return closed(stage.apply(params, opened(stage, targets)))
+        # Images are packed while they are near, in a loop of its own, which is vectorized.
+        packs = targets["image"].dtype == jnp.uint8
+        targets = isolated(lambda targets: opened(stage, targets), targets) if packs else opened(stage, targets)
+        return closed(stage.apply(params, targets))
 
-    if targets["image"].dtype == jnp.uint8:
-        # Packing is one loop for the whole batch. Floats are taken apart image by image, while they are near.
-        targets, apply = opened(stage, targets), stage.apply
     if strategy in ("vmap", "sort") or not stage.branches:
-        return closed(jax.vmap(apply)(params, targets))
+        return closed(jax.vmap(stage.apply)(params, opened(stage, targets)))
     if strategy == "map":
         image = targets["image"]
-        few = images_at_once(stage.at_once(image.shape[-3:], image.dtype), jax.tree.leaves(image)[0].shape[0])
-        return closed(_mapped(lambda one: apply(*one), (params, targets), few))
+        few = images_at_once(stage.at_once(image.shape[-3:], image.dtype), image.shape[0])
+        return _mapped(lambda one: apply(*one), (params, targets), few)
     return lax.platform_dependent(params, targets,
                                   cpu=lambda params, targets: apply_batch(stage, params, targets, "map"),
                                   default=lambda params, targets: apply_batch(stage, params, targets, "sort"))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradxform.augment.arithmetic import within
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -92,4 +93,4 @@ def inward_position(position: jax.Array, size: int, mode: str) -> jax.Array:
         period = 2.0 * (size - 1)
         # A factor, since compilers turn some quotients into products, and a product has another rounding.
         position = jnp.abs(position - period * jnp.round(position * (1 / period)))
-    return jnp.clip(position, 0.0, float(size - 1))
+    return within(position, 0.0, float(size - 1))

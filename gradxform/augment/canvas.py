@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -89,17 +90,6 @@ class Canvas:
         return Canvas(tuple(plane.astype(jnp.float32) for plane in planes), len(planes), dtype)
 
 
-def exact(product: Any) -> Any:
-    """A product whose rounding counts: a compiler may not fuse it with the sum that it goes into.
-
-    XLA contracts ``a * b + c`` to one operation with one rounding where the processor has it. No product here
-    exceeds the bound, but a compiler does not know.
-    """
-    if not isinstance(product, jax.Array) or product.dtype == jnp.int32:
-        return product  # known before the program runs, in float64, or not rounded at all
-    return jnp.minimum(product, 2.0**24)
-
-
 def _interleaved(planes: Planes) -> jax.Array:
     """The planes (..., H, W) as (..., H, W, C)."""
     spread = getattr(jax.typeof(planes[0]).sharding, "spec", ())
@@ -115,7 +105,5 @@ def _interleaved(planes: Planes) -> jax.Array:
 
 
 def _pack(planes: Planes) -> jax.Array:
-    word = planes[0].astype(jnp.uint32)
-    for i, plane in enumerate(planes[1:], 1):
-        word |= plane.astype(jnp.uint32) << (8 * i)
-    return word
+    shifted = [plane.astype(jnp.uint32) << (8 * i) for i, plane in enumerate(planes)]
+    return functools.reduce(operator.or_, shifted[::2] + shifted[1::2])

@@ -8,7 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.canvas import Planes, exact
+from gradxform.augment.arithmetic import exact, quotient, whole, within
+from gradxform.augment.canvas import Planes
 from gradxform.core.types import Scalar
 
 
@@ -32,10 +33,10 @@ def blend(degenerate: jax.Array, plane: jax.Array, factor: Scalar) -> jax.Array:
     """``degenerate + factor * (plane - degenerate)`` within the range: 0 is degenerate, 1 as it was, 2 twice as far."""
     factor = jnp.asarray(factor, jnp.float32)
     if plane.dtype != jnp.int32:
-        return jnp.clip(degenerate + factor * (plane - degenerate), 0.0, 1.0)
+        return within(degenerate + factor * (plane - degenerate), 0.0, 1.0)
     # The product and the sum are rounded one after the other, and the result toward zero, as Pillow's are.
     moved = exact(factor * (plane - degenerate).astype(jnp.float32))
-    return jnp.clip(degenerate.astype(jnp.float32) + moved, 0.0, 255.0).astype(jnp.int32)
+    return whole(within(degenerate.astype(jnp.float32) + moved, 0.0, 255.0))
 
 
 def luma(planes: Planes) -> jax.Array:
@@ -61,9 +62,14 @@ def brightness(planes: Planes, factor: Scalar) -> Planes:
 
 def contrast(planes: Planes, factor: Scalar) -> Planes:
     """Away from the mean gray of the image, or toward it; the mean is rounded to a level for 8 bits."""
-    gray = luma(planes)
-    mean = _rounded_mean(gray) if is_8_bit(planes) else jnp.mean(gray)
+    mean = mean_gray(planes)
     return [blend(mean, plane, factor) for plane in planes]
+
+
+def mean_gray(planes: Planes) -> jax.Array:
+    """The mean of the image's gray, rounded to a level for 8 bits."""
+    gray = luma(planes)
+    return _rounded_mean(gray) if is_8_bit(planes) else jnp.mean(gray)
 
 
 def saturation(planes: Planes, factor: Scalar) -> Planes:
@@ -114,19 +120,19 @@ def _to_hsv(planes: Planes) -> tuple[jax.Array, jax.Array, jax.Array]:
     spread = jnp.maximum(spread, 1)
     around = sector * spread + leaning
     around = around + jnp.where(around < 0, 6 * spread, 0)
-    hue = _quotient(85 * around, 2 * spread)
+    hue = quotient(85 * around, 2 * spread)
     # Where the hue is a whole level, Pillow's floats may fall short of it.
     hue -= ((2 * spread * hue == 85 * around) & _falls_short(hue)).astype(jnp.int32)
-    saturation = _quotient(255 * (value - jnp.minimum(r, jnp.minimum(g, b))), jnp.maximum(value, 1))
+    saturation = quotient(255 * (value - jnp.minimum(r, jnp.minimum(g, b))), jnp.maximum(value, 1))
     return hue, saturation, value
 
 
 def _from_hsv(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> Planes:
     """The colours of Pillow's hue, saturation and value, 0..255."""
-    sector = _quotient(6 * hue, jnp.int32(255))
+    sector = quotient(6 * hue, jnp.int32(255))
     gone = 6 * hue - 255 * sector
     odd = sector & 1 == 1
-    low = _quotient(2 * value * (255 - saturation) + 255, jnp.int32(510))
+    low = quotient(2 * value * (255 - saturation) + 255, jnp.int32(510))
     share = value * (65025 - saturation * jnp.where(odd, gone, 255 - gone))
     middle = ((2 * share + 65025).astype(jnp.uint32) // 130050).astype(jnp.int32)
 
@@ -148,12 +154,6 @@ def _hexagon(r: jax.Array, g: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.A
     return value, sector, jnp.where(red, g - b, jnp.where(green, b - r, r - g)), spread
 
 
-def _quotient(a: jax.Array, b: jax.Array) -> jax.Array:
-    """``a // b`` for 0 <= a < 2**18 and 0 < b < 2**10, vectorized as division of integers is not."""
-    # Half a step from any whole number, the rounding of floats does no harm.
-    return ((a.astype(jnp.float32) + 0.5) / b.astype(jnp.float32)).astype(jnp.int32)
-
-
 def _falls_short(hue: jax.Array) -> jax.Array:
     """Whether Pillow's division in floats takes a hue that is exactly this level for a little less."""
     return (((hue >= 1) & (hue <= 31)) | ((hue >= 129) & (hue <= 149) & (hue & 1 == 1))
@@ -170,6 +170,6 @@ def _turned(planes: Planes, turns: jax.Array) -> Planes:
         # How far the hue is from where the channel is highest, the shorter way round; a remainder is not vectorized.
         away = hue - highest
         away = jnp.abs(away - 6 * jnp.round(away * (1 / 6)))
-        return jnp.clip(value - spread * jnp.clip(away - 1, 0.0, 1.0), 0.0, 1.0)
+        return within(value - spread * within(away - 1, 0.0, 1.0), 0.0, 1.0)
 
     return [channel(0.0), channel(2.0), channel(4.0)]

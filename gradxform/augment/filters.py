@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.augment.arithmetic import whole, within
 from gradxform.augment.borders import inward
 from gradxform.augment.canvas import Planes
 from gradxform.augment.color import blend
@@ -45,8 +46,8 @@ def gaussian_blur(planes: Planes, sigma: Scalar, radius: int) -> Planes:
     def blurred(plane: jax.Array) -> jax.Array:
         values = _convolved(_convolved(plane.astype(jnp.float32), weights, 0), weights, 1)
         if plane.dtype == jnp.int32:
-            return jnp.clip(jnp.floor(values + 0.5), 0.0, 255.0).astype(jnp.int32)
-        return jnp.clip(values, 0.0, 1.0)
+            return whole(within(values + 0.5, 0.0, 255.0))
+        return within(values, 0.0, 1.0)
 
     return [blurred(plane) for plane in planes]
 
@@ -57,7 +58,7 @@ def _smoothed(plane: jax.Array) -> jax.Array:
     around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * plane[1:-1, 1:-1]
     if plane.dtype == jnp.int32:
         # Thirteenths are nowhere near a half, so that it does not matter how floats round.
-        mean = ((around.astype(jnp.float32) + 6.5) / 13).astype(jnp.int32)
+        mean = whole((around.astype(jnp.float32) + 6.5) / 13)
     else:
         mean = around / 13
     row, column = (lax.broadcasted_iota(jnp.int32, plane.shape, axis) for axis in (0, 1))

@@ -16,7 +16,7 @@ from gradxform.augment.resample import Method, nearest, resampled
 from gradxform.augment.stage import Shape, Stage, Targets, images_of
 
 KINDS = ("shift", "scale", "any")
-PIXELS_AT_ONCE = 1 << 18
+PIXELS_AT_ONCE = 1 << 17
 """Where each pixel is looked up by itself."""
 
 
@@ -86,7 +86,7 @@ class Resampling(Stage):
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of each operation."""
-        keys = jax.random.split(key, len(self.ops))
+        keys = jax.random.split(key, len(self.ops)) if len(self.ops) > 1 else [key]
         params = []
         for one, op in zip(keys, self.ops, strict=True):
             params.append(op.draw(one, shape))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradxform.augment.arithmetic import quotient, within
 from gradxform.augment.canvas import Planes
 from gradxform.core.isolate import isolated
 
@@ -102,7 +103,7 @@ def _stretched(plane: jax.Array) -> jax.Array:
 def _stretched_floats(plane: jax.Array) -> jax.Array:
     low, high = isolated(_bounds, plane)
     spread = jnp.where(low < high, high - low, 1.0)
-    return jnp.where(low < high, jnp.clip((plane - low) / spread, 0.0, 1.0), plane)
+    return jnp.where(low < high, within((plane - low) / spread, 0.0, 1.0), plane)
 
 
 def _stretch_table(low: jax.Array, high: jax.Array) -> jax.Array:
@@ -115,11 +116,11 @@ def _stretch_table(low: jax.Array, high: jax.Array) -> jax.Array:
     spread = jnp.maximum(high - low, 1)
     above = jnp.clip(jnp.arange(256, dtype=jnp.int32) - low, 0, spread)
     factor = jnp.asarray(factors)[spread]
-    which = factor * above // spread
+    which = quotient(factor * above, spread)
     place = jnp.asarray(starts)[spread] + low * factor + which - 1
     is_short = (jnp.asarray(short)[jnp.maximum(place, 0) // 8] >> (place & 7)) & 1
     is_whole = (which * spread == factor * above) & (above > 0)
-    stretched = 255 * above // spread - jnp.where(is_whole, is_short.astype(jnp.int32), 0)
+    stretched = quotient(255 * above, spread) - jnp.where(is_whole, is_short.astype(jnp.int32), 0)
     return jnp.where(low < high, stretched, jnp.arange(256, dtype=jnp.int32))
 
 

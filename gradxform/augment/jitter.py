@@ -15,7 +15,7 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.batching import sorted_switch
 from gradxform.augment.canvas import Canvas
 from gradxform.augment.crop import bounds
-from gradxform.augment.stage import Pixelwise, Shape, Stage, Targets
+from gradxform.augment.stage import Pixelwise, Shape, Stage, Targets, images_of
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -24,6 +24,11 @@ Strength = Scalar | tuple[Scalar, Scalar]
 
 _KERNELS = (color.brightness, color.contrast, color.saturation, color.adjust_hue)
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)
+SMALL = 1 << 12
+"""Up to so many pixels a float image is changed in every way at every step, which its neighbours share, rather than in
+the one way that is asked for."""
+PIXELS_AT_ONCE = 1 << 19
+"""Of small float images."""
 
 
 class _Range(NamedTuple):
@@ -94,6 +99,11 @@ class Jitter(Stage):
         if self.active:
             color.check_channels(shape[2])
         return shape
+
+    def at_once(self, shape: Shape, dtype: Any) -> int:
+        """As many small float images as keep the processor's cores busy, else one."""
+        small = dtype != jnp.uint8 and shape[0] * shape[1] <= SMALL
+        return images_of(PIXELS_AT_ONCE, shape) if small else 1
 
     def apply(self, params: Any, targets: Targets) -> Targets:
         """The targets with another image."""

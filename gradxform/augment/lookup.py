@@ -6,15 +6,18 @@ one pass XLA's CPU backend would find the place anew for each look-up, in a loop
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gradxform.augment.arithmetic import exact, whole
 from gradxform.augment.borders import Border, colors, inward_position
-from gradxform.augment.canvas import Canvas, exact
-from gradxform.augment.placement import Map, sources
+from gradxform.augment.canvas import Canvas
+from gradxform.augment.placement import Map, centers, moves, sources
 from gradxform.core.isolate import isolated
 
 
@@ -28,50 +31,66 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
     rows, columns, channels = image.shape
     mode = "constant" if border is None else border.mode
     fills = colors(0.0 if border is None else border.fill, channels, image.packed)
-    # A single map is quicker gone through again than its result is read.
-    found: Any = maps if len(maps) == 1 else isolated(lambda maps: sources(maps, height, width), maps)
-    # At the centre of the last pixel of a row or column the one after it has no weight, whichever it is.
-    offsets = (0, 1, columns, columns + 1)
+    # What a single map adds up for each pixel is quicker added again than its result is read.
+    x, y = centers(height, width)
+    found: Any = (maps[0].addends(x, y) if len(maps) == 1 else
+                  isolated(lambda maps: [(part,) for part in sources(maps, height, width)], maps))
+    # At the centre of the last pixel of a row or column the one after it has no weight, whichever it is. Where a map
+    # leaves columns or rows as they are, no other ever has any.
+    across, down = ((0, step) if moved else (0,) for step, moved in zip((1, columns), moves(maps), strict=True))
+    offsets = [below + beside for below in down for beside in across]
 
-    def positions(found: Any) -> tuple[jax.Array, jax.Array]:
-        return found if isinstance(found, tuple) else sources(found, height, width)
+    def positions(found: Any) -> list[jax.Array]:
+        return [functools.reduce(operator.add, addends) for addends in found]
 
     def inside_of(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         return inward_position(x - 0.5, columns, mode), inward_position(y - 0.5, rows, mode)
 
     def first(found: Any) -> jax.Array:
-        left, top = (jnp.floor(part).astype(jnp.int32) for part in inside_of(*positions(found)))
-        return top * columns + left
+        left, top = (whole(part) for part in inside_of(*positions(found)))
+        return jnp.broadcast_to(top * columns + left, (height, width))
 
-    def blended(corners: Sequence[jax.Array], fill: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-        a, b, c, d = (corner.astype(jnp.float32) for corner in corners)
-        u, v = inside_of(x, y)
-        fx, fy = u - jnp.floor(u), v - jnp.floor(v)
-        upper, lower = a + exact((b - a) * fx), c + exact((d - c) * fx)
-        value = upper + exact((lower - upper) * fy)
+    def blended(corners: Sequence[jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+        fx, fy = (part - jnp.floor(part) for part in inside_of(x, y))
+        values = [corner.astype(jnp.float32) for corner in corners]
+        if len(across) > 1:
+            if image.packed:
+                # In steps of 2^-16, as positions of 128 and more are: times a difference of two levels it is exact.
+                fx = jnp.round(fx * 2.0**16) * 2.0**-16
+            steps = [(other - one) * fx for one, other in zip(values[::2], values[1::2], strict=True)]
+            values = [one + (step if image.packed else exact(step))
+                      for one, step in zip(values[::2], steps, strict=True)]
+        return values[0] if len(values) == 1 else values[0] + exact((values[1] - values[0]) * fy)
+
+    def is_inside(x: jax.Array, y: jax.Array) -> jax.Array:
+        return (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+
+    def packed(corners: tuple[jax.Array, ...], found: Any, fill: tuple[jax.Array, ...]) -> Canvas:
+        x, y = positions(found)
+        planes = [image.with_words(word[i] for word in corners).planes() for i in range(len(offsets))]
+        result = image.with_planes([whole(blended(values, x, y)) for values in zip(*planes, strict=True)])
+        if mode != "constant":
+            return result
+        inside = is_inside(x, y)
+        return result.with_words(jnp.where(inside, word, color) for word, color in zip(result.words, fill, strict=True))
+
+    def side_by_side(pixels: jax.Array, place: jax.Array, found: Any, fill: jax.Array) -> jax.Array:
+        x, y = (part[:, :, None] for part in positions(found))
+        place, channel, flat = place[:, :, None], jnp.arange(channels), pixels.reshape(-1)
+        value = blended([elements_at(flat, (place + one) * channels + channel) for one in offsets], x, y)
         if mode != "constant":
             return value
         # Products, for with a choice between the two the loop over pixels would not be vectorized.
-        inside = ((x >= 0) & (x < columns) & (y >= 0) & (y < rows)).astype(jnp.float32)
-        return value * inside + fill.astype(jnp.float32) * (1 - inside)
+        inside = is_inside(x, y).astype(jnp.float32)
+        return value * inside + fill * (1 - inside)
 
-    def packed(corners: list[Canvas], found: Any, fills: list[jax.Array]) -> Canvas:
-        x, y = positions(found)
-        planes = [corner.planes() for corner in corners]
-        return image.with_planes([blended([one[i] for one in planes], fill, x, y).astype(jnp.int32)
-                                  for i, fill in enumerate(fills)])
-
-    def side_by_side(pixels: jax.Array, place: jax.Array, found: Any, fills: jax.Array) -> jax.Array:
-        x, y = (part[:, :, None] for part in positions(found))
-        place, channel, flat = place[:, :, None], jnp.arange(channels), pixels.reshape(-1)
-        return blended([elements_at(flat, (place + one) * channels + channel) for one in offsets], fills, x, y)
-
-    def around(words: tuple[jax.Array, ...], place: jax.Array) -> list[Canvas]:
-        return [image.with_words(elements_at(word.reshape(-1), place + one) for word in words) for one in offsets]
+    def around(words: tuple[jax.Array, ...], place: jax.Array) -> tuple[jax.Array, ...]:
+        places = place + jnp.array(offsets, jnp.int32)[:, None, None]
+        return tuple(elements_at(word.reshape(-1), places) for word in words)
 
     place = isolated(first, found)
     if image.packed:
-        return isolated(packed, isolated(around, image.words, place), found, fills)
+        return isolated(packed, isolated(around, image.words, place), found, image.with_planes(fills).words)
     # The channels of a pixel are near in memory.
     pixels = isolated(side_by_side, jnp.stack(image.words, -1), place, found, jnp.stack(fills))
     return image.with_words(pixels[..., i] for i in range(channels))

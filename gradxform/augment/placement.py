@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.canvas import exact
+from gradxform.augment.arithmetic import exact, whole, within
 from gradxform.core.types import Scalar
 
 INVERSIONS = 16
@@ -36,6 +36,10 @@ class Affine(NamedTuple):
     def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
         """The source of positions."""
         return self._x(x, y) + self.x0, self._y(x, y) + self.y0
+
+    def addends(self, x: Any, y: Any) -> list[tuple[Any, ...]]:
+        """What adds up to the source of positions, in that order."""
+        return [(exact(self.xx * x), exact(self.xy * y), self.x0), (exact(self.yx * x), exact(self.yy * y), self.y0)]
 
     def after(self, inner: Affine) -> Affine:
         """The map that applies ``inner`` and then this one."""
@@ -68,6 +72,10 @@ class Displacement(NamedTuple):
         """The source of positions."""
         return x + _between(self.dx, x, y), y + _between(self.dy, x, y)
 
+    def addends(self, x: jax.Array, y: jax.Array) -> list[tuple[jax.Array, ...]]:
+        """What adds up to the source of the centres of pixels."""
+        return [(x, self.dx), (y, self.dy)]
+
     def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The positions whose source is given, by fixed-point iteration: exact where the field has slopes below 1."""
         def step(_: Any, there: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -91,10 +99,27 @@ def composed(maps: Sequence[Map]) -> list[Map]:
     return result
 
 
+def moves(maps: Sequence[Map]) -> tuple[bool, bool]:
+    """Whether pixels may come from other columns, and from other rows, or from between two of them."""
+    still = [(_is(one.xx, 1) and _is(one.xy, 0) and _is(one.x0, 0),
+              _is(one.yx, 0) and _is(one.yy, 1) and _is(one.y0, 0)) if isinstance(one, Affine) else (False, False)
+             for one in maps]
+    return not all(x for x, _ in still), not all(y for _, y in still)
+
+
+def _is(number: Scalar, value: int) -> bool:
+    return not isinstance(number, jax.Array) and number == value
+
+
+def centers(height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """The positions of the centres of pixels, (1, width) and (height, 1)."""
+    x, y = jnp.arange(width, dtype=jnp.float32), jnp.arange(height, dtype=jnp.float32)
+    return x[None] + 0.5, y[:, None] + 0.5
+
+
 def sources(maps: Sequence[Map], height: int, width: int) -> tuple[jax.Array, jax.Array]:
     """Where the centres of the pixels of a result of (height, width) come from, each part (height, width)."""
-    x = jnp.arange(width, dtype=jnp.float32)[None] + 0.5
-    y = jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5
+    x, y = centers(height, width)
     for i, one in enumerate(reversed(maps)):
         if i == 0 and isinstance(one, Displacement):
             x, y = x + one.dx, y + one.dy  # at the centres the field is given
@@ -130,10 +155,10 @@ def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: int, width: int) 
 def _between(field: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """A field (H, W) given at the centres of pixels, bilinearly at other positions; beyond its rim as on it."""
     height, width = field.shape
-    x, y = jnp.clip(x - 0.5, 0, width - 1), jnp.clip(y - 0.5, 0, height - 1)
+    x, y = within(x - 0.5, 0, width - 1), within(y - 0.5, 0, height - 1)
     x0, y0 = jnp.floor(x), jnp.floor(y)
     fx, fy = x - x0, y - y0
-    left, top = x0.astype(jnp.int32), y0.astype(jnp.int32)
+    left, top = whole(x0), whole(y0)
     right, bottom = jnp.minimum(left + 1, width - 1), jnp.minimum(top + 1, height - 1)
 
     def at(row: jax.Array, column: jax.Array) -> jax.Array:

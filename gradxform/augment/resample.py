@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradxform.augment.arithmetic import exact, within
 from gradxform.augment.borders import Border, colors, inward
-from gradxform.augment.canvas import Canvas, Planes, exact
+from gradxform.augment.canvas import Canvas, Planes
 from gradxform.augment.lookup import bilinear, elements_at
 from gradxform.augment.placement import Affine, Map, sources
 from gradxform.core.isolate import isolated
@@ -177,7 +178,7 @@ def _weighted(image: Canvas, axis: int, centers: Any, scale: Any, shrink: float,
                       for plane, fill in zip(planes, _fills(image, border), strict=True)]
         if image.packed:
             planes = [(plane + (1 << (FIXED - 1))) >> FIXED for plane in planes]
-        return image.with_planes([jnp.clip(plane, 0, image.top) for plane in planes])
+        return image.with_planes([within(plane, 0, image.top) for plane in planes])
 
     return isolated(summed, image, index, weights, missing)
 

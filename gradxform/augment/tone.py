@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from gradxform.augment.arithmetic import within
 from gradxform.augment.canvas import Planes
 from gradxform.core.types import Scalar
 
@@ -70,7 +71,7 @@ def solarize_add(planes: Planes, addition: Scalar, threshold: Scalar = 128) -> P
     def raised(plane: jax.Array) -> jax.Array:
         if plane.dtype == jnp.int32:
             return jnp.clip(plane + jnp.floor(jnp.asarray(addition)).astype(jnp.int32), 0, 255)
-        return jnp.clip(plane + jnp.asarray(addition, jnp.float32) / 255, 0.0, 1.0)
+        return within(plane + jnp.asarray(addition, jnp.float32) / 255, 0.0, 1.0)
 
     return [jnp.where(_below(plane, threshold), raised(plane), plane) for plane in planes]
 

@@ -170,10 +170,16 @@ def resized(image: np.ndarray, size: tuple[int, int], window: tuple[float, float
 
 def count(program: Any, name: str) -> int:
     """How many operations of a name a jaxpr has, those in its inner ones too."""
-    total = 0
+    return len(result_shapes(program, name))
+
+
+def result_shapes(program: Any, name: str) -> list[tuple[int, ...]]:
+    """The shapes of what the operations of a name in a jaxpr return, those in its inner ones too."""
+    shapes = []
     for equation in program.eqns:
-        total += equation.primitive.name == name
+        if equation.primitive.name == name:
+            shapes.append(equation.outvars[0].aval.shape)
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(inner, "jaxpr", inner)
-            total += count(inner, name) if hasattr(inner, "eqns") else 0
-    return total
+            shapes += result_shapes(inner, name) if hasattr(inner, "eqns") else []
+    return shapes

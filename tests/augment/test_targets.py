@@ -140,7 +140,7 @@ def test_points_of_an_elastic_field_come_from_where_they_were() -> None:
     aug = A.elastic_deformation(30.0, 4.0)
     image = jnp.zeros((30, 34, 1), jnp.uint8)
     points = np.float32(np.random.RandomState(0).uniform(4, 26, (20, 2)))
-    params = aug.sample(jax.random.key(3), image.shape)
+    params = aug.sample(jax.random.key(1), image.shape)
     x, y = np.float64(aug.apply(params, {"image": image, "keypoints": points})["keypoints"]).T
     dx, dy = oracles.elastic_field(params[0]["noise"], image.shape, 30.0, 4.0)
     assert np.hypot(dx, dy).max() > 2
