@@ -63,7 +63,7 @@ def test_quotients_are_those_of_integers() -> None:
     np.testing.assert_array_equal(jax.jit(quotient)(a, b[:, None]), a // b[:, None])
 
 
-def test_a_product_is_rounded_before_it_is_added() -> None:
+def test_an_exact_product_is_rounded_before_it_is_added() -> None:
     """(1 + 2^-12)^2 - 1 is 2^-11 with its product rounded, and 2^-11 + 2^-24 with one rounding in the end."""
     x, one = jnp.full(64, 1 + 2.0**-12, jnp.float32), jnp.full(64, -1.0, jnp.float32)
     np.testing.assert_array_equal(jax.jit(lambda x, one: exact(x * x) + one)(x, one), np.full(64, 2.0**-11, np.float32))
@@ -75,7 +75,7 @@ def test_what_is_known_beforehand_stays_as_exact_as_it_is(value: float) -> None:
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks how XLA's CPU backend has it")
-def test_no_minimum_that_sees_to_nan_is_left() -> None:
+def test_the_program_has_exact_arithmetic_without_minima() -> None:
     """A choice between two numbers is one instruction; XLA's minimum, clamp and rounding to integers are several."""
     program = jax.jit(lambda x: whole(within(exact(x * x) + 1, 0.0, 255.0))).lower(jnp.ones(8)).compile().as_text()
     assert not any(word in program for word in (" minimum(", " maximum(", " clamp(", " convert("))
