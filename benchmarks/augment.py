@@ -1,16 +1,16 @@
 """Images a second of augmentations: gradxform, dm-pix, augmax, kornia, Pillow and OpenCV in turns.
 
-Each peer augments a batch of images, each image with parameters of its own where the peer can. gradxform is measured
-on 8-bit images, as Pillow and OpenCV are, and on float32 images, as the others are. Pillow and OpenCV work on one
-image after another on one thread, with parameters drawn beforehand; torch and XLA use all cores. The policies are
-measured against the same kernels under ``vmap(lax.switch)`` too. A peer that takes long gets a smaller batch.
+Each peer augments batch after batch of images, each image with parameters of its own where the peer can. gradxform is
+measured on 8-bit images, as Pillow and OpenCV are, and on float32 images, as the others are. Pillow and OpenCV work on
+one image after another on one thread, with parameters drawn beforehand; torch and XLA use all cores. The policies are
+measured against the same kernels under ``vmap(lax.switch)`` too.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,8 +31,8 @@ OURS, OURS_FLOAT, SWITCH = "gradxform", "gradxform f32", "vmap(switch)"
 PIX, AUGMAX, KORNIA, PILLOW, OPENCV = "dm-pix", "augmax", "kornia", "Pillow", "OpenCV"
 SIZES = {224: 64, 32: 256}
 """Images of a batch by their height and width."""
-FEW = 8
-"""Images of a batch of a peer that takes long, at most."""
+TURN = 0.03
+"""Seconds that each peer goes on in its turn: images a second are those of a loop that goes on."""
 A = gx.augment
 
 Run = Callable[[], None]
@@ -40,39 +40,26 @@ Maker = Callable[[np.ndarray], Run]
 """From a batch of 8-bit images to something to time."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Peer:
-    """How a peer does it.
-
-    Attributes:
-      make: makes something to time.
-      slow: whether it gets a small batch.
-    """
-
-    make: Maker
-    slow: bool = False
-
-
-def ours(aug: Any, dtype: str = "uint8", batching: str = "auto") -> Peer:
+def ours(aug: Any, dtype: str = "uint8", batching: str = "auto") -> Maker:
     def make(images: np.ndarray) -> Run:
         function = jax.jit(lambda key, images: aug(key, images, batching=batching))
         batch = jnp.asarray(images) if dtype == "uint8" else jnp.asarray(images, dtype) / 255
         return _timed_by_jax(function, batch)
 
-    return Peer(make, slow=batching == "vmap")
+    return make
 
 
-def each(function: Callable[..., Any], slow: bool = False) -> Peer:
+def each(function: Callable[..., Any]) -> Maker:
     """A function of a key and one float image, vmapped."""
     def make(images: np.ndarray) -> Run:
         call = jax.jit(lambda key, images: jax.vmap(function)(jax.random.split(key, len(images)), images))
         return _timed_by_jax(call, jnp.asarray(images, jnp.float32) / 255)
 
-    return Peer(make, slow)
+    return make
 
 
 def _timed_by_jax(function: Callable[..., Any], images: jax.Array) -> Run:
-    keys = iter(jax.random.split(jax.random.key(0), 1000))
+    keys = itertools.cycle(list(jax.random.split(jax.random.key(0), 100)))
 
     def run() -> None:
         jax.block_until_ready(function(next(keys), images))
@@ -80,7 +67,7 @@ def _timed_by_jax(function: Callable[..., Any], images: jax.Array) -> Run:
     return run
 
 
-def torch_module(make_module: Callable[[Any], Any], slow: bool = False) -> Peer:
+def torch_module(make_module: Callable[[Any], Any]) -> Maker:
     """A module of kornia."""
     def make(images: np.ndarray) -> Run:
         torch = importlib.import_module("torch")
@@ -93,10 +80,10 @@ def torch_module(make_module: Callable[[Any], Any], slow: bool = False) -> Peer:
 
         return run
 
-    return Peer(make, slow)
+    return make
 
 
-def one_by_one(function: Callable[[Any, Any, np.random.Generator], Any], package: str) -> Peer:
+def one_by_one(function: Callable[[Any, Any, np.random.Generator], Any], package: str) -> Maker:
     """A function of Pillow or OpenCV, an image and a generator."""
     def make(images: np.ndarray) -> Run:
         if package == "cv2":
@@ -117,15 +104,15 @@ def one_by_one(function: Callable[[Any, Any, np.random.Generator], Any], package
 
         return run
 
-    return Peer(make)
+    return make
 
 
-def _cases(size: int) -> dict[str, dict[str, Peer]]:
+def _cases(size: int) -> dict[str, dict[str, Maker]]:
     """The peers of each augmentation of images of a size."""
     pix, augmax = _module("dm_pix"), _module("augmax")
     window, kernel = size * 6 // 7, 23 if size == 224 else 3
 
-    def both(aug: Any) -> dict[str, Peer]:
+    def both(aug: Any) -> dict[str, Maker]:
         return {OURS: ours(aug), OURS_FLOAT: ours(aug, "float32")}
 
     def pix_jitter(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -154,20 +141,20 @@ def _cases(size: int) -> dict[str, dict[str, Peer]]:
             AUGMAX: each(lambda key, x: augmax.Chain(augmax.RandomCrop(window, window))(key, x)),
             KORNIA: torch_module(lambda k: k.RandomCrop((window, window)))},
         "resized crop": both(A.random_resized_crop(size)) | {
-            AUGMAX: each(lambda key, x: augmax.Chain(augmax.RandomSizedCrop(size, size))(key, x), slow=size > 32),
+            AUGMAX: each(lambda key, x: augmax.Chain(augmax.RandomSizedCrop(size, size))(key, x)),
             KORNIA: torch_module(lambda k: k.RandomResizedCrop((size, size))),
             PILLOW: one_by_one(pillow_window, "PIL")},
         "rotation": both(A.random_rotation(30)) | {
-            PIX: each(lambda key, x: pix.rotate(x, jax.random.uniform(key, minval=-0.5, maxval=0.5), order=1), True),
-            AUGMAX: each(lambda key, x: augmax.Chain(augmax.Rotate((-30, 30)))(key, x), slow=size > 32),
+            PIX: each(lambda key, x: pix.rotate(x, jax.random.uniform(key, minval=-0.5, maxval=0.5), order=1)),
+            AUGMAX: each(lambda key, x: augmax.Chain(augmax.Rotate((-30, 30)))(key, x)),
             KORNIA: torch_module(lambda k: k.RandomRotation(30.0, p=1.0)),
             PILLOW: one_by_one(lambda pil, x, rng: x.rotate(rng.uniform(-30, 30), pil.Image.BILINEAR), "PIL"),
             OPENCV: one_by_one(turned, "cv2")},
         "elastic": both(A.elastic_deformation(50.0, 5.0)) | {
-            PIX: each(lambda key, x: pix.elastic_deformation(key, x, 50.0, 5.0), slow=True),
-            AUGMAX: each(lambda key, x: augmax.Chain(augmax.Warp(strength=5, coarseness=32))(key, x), slow=size > 32),
+            PIX: each(lambda key, x: pix.elastic_deformation(key, x, 50.0, 5.0)),
+            AUGMAX: each(lambda key, x: augmax.Chain(augmax.Warp(strength=5, coarseness=32))(key, x)),
             KORNIA: torch_module(lambda k: k.RandomElasticTransform((63, 63) if size > 63 else (31, 31), (5.0, 5.0),
-                                                                    p=1.0), slow=True)},
+                                                                    p=1.0))},
         "colour jitter": both(A.color_jitter(0.8, 0.8, 0.8, 0.2)) | {
             PIX: each(pix_jitter),
             AUGMAX: each(lambda key, x: augmax.Chain(augmax.ColorJitter(
@@ -179,8 +166,7 @@ def _cases(size: int) -> dict[str, dict[str, Peer]]:
             KORNIA: torch_module(lambda k: k.RandomGrayscale(p=0.5)),
             PILLOW: one_by_one(lambda pil, x, rng: x.convert("L").convert("RGB"), "PIL")},
         "blur": both(A.gaussian_blur((0.1, 2.0), kernel)) | {
-            PIX: each(lambda key, x: pix.gaussian_blur(x, jax.random.uniform(key, minval=0.1, maxval=2.0), kernel),
-                      slow=size > 32),
+            PIX: each(lambda key, x: pix.gaussian_blur(x, jax.random.uniform(key, minval=0.1, maxval=2.0), kernel)),
             KORNIA: torch_module(lambda k: k.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=1.0)),
             OPENCV: one_by_one(lambda cv2, x, rng: cv2.GaussianBlur(x, (kernel, kernel), rng.uniform(0.1, 2)), "cv2")},
         "equalize": both(A.equalize()) | {
@@ -279,12 +265,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 _COLUMNS = (OURS, OURS_FLOAT, SWITCH, PIX, AUGMAX, KORNIA, PILLOW, OPENCV)
 
 
-def _measured(named: Mapping[str, Peer], size: int, repeats: int) -> dict[str, float]:
-    count = SIZES.get(size, 64)
-    images = _photographs(size, count)
-    counts = {name: min(count, FEW) if peer.slow else count for name, peer in named.items()}
-    samples = harness.in_turns({name: peer.make(images[:counts[name]]) for name, peer in named.items()}, repeats, 1)
-    return {name: counts[name] / sample.median for name, sample in samples.items()}
+def _measured(named: Mapping[str, Maker], size: int, repeats: int) -> dict[str, float]:
+    images = _photographs(size, SIZES.get(size, 64))
+    samples = harness.in_turns({name: make(images) for name, make in named.items()}, repeats, 1, TURN)
+    return {name: len(images) / sample.median for name, sample in samples.items()}
 
 
 def _photographs(size: int, count: int) -> np.ndarray:

@@ -77,13 +77,16 @@ def start_with(variables: Mapping[str, str]) -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **missing})
 
 
-def in_turns(steps: Mapping[str, Callable[[], None]], repeats: int, warmup: int = 3) -> dict[str, Sample]:
+def in_turns(steps: Mapping[str, Callable[[], None]], repeats: int, warmup: int = 3,
+             turn: float = 0.0) -> dict[str, Sample]:
     """Times steps in turns.
 
     Args:
       steps: by name, what to time; each returns when its work is done.
       repeats: timed rounds.
       warmup: rounds before them.
+      turn: for how many seconds at least a step is called again and again in its turn, of which the mean is taken: the
+        time of a single short call is that of waking the processor's other cores.
 
     Returns:
       The sample of each; position i of all of them is the same round.
@@ -95,10 +98,12 @@ def in_turns(steps: Mapping[str, Callable[[], None]], repeats: int, warmup: int 
     for i in range(warmup + repeats):
         # In a new order: nobody always runs on the caches, and beside the idling threads, that the same peer left.
         for name in rng.permutation(names).tolist():
-            start = time.perf_counter()
-            steps[name]()
+            start, calls, passed = time.perf_counter(), 0, 0.0
+            while not calls or passed < turn:
+                steps[name]()
+                calls, passed = calls + 1, time.perf_counter() - start
             if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(passed / calls)
     return {name: Sample(tuple(values)) for name, values in seconds.items()}
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from gradxform.augment.canvas import Canvas
 from gradxform.augment.stage import Stage, Targets, closed, opened
 from gradxform.core.isolate import isolated
 from gradxform.core.manual import varying_like
@@ -35,10 +36,10 @@ def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> A
         return closed(stage.apply_sorted(params, opened(stage, targets)))
 
     def apply(params: Any, targets: Targets) -> Any:
-        # Images are packed while they are near, in a loop of its own, which is vectorized.
-        packs = targets["image"].dtype == jnp.uint8
-        targets = isolated(lambda targets: opened(stage, targets), targets) if packs else opened(stage, targets)
-        return closed(stage.apply(params, targets))
+        if targets["image"].dtype == jnp.uint8:
+            # In a loop of its own, for with what leads to the image it would not be vectorized.
+            targets = targets | {"image": isolated(Canvas.of, targets["image"])}
+        return closed(stage.apply(params, opened(stage, targets)))
 
     if strategy in ("vmap", "sort") or not stage.branches:
         return closed(jax.vmap(stage.apply)(params, opened(stage, targets)))

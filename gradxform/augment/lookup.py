@@ -6,8 +6,6 @@ one pass XLA's CPU backend would find the place anew for each look-up, in a loop
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +15,7 @@ import jax.numpy as jnp
 from gradxform.augment.arithmetic import exact, whole
 from gradxform.augment.borders import Border, colors, inward_position
 from gradxform.augment.canvas import Canvas
-from gradxform.augment.placement import Map, centers, moves, sources
+from gradxform.augment.placement import Addends, Map, added, centers, moves, sources
 from gradxform.core.isolate import isolated
 
 
@@ -33,21 +31,18 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
     fills = colors(0.0 if border is None else border.fill, channels, image.packed)
     # What a single map adds up for each pixel is quicker added again than its result is read.
     x, y = centers(height, width)
-    found: Any = (maps[0].addends(x, y) if len(maps) == 1 else
-                  isolated(lambda maps: [(part,) for part in sources(maps, height, width)], maps))
+    found: Addends = (maps[0].addends(x, y) if len(maps) == 1 else
+                      isolated(lambda maps: tuple((part,) for part in sources(maps, height, width)), maps))
     # At the centre of the last pixel of a row or column the one after it has no weight, whichever it is. Where a map
     # leaves columns or rows as they are, no other ever has any.
     across, down = ((0, step) if moved else (0,) for step, moved in zip((1, columns), moves(maps), strict=True))
     offsets = [below + beside for below in down for beside in across]
 
-    def positions(found: Any) -> list[jax.Array]:
-        return [functools.reduce(operator.add, addends) for addends in found]
-
     def inside_of(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         return inward_position(x - 0.5, columns, mode), inward_position(y - 0.5, rows, mode)
 
-    def first(found: Any) -> jax.Array:
-        left, top = (whole(part) for part in inside_of(*positions(found)))
+    def first(found: Addends) -> jax.Array:
+        left, top = (whole(part) for part in inside_of(*added(found)))
         return jnp.broadcast_to(top * columns + left, (height, width))
 
     def blended(corners: Sequence[jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
@@ -65,8 +60,8 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
     def is_inside(x: jax.Array, y: jax.Array) -> jax.Array:
         return (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
 
-    def packed(corners: tuple[jax.Array, ...], found: Any, fill: tuple[jax.Array, ...]) -> Canvas:
-        x, y = positions(found)
+    def packed(corners: tuple[jax.Array, ...], found: Addends, fill: tuple[jax.Array, ...]) -> Canvas:
+        x, y = added(found)
         planes = [image.with_words(word[i] for word in corners).planes() for i in range(len(offsets))]
         result = image.with_planes([whole(blended(values, x, y)) for values in zip(*planes, strict=True)])
         if mode != "constant":
@@ -74,8 +69,8 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
         inside = is_inside(x, y)
         return result.with_words(jnp.where(inside, word, color) for word, color in zip(result.words, fill, strict=True))
 
-    def side_by_side(pixels: jax.Array, place: jax.Array, found: Any, fill: jax.Array) -> jax.Array:
-        x, y = (part[:, :, None] for part in positions(found))
+    def side_by_side(pixels: jax.Array, place: jax.Array, found: Addends, fill: jax.Array) -> jax.Array:
+        x, y = (part[:, :, None] for part in added(found))
         place, channel, flat = place[:, :, None], jnp.arange(channels), pixels.reshape(-1)
         value = blended([elements_at(flat, (place + one) * channels + channel) for one in offsets], x, y)
         if mode != "constant":

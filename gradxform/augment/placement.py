@@ -6,6 +6,8 @@ centre at (j + 0.5, i + 0.5).
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +20,10 @@ from gradxform.core.types import Scalar
 
 INVERSIONS = 16
 """Steps of the fixed-point iteration that inverts a displacement."""
+
+
+Addends = tuple[tuple[Any, ...], tuple[Any, ...]]
+"""What adds up to x, and what to y, in that order."""
 
 
 class Affine(NamedTuple):
@@ -35,31 +41,25 @@ class Affine(NamedTuple):
 
     def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
         """The source of positions."""
-        return self._x(x, y) + self.x0, self._y(x, y) + self.y0
+        return added(self.addends(x, y))
 
-    def addends(self, x: Any, y: Any) -> list[tuple[Any, ...]]:
-        """What adds up to the source of positions, in that order."""
-        return [(exact(self.xx * x), exact(self.xy * y), self.x0), (exact(self.yx * x), exact(self.yy * y), self.y0)]
+    def addends(self, x: Any, y: Any) -> Addends:
+        """What adds up to the source of positions."""
+        # Each product rounded: whichever way a program is compiled, it finds the same pixels.
+        return (exact(self.xx * x), exact(self.xy * y), self.x0), (exact(self.yx * x), exact(self.yy * y), self.y0)
 
     def after(self, inner: Affine) -> Affine:
         """The map that applies ``inner`` and then this one."""
         x0, y0 = self(inner.x0, inner.y0)
-        return Affine(self._x(inner.xx, inner.yx), self._x(inner.xy, inner.yy), x0,
-                      self._y(inner.xx, inner.yx), self._y(inner.xy, inner.yy), y0)
+        linear = self._replace(x0=0.0, y0=0.0)
+        (xx, yx), (xy, yy) = linear(inner.xx, inner.yx), linear(inner.xy, inner.yy)
+        return Affine(xx, xy, x0, yx, yy, y0)
 
     def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The positions whose source is given."""
         x, y = x - self.x0, y - self.y0
         determinant = self.xx * self.yy - self.xy * self.yx
         return (self.yy * x - self.xy * y) / determinant, (self.xx * y - self.yx * x) / determinant
-
-    # Each product rounded: whichever way a program is compiled, it finds the same pixels.
-
-    def _x(self, x: Any, y: Any) -> Any:
-        return exact(self.xx * x) + exact(self.xy * y)
-
-    def _y(self, x: Any, y: Any) -> Any:
-        return exact(self.yx * x) + exact(self.yy * y)
 
 
 class Displacement(NamedTuple):
@@ -72,9 +72,9 @@ class Displacement(NamedTuple):
         """The source of positions."""
         return x + _between(self.dx, x, y), y + _between(self.dy, x, y)
 
-    def addends(self, x: jax.Array, y: jax.Array) -> list[tuple[jax.Array, ...]]:
-        """What adds up to the source of the centres of pixels."""
-        return [(x, self.dx), (y, self.dy)]
+    def addends(self, x: jax.Array, y: jax.Array) -> Addends:
+        """What adds up to the source of the centres of pixels, for which the field is given."""
+        return (x, self.dx), (y, self.dy)
 
     def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The positions whose source is given, by fixed-point iteration: exact where the field has slopes below 1."""
@@ -111,6 +111,12 @@ def _is(number: Scalar, value: int) -> bool:
     return not isinstance(number, jax.Array) and number == value
 
 
+def added(addends: Addends) -> tuple[Any, Any]:
+    """The positions that these add up to."""
+    x, y = (functools.reduce(operator.add, one) for one in addends)
+    return x, y
+
+
 def centers(height: int, width: int) -> tuple[jax.Array, jax.Array]:
     """The positions of the centres of pixels, (1, width) and (height, 1)."""
     x, y = jnp.arange(width, dtype=jnp.float32), jnp.arange(height, dtype=jnp.float32)
@@ -121,10 +127,7 @@ def sources(maps: Sequence[Map], height: int, width: int) -> tuple[jax.Array, ja
     """Where the centres of the pixels of a result of (height, width) come from, each part (height, width)."""
     x, y = centers(height, width)
     for i, one in enumerate(reversed(maps)):
-        if i == 0 and isinstance(one, Displacement):
-            x, y = x + one.dx, y + one.dy  # at the centres the field is given
-        else:
-            x, y = one(x, y)
+        x, y = one(x, y) if i else added(one.addends(x, y))
     shape = (height, width)
     return jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape)
 

@@ -17,7 +17,7 @@ from gradxform.augment.stage import Shape, Stage, Targets
 from gradxform.core.types import Scalar
 
 UNROLLED = 4
-"""So many operations of one image are spelled out."""
+"""Up to so many operations of one image are spelled out."""
 Steps = dict[str, jax.Array]
 """The parameters of operations, in order: ``op``, which of the preset, ``value``, its number, and ``place``."""
 
@@ -102,8 +102,9 @@ def performed(ops: list[Any], params: Steps, targets: Targets) -> Targets:
     def step(targets: Targets, one: Steps) -> tuple[Targets, None]:
         return lax.switch(one["op"], ops, one["value"], one["place"], targets), None
 
-    # Each round of a loop copies the image once more; spelled out, a long chain would be long to compile.
-    return lax.scan(step, targets, params, unroll=min(UNROLLED, params["op"].shape[0]))[0]
+    # Each round of a loop copies the image once more, and each that is spelled out is compiled once more.
+    count = params["op"].shape[0]
+    return lax.scan(step, targets, params, unroll=count if count <= UNROLLED else 1)[0]
 
 
 def performed_sorted(ops: list[Any], params: Steps, targets: Targets) -> Targets:
