@@ -16,7 +16,7 @@ from gradxform.augment.resample import Method, nearest, resampled
 from gradxform.augment.stage import Shape, Stage, Targets, images_of
 
 KINDS = ("shift", "scale", "any")
-PIXELS_AT_ONCE = 1 << 17
+PIXELS_AT_ONCE = 1 << 18
 """Where each pixel is looked up by itself."""
 
 
