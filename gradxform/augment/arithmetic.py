@@ -34,9 +34,9 @@ def within(x: jax.Array, low: float, high: float) -> jax.Array:
 
 
 def whole(x: jax.Array) -> jax.Array:
-    """Floats from 0 up to 2**22 as int32, rounded down."""
+    """Floats from 0 to below 2**22 as int32, rounded down; NaN is 0."""
     shifted = jnp.floor(x).astype(jnp.float32) + _SHIFT
-    return lax.bitcast_convert_type(shifted, jnp.int32) - lax.bitcast_convert_type(jnp.float32(_SHIFT), jnp.int32)
+    return lax.bitcast_convert_type(shifted, jnp.int32) & (2**22 - 1)
 
 
 def quotient(a: jax.Array, b: jax.Array) -> jax.Array:

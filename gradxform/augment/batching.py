@@ -36,7 +36,7 @@ def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> A
         return closed(stage.apply_sorted(params, opened(stage, targets)))
 
     def apply(params: Any, targets: Targets) -> Any:
-        if targets["image"].dtype == jnp.uint8:
+        if targets["image"].dtype == jnp.uint8 and not stage.whole_pixels:
             # In a loop of its own, for with what leads to the image it would not be vectorized.
             targets = targets | {"image": isolated(Canvas.of, targets["image"])}
         return closed(stage.apply(params, opened(stage, targets)))
@@ -82,7 +82,7 @@ def _mapped(function: Callable[[Any], Any], operands: Any, few: int) -> Any:
 
 def _batch_axes(targets: Targets) -> Any:
     """The axes of a mesh that images are spread over by explicit sharding: each device goes through its own."""
-    spec = getattr(jax.typeof(jax.tree.leaves(targets["image"])[0]).sharding, "spec", P())
+    spec = getattr(jax.typeof(targets["image"]).sharding, "spec", P())
     return spec[0] if len(spec) else None
 
 

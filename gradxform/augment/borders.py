@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.arithmetic import within
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -93,4 +92,7 @@ def inward_position(position: jax.Array, size: int, mode: str) -> jax.Array:
         period = 2.0 * (size - 1)
         # A factor, since compilers turn some quotients into products, and a product has another rounding.
         position = jnp.abs(position - period * jnp.round(position * (1 / period)))
-    return within(position, 0.0, float(size - 1))
+    # On the last centre it stands still: the pixel after it, which a slope would ask for, may be one of another row.
+    last = float(size - 1)
+    position = jnp.where(position < 0, 0.0, position)
+    return jnp.where(position >= last, last, position)

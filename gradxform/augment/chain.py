@@ -41,7 +41,8 @@ class Sequence(Stage):
 
     def at_once(self, shape: Shape, dtype: Any) -> int:
         """As few as a stage with branches wants."""
-        return fewest(self.stages, shape, dtype)
+        shapes = itertools.accumulate(self.stages, lambda shape, stage: stage.out_shape(shape), initial=shape)
+        return fewest(zip(self.stages, shapes, strict=False), dtype)
 
     @property
     def whole_pixels(self) -> bool:  # type: ignore[override]
@@ -155,7 +156,7 @@ class Views(Stage):
 
     def at_once(self, shape: Shape, dtype: Any) -> int:
         """As few as a stage with branches wants."""
-        return fewest(self.stages, shape, dtype)
+        return fewest(((stage, shape) for stage in self.stages), dtype)
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of each view."""

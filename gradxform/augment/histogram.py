@@ -70,9 +70,9 @@ def _running_sum(counts: jax.Array) -> jax.Array:
     # XLA makes a cumulative sum of n * n additions on a CPU; sixteen by sixteen there are few.
     upto = jnp.tri(16, dtype=bool)
     rows = counts.reshape(16, 16)
-    within = jnp.sum(jnp.where(upto, rows[:, None, :], 0), axis=2, dtype=jnp.int32)
-    before = jnp.sum(jnp.where(upto & ~jnp.eye(16, dtype=bool), within[:, -1], 0), axis=1, dtype=jnp.int32)
-    return (within + before[:, None]).reshape(256)
+    inner = jnp.sum(jnp.where(upto, rows[:, None, :], 0), axis=2, dtype=jnp.int32)
+    before = jnp.sum(jnp.where(upto & ~jnp.eye(16, dtype=bool), inner[:, -1], 0), axis=1, dtype=jnp.int32)
+    return (inner + before[:, None]).reshape(256)
 
 
 def _bounds(plane: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -102,7 +102,7 @@ class Jitter(Stage):
 
     def at_once(self, shape: Shape, dtype: Any) -> int:
         """As many small float images as keep the processor's cores busy, else one."""
-        small = dtype != jnp.uint8 and shape[0] * shape[1] <= SMALL
+        small = dtype != jnp.uint8 and images_of(SMALL, shape, least=0) > 0
         return images_of(PIXELS_AT_ONCE, shape) if small else 1
 
     def apply(self, params: Any, targets: Targets) -> Targets:

@@ -1,4 +1,4 @@
-"""Look-ups: the elements of arrays at places, and pixels blended of the four around their source.
+"""Look-ups: the elements of arrays at places, and pixels blended of those around their source.
 
 What is done for each pixel is split into passes over the image: where it comes from, what is there, and the blend. In
 one pass XLA's CPU backend would find the place anew for each look-up, in a loop that it vectorizes badly.
@@ -7,7 +7,6 @@ one pass XLA's CPU backend would find the place anew for each look-up, in a loop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,12 +48,7 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
         fx, fy = (part - jnp.floor(part) for part in inside_of(x, y))
         values = [corner.astype(jnp.float32) for corner in corners]
         if len(across) > 1:
-            if image.packed:
-                # In steps of 2^-16, as positions of 128 and more are: times a difference of two levels it is exact.
-                fx = jnp.round(fx * 2.0**16) * 2.0**-16
-            steps = [(other - one) * fx for one, other in zip(values[::2], values[1::2], strict=True)]
-            values = [one + (step if image.packed else exact(step))
-                      for one, step in zip(values[::2], steps, strict=True)]
+            values = [one + exact((other - one) * fx) for one, other in zip(values[::2], values[1::2], strict=True)]
         return values[0] if len(values) == 1 else values[0] + exact((values[1] - values[0]) * fy)
 
     def is_inside(x: jax.Array, y: jax.Array) -> jax.Array:

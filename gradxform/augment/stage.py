@@ -70,14 +70,15 @@ class Stage:
         return jax.vmap(self.apply)(params, targets)
 
 
-def images_of(pixels: int, shape: Shape) -> int:
-    """How many images of a shape have so many pixels, at least one."""
-    return max(1, pixels // (shape[0] * shape[1]))
+def images_of(pixels: int, shape: Shape, least: int = 1) -> int:
+    """How many images of a shape have so many pixels, and no fewer than ``least``, which it is for shapes unknown."""
+    known = isinstance(shape[0], int) and isinstance(shape[1], int)
+    return max(least, pixels // (shape[0] * shape[1])) if known else least
 
 
-def fewest(stages: Iterable[Stage], shape: Shape, dtype: Any) -> int:
-    """How many images at a time suit all of the stages that have branches."""
-    return min((stage.at_once(shape, dtype) for stage in stages if stage.branches), default=1)
+def fewest(stages: Iterable[tuple[Stage, Shape]], dtype: Any) -> int:
+    """How many images at a time suit all of the stages that have branches, each with the shape that it gets."""
+    return min((stage.at_once(shape, dtype) for stage, shape in stages if stage.branches), default=1)
 
 
 def opened(stage: Stage, targets: Targets) -> Targets:

@@ -51,6 +51,8 @@ def test_whole_at_its_ends() -> None:
     x = np.float32([0, np.nextafter(np.float32(1), 0), 1, 254.99998, 255, 2**22 - 1.5, 2**22 - 1])
     np.testing.assert_array_equal(whole(jnp.asarray(x)), np.floor(x))
     np.testing.assert_array_equal(whole(jnp.asarray([2.75], jnp.bfloat16)), [2])
+    # Not bits that would reach the channels beside it.
+    np.testing.assert_array_equal(whole(within(jnp.float32([np.nan, -np.inf, np.inf]), 0, 255)), [0, 0, 255])
 
 
 def test_quotients_are_those_of_integers() -> None:

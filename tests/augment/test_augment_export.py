@@ -63,3 +63,12 @@ def test_it_exports_for_any_batch(name: str) -> None:
     for count in (1, 3):
         images = jnp.stack([jnp.asarray(oracles.noise(8, 8, 3, jnp.float32, i)) for i in range(count)])
         np.testing.assert_allclose(program.call(KEY, images), run(KEY, images), atol=2e-6)
+
+
+def test_a_change_of_colours_exports_for_any_size() -> None:
+    height, width = jax.export.symbolic_shape("h, w")
+    aug = gx.augment.color_jitter(0.4, 0.4, 0.4, 0.1)
+    run = jax.jit(lambda key, images: aug(key, images))
+    program = jax.export.export(run, platforms=["cpu"])(KEY, jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32))
+    images = jnp.stack([jnp.asarray(oracles.noise(9, 7, 3, jnp.float32, i)) for i in range(2)])
+    np.testing.assert_allclose(program.call(KEY, images), run(KEY, images), atol=2e-6)

@@ -14,6 +14,7 @@ import pytest
 
 import gradxform as gx
 from gradxform.augment.batching import images_at_once
+from gradxform.augment.stage import Stage
 
 A = gx.augment
 KEY = jax.random.key(11)
@@ -286,3 +287,34 @@ def test_strategies_on_all_targets_and_uneven_batches(batching: str) -> None:
     (5, 64, 4), (256, 256, 256), (8, 64, 8), (4, 2, 2), (5, 1, 1), (5, 61, 5), (6, 49, 6), (1, 7, 1)])
 def test_chunks_leave_no_rest_where_that_can_be(most: int, size: int, few: int) -> None:
     assert images_at_once(most, size) == few
+
+
+class Turned(Stage):
+    """A branch that works on whole pixels."""
+
+    branches = True
+    whole_pixels = True
+
+    def sample(self, key: jax.Array, shape: tuple[int, int, int]) -> Any:
+        return jax.random.uniform(key) < 0.5
+
+    def apply(self, params: Any, targets: Any) -> Any:
+        return targets | {"image": jax.lax.cond(params, lambda x: x, lambda x: x[::-1], targets["image"])}
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32])
+def test_a_stage_with_branches_may_work_on_whole_pixels(dtype: Any) -> None:
+    aug, batch = A.augmentation(lambda: Turned())(), images(dtype)
+    kept = np.asarray(aug.sample(KEY, batch.shape))
+    assert 0 < kept.sum() < SIZE
+    same(aug(KEY, batch), jnp.where(kept[:, None, None, None], batch, batch[:, ::-1]))
+
+
+def test_how_many_images_at_a_time_is_told_by_the_shape_that_a_stage_gets() -> None:
+    """Small images become large ones ahead of the branches."""
+    jitter = A.color_jitter(0.4, 0.4)
+    assert jitter.stage.at_once((32, 32, 3), jnp.float32) == 512
+    assert jitter.stage.at_once((32, 32, 3), jnp.uint8) == jitter.stage.at_once((224, 224, 3), jnp.float32) == 1
+    assert A.chain(A.random_crop(224, 96), jitter).stage.at_once((32, 32, 3), jnp.float32) == 1
+    assert A.chain(A.random_crop(32), jitter).stage.at_once((224, 224, 3), jnp.float32) == 512
+    assert A.two_views(A.chain(A.random_crop(32), jitter)).stage.at_once((224, 224, 3), jnp.float32) == 512

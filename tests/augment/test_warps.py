@@ -273,6 +273,19 @@ def test_what_slides_along_an_axis_looks_at_two_pixels(name: str, dtype: Any, bo
     assert looked_up == 2 * 17 * 24 * (1 if dtype == np.uint8 else 3)
 
 
+@pytest.mark.parametrize("border", ["edge", "reflect", "constant"])
+def test_the_slope_at_whole_pixels_is_that_to_a_neighbour(border: str) -> None:
+    """On the last column it is 0, and not that to the first pixel of the next row."""
+    step = operation("translate_x", "bilinear", border_of(border, 0.0, 0))
+    image = jnp.float32([[1, 2, 4], [100, 5, 6]])[..., None] / 100
+
+    def moved(pixels: jax.Array) -> jax.Array:
+        return step(pixels, jnp.zeros(2), {"image": Canvas.of(image)})["image"].image()[..., 0]
+
+    slopes = jax.jacfwd(moved)(jnp.float32(0))
+    np.testing.assert_allclose(slopes, np.float32([[-1, -2, 0], [95, -1, 0]]) / 100, atol=1e-6)
+
+
 @pytest.mark.parametrize("other", [
     {"border": "edge"}, {"interpolation": "nearest"}, {"fill": 0.5}, {"mask_fill": 3}, {"fill": (0.0, 0.0, 0.0)}])
 def test_what_asks_for_other_borders_is_not_fused(other: dict[str, Any]) -> None:
