@@ -106,4 +106,5 @@ def _interleaved(planes: Planes) -> jax.Array:
 
 def _pack(planes: Planes) -> jax.Array:
     shifted = [plane.astype(jnp.uint32) << (8 * i) for i, plane in enumerate(planes)]
+    # Not one byte after its neighbour: LLVM would make a load of 16 bits of the two, and then no vectors.
     return functools.reduce(operator.or_, shifted[::2] + shifted[1::2])

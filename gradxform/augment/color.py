@@ -62,14 +62,9 @@ def brightness(planes: Planes, factor: Scalar) -> Planes:
 
 def contrast(planes: Planes, factor: Scalar) -> Planes:
     """Away from the mean gray of the image, or toward it; the mean is rounded to a level for 8 bits."""
-    mean = mean_gray(planes)
-    return [blend(mean, plane, factor) for plane in planes]
-
-
-def mean_gray(planes: Planes) -> jax.Array:
-    """The mean of the image's gray, rounded to a level for 8 bits."""
     gray = luma(planes)
-    return _rounded_mean(gray) if is_8_bit(planes) else jnp.mean(gray)
+    mean = _rounded_mean(gray) if is_8_bit(planes) else jnp.mean(gray)
+    return [blend(mean, plane, factor) for plane in planes]
 
 
 def saturation(planes: Planes, factor: Scalar) -> Planes:
