@@ -5,10 +5,11 @@ Transformations, optimizers and selectors are named here; the other rooms are mo
 """
 
 from gradxform import augment, losses, masking, norm, plot, schedules, transfer
+from gradxform.core.bricks import Leafwise
 from gradxform.core.config import from_config, to_config
 from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.selectors import Selector, ndim_at_least, path_matches
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.optimizers.adafactor import adafactor
 from gradxform.optimizers.adam import adam, adamw, amsgrad, nadam, nadamw, radam
@@ -86,7 +87,7 @@ __all__ = [
     "radam",
     "record_norms",
     "rmsprop",
-    "Rule",
+    "Slot",
     "scale",
     "scale_by_adam",
     "scale_by_amsgrad",

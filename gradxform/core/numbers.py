@@ -16,10 +16,24 @@ MAX_STEP = 2**31 - 1
 
 def wide_dtype(dtype: Any) -> Any:
     """The dtype to compute in: float32 for anything narrower, the dtype itself otherwise."""
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return dtype
     dtype = jnp.dtype(dtype)
     if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
         return jnp.dtype(jnp.float32)
     return dtype
+
+
+def as_wide(gradient: Any, param: Any) -> Any:
+    """Updates leave in the dtype they are computed in, whatever the dtypes of the gradient and the param are."""
+    return wide_dtype(gradient)
+
+
+def as_stored(gradient: Any, param: Any) -> Any:
+    """Updates leave in the dtype of the param they are for, or of the gradient where no params were given."""
+    alike = param is not None and any(jnp.issubdtype(gradient, kind) and jnp.issubdtype(param, kind)
+                                      for kind in (jnp.floating, jnp.complexfloating))
+    return param if alike else gradient
 
 
 def real_dtype(dtype: Any) -> Any:

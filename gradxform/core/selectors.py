@@ -42,6 +42,13 @@ class Selector(Value):
     def __invert__(self) -> Selector:
         return negated(self)
 
+    @property
+    def patterns(self) -> list[re.Pattern[str]]:
+        """The regular expressions in this selector."""
+        if self.name == "path_matches":
+            return [re.compile(self.arguments["pattern"])]
+        return [one for part in self.arguments.values() if isinstance(part, Selector) for one in part.patterns]
+
     def format_in(self, room: int) -> str:
         """The call, or the operators, that make this selector."""
         parts = [repr(part) for part in self.arguments.values()]
@@ -54,6 +61,21 @@ class Selector(Value):
 
 
 Predicate = Callable[[str, Any], bool]
+
+
+def compile_pattern(name: str, pattern: Any) -> re.Pattern[str]:
+    """A regular expression of paths.
+
+    Raises:
+      TypeError: it is not a string.
+      ValueError: it is not a regular expression.
+    """
+    if not isinstance(pattern, str):
+        raise TypeError(f"{name}: expected a regular expression, got {pattern!r}")
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name}: expected a regular expression, got {pattern!r} ({error})") from error
 
 
 def _selector(function: Callable[..., Predicate]) -> Callable[..., Selector]:
@@ -79,12 +101,7 @@ def path_matches(pattern: str) -> Predicate:
       >>> gx.path_matches("bias$")({"dense": {"kernel": 1.0, "bias": 0.0}})
       {'dense': {'bias': True, 'kernel': False}}
     """
-    if not isinstance(pattern, str):
-        raise TypeError(f"pattern: expected a regular expression, got {pattern!r}")
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"pattern: expected a regular expression, got {pattern!r} ({error})") from error
+    compiled = compile_pattern("pattern", pattern)
     return lambda path, leaf: compiled.search(path) is not None
 
 

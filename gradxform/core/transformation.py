@@ -10,7 +10,11 @@ from typing import Any, ParamSpec
 import optax
 
 from gradxform.core import stages
-from gradxform.core.stages import General, Stage
+from gradxform.core.foreign import stage_of
+from gradxform.core.numbers import as_stored
+from gradxform.core.run import run
+from gradxform.core.stages import Around, Stage, named
+from gradxform.core.trees import widened
 from gradxform.core.types import Params, State, Updates
 from gradxform.core.value import Definition, Value, factory, register
 
@@ -24,7 +28,7 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
     It is made by a factory (``adamw``, ``chain``, your own under ``transformation``), never by its class. As a
     subclass of ``optax.GradientTransformationExtraArgs`` it goes wherever optax's transformations go. ``init(params)``
     returns the state; ``update(updates, state, params=None, **extra)`` returns the new updates, each leaf in the
-    dtype it came in, and the new state.
+    dtype of its param (of its gradient where no params are given), and the new state.
 
     Example:
       >>> import gradxform as gx
@@ -49,7 +53,7 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
         def update(updates: Updates, state: State, params: Params | None = None,
                    **extra: Any) -> tuple[Updates, State]:
             tx = holder[0]
-            return stages.run(tx.stage, updates, state, params, extra, tx.name)
+            return run(tx.stage, updates, state, params, extra, tx.name, as_stored)
 
         tx = tuple.__new__(cls, (init, update))
         holder.append(tx)
@@ -78,10 +82,10 @@ def transformation(function: Callable[P, Any]) -> Callable[P, Transformation]:
     """Turns a factory into one of transformations that print, compare, pickle and differentiate.
 
     Args:
-      function: a function of the hyperparameters that returns a pair ``(init, update)``, as optax's factories do, or
-        a transformation made of others. ``update(updates, state, params)`` receives the updates in float32 at least;
-        what it returns is cast back to the dtype the updates came in. Parameters annotated ``float`` take ints as
-        floats.
+      function: a function of the hyperparameters that returns a ``Leafwise``, a transformation made of others, or a
+        pair ``(init, update)``, as optax's factories do. ``update(updates, state, params)`` receives the updates in
+        float32 at least; what it returns is cast to the dtype of the params. Parameters annotated ``float`` take ints
+        as floats.
 
     Returns:
       The factory; its transformations are pytrees of their float and array arguments.
@@ -106,23 +110,24 @@ def transformation(function: Callable[P, Any]) -> Callable[P, Transformation]:
 
 def _as_stage(built: Any, name: str) -> Stage:
     if isinstance(built, Stage):
-        return built
-    if isinstance(built, (Transformation, optax.GradientTransformation)):
-        return stages.stage_of(built)
+        return named(built, name)
+    if isinstance(built, optax.GradientTransformation):
+        return stage_of(built)
     if isinstance(built, tuple) and len(built) == 2 and all(callable(part) for part in built):
         init, update = built
-        return General(init, _with_extra(update))
+        return Around(init, _with_extra(update))
     raise TypeError(f"{name}: expected the factory to return a pair (init, update) or a transformation, got {built!r}")
 
 
 def _with_extra(update: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's function, given updates in float32 at least and the extra arguments that it takes."""
     parameters = inspect.signature(update).parameters.values()
-    if any(p.kind == p.VAR_KEYWORD for p in parameters):
-        return update
+    anything = any(p.kind == p.VAR_KEYWORD for p in parameters)
     known = [p.name for p in list(parameters)[3:]]
 
     def with_extra(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> Any:
-        return update(updates, state, params, **{name: extra[name] for name in known if name in extra})
+        taken = extra if anything else {name: extra[name] for name in known if name in extra}
+        return update(widened(updates), state, params, **taken)
 
     return with_extra
 

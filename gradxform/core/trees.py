@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 
-from gradxform.core.numbers import real_dtype, wide_dtype
+from gradxform.core.numbers import widen
 from gradxform.core.types import PyTree
 
 
@@ -38,6 +38,11 @@ def is_inexact(leaf: Any) -> bool:
     """Whether ``leaf`` is a floating-point or complex number or an array of them."""
     dtype = getattr(leaf, "dtype", None)
     return isinstance(leaf, (float, complex)) if dtype is None else jnp.issubdtype(dtype, jnp.inexact)
+
+
+def widened(tree: PyTree) -> PyTree:
+    """The tree with every leaf in the dtype it is computed in; integers and keys stay as they are."""
+    return jax.tree.map(lambda x: widen(jnp.asarray(x)) if is_inexact(x) else jnp.asarray(x), tree)
 
 
 def refuse_integers(tree: PyTree, what: str) -> None:
@@ -122,36 +127,6 @@ def check_shapes(reference: PyTree, leaves: list[Any], others: list[Any], a_name
                 f"{b_name} and {a_name} do not fit at '{paths(reference)[i]}': "
                 f"{a_name}: shape {jnp.shape(a)}; {b_name}: shape {jnp.shape(b)}"
             )
-
-
-def zeros_like(params: PyTree, dtype: Any = None, *, real: bool = False, fill: Any = 0) -> PyTree:
-    """An accumulator for every leaf.
-
-    Args:
-      params: the tree to follow; its leaves are arrays or ``jax.ShapeDtypeStruct``.
-      dtype: the dtype to store in; by default that of the leaf, float32 at least.
-      real: whether a complex leaf has a real accumulator.
-      fill: the value to start from.
-
-    Raises:
-      TypeError: for an integer, bool or key leaf, with its path.
-    """
-    refuse_integers(params, "params")
-
-    def accumulator(leaf: Any) -> jax.Array:
-        own = jnp.result_type(leaf)
-        kept = real_dtype(own) if real else wide_dtype(own)
-        # A dtype asked for in storage is a real one; a complex leaf keeps a complex accumulator.
-        if dtype is not None and not jnp.issubdtype(kept, jnp.complexfloating):
-            kept = dtype
-        if not isinstance(leaf, jax.core.Tracer):
-            return jnp.full_like(leaf, fill, dtype=kept) if isinstance(leaf, jax.Array) else jnp.full(
-                jnp.shape(leaf), fill, kept)
-        # A constant has no sharding under jit. One that looks as if it depended on the leaf is laid out like the leaf.
-        never = (leaf != leaf) & (leaf == leaf)
-        return jnp.where(never, jnp.ones([], kept), jnp.full([], fill, kept))
-
-    return jax.tree.map(accumulator, params)
 
 
 def _describe(leaves: dict[str, Any], path: str) -> str:

@@ -22,6 +22,9 @@ Scalar: TypeAlias = float | jax.Array
 ScalarOrSchedule: TypeAlias = float | jax.Array | Callable[[Any], Any]
 """A real hyperparameter, or a schedule of it: any function from the step to the value."""
 
+DType: TypeAlias = Any
+"""A dtype in any spelling; None for the default."""
+
 Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
 """Which leaves: a tree of bools (or a prefix of one), a function from params to one, or a selector."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.core.which import as_mask
 from gradxform.transforms.adam import scale_by_adam
 from gradxform.transforms.combine import chain
 from gradxform.transforms.decay import add_decayed_weights
-from gradxform.transforms.masking import check_mask, masked
+from gradxform.transforms.masking import masked
 from gradxform.transforms.momentum import trace
 from gradxform.transforms.scale import scale_by_learning_rate
 from gradxform.transforms.trust_ratio import scale_by_trust_ratio
@@ -53,7 +54,7 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
       {'w': Array(-0.2, dtype=float32)}
     """
     checks.real("momentum", momentum, at_least=0, at_most=1)
-    check_mask("trust_ratio_mask", trust_ratio_mask)
+    as_mask("trust_ratio_mask", trust_ratio_mask)
     if norm_of_sum:
         rule = [add_decayed_weights(weight_decay, mask), _ratio(trust_ratio_mask, trust_coefficient, eps)]
     elif callable(weight_decay) or mask is not None:
@@ -98,7 +99,7 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]
       {'w': Array(-0.2, dtype=float32)}
     """
-    check_mask("trust_ratio_mask", trust_ratio_mask)
+    as_mask("trust_ratio_mask", trust_ratio_mask)
     if max_trust_ratio is not None:
         checks.real("max_trust_ratio", max_trust_ratio, above=0)
     ratio = _maybe_masked(scale_by_trust_ratio(max_ratio=max_trust_ratio), trust_ratio_mask)

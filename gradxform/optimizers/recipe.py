@@ -6,15 +6,15 @@ from typing import Any
 
 from gradxform.core.transformation import Transformation
 from gradxform.core.types import Mask, ScalarOrSchedule
+from gradxform.core.which import as_mask
 from gradxform.transforms.combine import chain
 from gradxform.transforms.decay import add_decayed_weights
-from gradxform.transforms.masking import check_mask
 from gradxform.transforms.scale import scale_by_learning_rate
 
 
 def decayed(weight_decay: ScalarOrSchedule | None, mask: Mask | None) -> tuple[Transformation, ...]:
     """The weight decay of a recipe, nothing at all for None."""
-    check_mask("mask", mask)
+    as_mask("mask", mask)
     return () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
 
 

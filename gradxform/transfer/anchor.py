@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, increment, scalar, widen
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, scalar, widen
+from gradxform.core.slots import Slot
 from gradxform.core.trees import paths, refuse_integers
 from gradxform.core.types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
-from gradxform.transfer.selection import as_mask, by_path, flags
+from gradxform.core.which import as_mask, flags
 
 
 class New(NamedTuple):
@@ -21,11 +21,11 @@ class New(NamedTuple):
 
 
 class PullState(NamedTuple):
-    """Where the params are pulled to, how much each of them counts, and how many updates were made."""
+    """Where the params are pulled to, how much each of them counts (None: alike), and how many updates were made."""
 
     anchor: Params
-    weight: PyTree
-    count: jax.Array  # type: ignore[assignment]
+    weight: PyTree = None
+    count: jax.Array = None  # type: ignore[assignment]
 
 
 def check(strength: Any, head_strength: Any, head: Any, *, schedule: bool) -> None:
@@ -76,32 +76,31 @@ def pull(anchor: Params | None, weight: PyTree | None, strength: ScalarOrSchedul
     """
     check(strength, head_strength, head, schedule=True)
 
-    def init(params: Params) -> PullState:
-        new = flags("head", head, params)
-        own = jax.tree.leaves(params) if anchor is None else matched(params, anchor, new, "pretrained")
-        treedef: Any = jax.tree.structure(params)
+    def start(tree: Params | None, what: str) -> Slot:
+        return Slot(start=lambda params: _copies(params, tree, flags("head", head, params), what))
 
-        def copies(leaves: list[Any]) -> PyTree:
-            # A buffer of their own, since the params of a step are often donated to it.
-            return jax.tree.unflatten(treedef, [
-                New() if is_new else jnp.array(leaf, copy=True) for leaf, is_new in zip(leaves, new, strict=True)])
+    def at(count: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _now(strength, count - 1), _now(head_strength, count - 1)
 
-        return PullState(copies(own), None if weight is None else copies(matched(params, weight, new, "fisher")),
-                         jnp.zeros([], jnp.int32))
+    def leaf(now: Any, g: jax.Array, p: jax.Array, a: jax.Array | None, *w: jax.Array) -> tuple[Any, ...]:
+        old, new = now
+        if a is None:  # a new leaf is pulled to 0, and all of it counts alike
+            return g + new * p, a, *w
+        step = old * (p - a)
+        return g + (step * w[0] if w else step), a, *w
 
-    def rule(state: PullState) -> Rule:
-        now, now_head = _now(strength, state.count), _now(head_strength, state.count)
+    slots = {"anchor": start(anchor, "pretrained")} | ({} if weight is None else {"weight": start(weight, "fisher")})
+    return Leafwise(leaf, slots, at, PullState, needs_params=True, elementwise=True)
 
-        def each(tree: PyTree, new: Any, old: Callable[[jax.Array], jax.Array]) -> PyTree:
-            return jax.tree.map(lambda x: new if _is_new(x) else old(x), tree, is_leaf=_is_new)
 
-        # A new leaf is pulled to 0, and all of it counts alike.
-        inputs = [each(state.anchor, now_head, lambda x: now), each(state.anchor, jnp.zeros([]), lambda x: x)]
-        if state.weight is not None:
-            inputs.append(each(state.weight, jnp.ones([]), lambda x: x))
-        return Rule(_leaf, inputs=tuple(inputs), finish=lambda: state._replace(count=increment(state.count)))
+def _copies(params: Params, tree: Params | None, new: list[bool], what: str) -> PyTree:
+    """The leaves of ``tree`` (of ``params`` for None) that have a match, in buffers of their own.
 
-    return Leafwise(rule, init, needs_params=True)
+    The params of a step are often donated to it.
+    """
+    own = jax.tree.leaves(params) if tree is None else matched(params, tree, new, what)
+    return jax.tree.unflatten(jax.tree.structure(params), [  # type: ignore[arg-type]
+        New() if is_new else jnp.array(leaf, copy=True) for leaf, is_new in zip(own, new, strict=True)])
 
 
 def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[Any]:
@@ -110,7 +109,7 @@ def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[An
     Raises:
       ValueError: a leaf is missing or has another shape, with its path.
     """
-    there = by_path(tree)
+    there = dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
     found: list[Any] = []
     for path, leaf, is_new in zip(paths(params), jax.tree.leaves(params), new, strict=True):
         if not is_new and path not in there:
@@ -120,15 +119,6 @@ def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[An
             raise ValueError(f"{what}: expected shape {jnp.shape(leaf)} at '{path}', got {jnp.shape(there[path])}")
         found.append(None if is_new else there[path])
     return found
-
-
-def _leaf(g: jax.Array, p: jax.Array, rate: jax.Array, anchor: jax.Array, *weight: jax.Array) -> jax.Array:
-    step = rate * (p - anchor)
-    return g + (step * weight[0] if weight else step)
-
-
-def _is_new(x: Any) -> bool:
-    return isinstance(x, New)
 
 
 def _now(strength: ScalarOrSchedule, count: jax.Array) -> jax.Array:

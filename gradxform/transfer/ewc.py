@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from gradxform.core.stages import Leafwise
+from gradxform.core.bricks import Leafwise
 from gradxform.core.transformation import transformation
 from gradxform.core.types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
 from gradxform.transfer import anchor

@@ -11,7 +11,8 @@ from jax import lax
 
 from gradxform.core import arrays, checks
 from gradxform.core.numbers import abs_sq, widen
-from gradxform.core.trees import refuse_integers, zeros_like
+from gradxform.core.slots import Slot
+from gradxform.core.trees import refuse_integers
 from gradxform.core.types import Params, PyTree
 from gradxform.transfer import fisher_dense
 
@@ -67,7 +68,7 @@ def fisher_diagonal(apply: Callable[[Params, Any], jax.Array], params: Params, d
     if progress is not None:
         checks.function("progress", progress)
     params = jax.tree.map(jnp.asarray, params)
-    total = jax.tree.leaves(zeros_like(params, real=True))
+    total = jax.tree.leaves(Slot(real=True).new(params))
     step, rows, done = None, 0, 0
     for number, batch in enumerate(data):
         inputs, labels, size = _take(batch, kind, number)
@@ -134,7 +135,7 @@ def _dense(dense: fisher_dense.Dense, params: Params, inputs: PyTree, labels: ja
         return {leaf: total[leaf] + fisher_dense.squares(xs.get(leaf), dy) for leaf, dy in slopes.items()}, None
 
     leaves = jax.tree.leaves(params)
-    zeros = {leaf: zeros_like(leaves[leaf], real=True) for leaf in dense.taps}
+    zeros = {leaf: Slot(real=True).new(leaves[leaf]) for leaf in dense.taps}
     return lax.scan(add, zeros, (labels, roots))[0]
 
 
@@ -154,7 +155,7 @@ def _slow(apply: Callable[..., jax.Array], params: Params, inputs: PyTree, label
             slopes, = pullback(_one_hot(log_p, *target))
             return jax.tree.map(lambda a, g: a + abs_sq(widen(g)), total, slopes), None
 
-        return lax.scan(add, zeros_like(chosen, real=True), (labels, roots))[0]
+        return lax.scan(add, Slot(real=True).new(chosen), (labels, roots))[0]
 
     def chunks(x: jax.Array) -> jax.Array:
         x = _fill(x, -(-x.shape[0] // chunk) * chunk)
@@ -166,7 +167,7 @@ def _slow(apply: Callable[..., jax.Array], params: Params, inputs: PyTree, label
     # What fills up the last chunk has no weight.
     rest = -roots.shape[1] % chunk
     parts = jax.tree.map(chunks, (inputs, labels.T, jnp.pad(roots, ((0, 0), (0, rest))).T))
-    return lax.scan(add, zeros_like(chosen, real=True), parts)[0]
+    return lax.scan(add, Slot(real=True).new(chosen), parts)[0]
 
 
 def _one_hot(like: jax.Array, labels: jax.Array, roots: jax.Array) -> jax.Array:

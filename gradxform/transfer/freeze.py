@@ -11,7 +11,7 @@ from flax import nnx
 
 from gradxform.core.trees import align, check_shapes, structure
 from gradxform.core.types import Mask, PyTree
-from gradxform.transfer.selection import as_mask, flags
+from gradxform.core.which import as_mask, flags
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import increment, scalar
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Each, Leafwise
+from gradxform.core.numbers import scalar
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import path_name
-from gradxform.core.types import Params, Scalar, ScalarOrSchedule, Updates
+from gradxform.core.trees import paths
+from gradxform.core.types import Params, Scalar, ScalarOrSchedule
 from gradxform.transfer.layers import Groups, layers_of, patterns
 from gradxform.transforms.combine import chain
 from gradxform.transforms.scale import scale_by_learning_rate
@@ -160,19 +160,16 @@ def _by_layer(groups: Groups, rates: Callable[[Any], Callable[[int, int, int], A
     """A stage that multiplies each leaf by ``rates(count)(layer, number of layers, last layer)``."""
     compiled = patterns("groups", groups)
 
-    def init(params: Params) -> Any:
-        layers_of(params, compiled)
-        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)) if counts else optax.EmptyState()
-
-    def rule(state: Any, updates: Updates, params: Params | None) -> Rule:
+    def at(*given: Any) -> Each:
+        *count, updates = given
         layers, n = layers_of(updates, compiled)
-        rate, top = rates(state.count if counts else None), max(layers.values(), default=0)
+        rate, top = rates(count[0] - 1 if counts else None), max(layers.values(), default=0)
         by_layer = {layer: _array(rate(layer, n, top)) for layer in set(layers.values())}
-        factors = jax.tree_util.tree_map_with_path(lambda path, _: by_layer[layers[path_name(path)]], updates)
-        return Rule(lambda g, p, factor: factor * g, inputs=(factors,), finish=lambda: (
-            optax.ScaleByScheduleState(increment(state.count)) if counts else state))
+        return Each(by_layer[layers[path]] for path in paths(updates))
 
-    return Leafwise(rule, init, reads_updates=True)
+    return Leafwise(lambda factor, g, p: factor * g, at=at, whole=True, elementwise=True,
+                    check=lambda params: layers_of(params, compiled),
+                    state=optax.ScaleByScheduleState if counts else optax.EmptyState)
 
 
 def _array(factor: Any) -> jax.Array:

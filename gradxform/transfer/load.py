@@ -15,6 +15,7 @@ import numpy as np
 
 from gradxform.core.trees import is_tracing, path_name
 from gradxform.core.types import Mask, Params
+from gradxform.core.which import flags
 from gradxform.transfer.cast import cast, why_not
 from gradxform.transfer.checkpoint import Checkpoint, Entry
 from gradxform.transfer.formats import open_checkpoint
@@ -32,7 +33,6 @@ from gradxform.transfer.rules import (
     renamed,
     with_slashes,
 )
-from gradxform.transfer.selection import flags
 
 
 def load_pretrained(path: str | os.PathLike[str], params: Params, *, rename: Rename = (),

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from gradxform.core.selectors import Selector
 from gradxform.core.types import PyTree
-from gradxform.transfer.selection import flags
+from gradxform.core.which import flags
 
 Shape: TypeAlias = tuple[int, ...]
 Replacement: TypeAlias = str | Callable[[re.Match[str]], str] | Sequence[str]

@@ -12,8 +12,10 @@ import optax
 
 from gradxform.core import checks, stages
 from gradxform.core.control import branch
+from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import increment, no_update
-from gradxform.core.stages import General
+from gradxform.core.run import run
+from gradxform.core.stages import Around
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import align, paths
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
@@ -30,7 +32,7 @@ class UnfreezeState(NamedTuple):
 
 @transformation
 def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str, int | None]], *,
-                     before: AnyTransformation | None = None) -> General:
+                     before: AnyTransformation | None = None) -> Around:
     """Applies an optimizer to each part of the tree from a step of its own on; until then that part does not move.
 
     Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification" (ACL 2018), section 3.3: the head
@@ -73,7 +75,7 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
     before = identity() if before is None else before
     check_transformation("before", before)
     pairs = _pairs(schedule)
-    stage, first = stages.stage_of(optimizer), stages.stage_of(before)
+    stage, first = stage_of(optimizer), stage_of(before)
     starts = sorted({start for _, start in pairs if start is not None})
 
     def init(params: Params) -> UnfreezeState:
@@ -89,7 +91,7 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
         # A choice and not a product, for a gradient that is not used may be NaN.
         thawed = [no_update(g) if start is None else g if start == 0 else jnp.where(live[start], g, no_update(g))
                   for g, start in zip(leaves, own, strict=True)]
-        seen, before_state = stages.run(first, jax.tree.unflatten(treedef, thawed), state.before_state, params, extra,
+        seen, before_state = run(first, jax.tree.unflatten(treedef, thawed), state.before_state, params, extra,
                                         "gradual_unfreeze")
         if params is not None:
             align(treedef, updates, params, "params")
@@ -101,7 +103,7 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
             old = state.inner_states[str(start)]
 
             def train(part: Any = part, part_params: Any = part_params, old: Any = old) -> tuple[Updates, State]:
-                return stages.run(stage, part, old, part_params, extra, "gradual_unfreeze")
+                return run(stage, part, old, part_params, extra, "gradual_unfreeze")
 
             def wait(part: Any = part, old: Any = old) -> tuple[Updates, State]:
                 return jax.tree.map(no_update, part), old
@@ -111,7 +113,7 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
                 new[i] = u
         return jax.tree.unflatten(treedef, new), UnfreezeState(increment(state.step), before_state, inner_states)
 
-    return General(init, update, inner=lambda state: {"before": (before, state.before_state)} | {
+    return Around(init, update, inner=lambda state: {"before": (before, state.before_state)} | {
         f"optimizer/{start}": (optimizer, part) for start, part in state.inner_states.items()})
 
 

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 
 from gradxform.core import checks, stages
 from gradxform.core.control import branch
+from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import cast, no_update
-from gradxform.core.stages import General
+from gradxform.core.run import run
+from gradxform.core.slots import Slot
+from gradxform.core.stages import Around
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import align, check_shapes, refuse_integers, zeros_like
+from gradxform.core.trees import align, check_shapes, refuse_integers
 from gradxform.core.types import AnyTransformation, Params, State, Updates
 from gradxform.transforms.combine import check_transformation
 
@@ -26,7 +29,7 @@ class AccumulateState(NamedTuple):
 
 
 @transformation
-def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
+def accumulate(tx: AnyTransformation, every: int) -> Around | Transformation:
     """Averages the gradients of ``every`` micro-batches and runs a transformation once on their mean.
 
     The sum is kept in float32 at least. On the other micro-batches the updates are zero and the work of ``tx`` is not
@@ -53,10 +56,10 @@ def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
     """
     check_transformation("tx", tx)
     checks.integer("every", every, at_least=1)
-    stage = stages.stage_of(tx)
+    stage = stage_of(tx)
 
     def init(params: Params) -> AccumulateState:
-        return AccumulateState(jnp.zeros([], jnp.int32), zeros_like(params), stages.init(stage, params))
+        return AccumulateState(jnp.zeros([], jnp.int32), Slot().new(params), stages.init(stage, params))
 
     def update(updates: Updates, state: AccumulateState, params: Params | None = None,
                **extra: Any) -> tuple[Updates, AccumulateState]:
@@ -68,7 +71,7 @@ def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
 
         def step() -> tuple[Updates, State, Updates]:
             mean = jax.tree.map(lambda a: a / every, total)
-            new, inner_state = stages.run(stage, mean, state.inner_state, params, extra, "accumulate")
+            new, inner_state = run(stage, mean, state.inner_state, params, extra, "accumulate")
             return new, inner_state, jax.tree.map(jnp.zeros_like, total)
 
         def wait() -> tuple[Updates, State, Updates]:
@@ -79,4 +82,4 @@ def accumulate(tx: AnyTransformation, every: int) -> General | Transformation:
         micro_step = jnp.where(last, jnp.zeros_like(state.micro_step), state.micro_step + 1)
         return new, AccumulateState(micro_step, total, inner_state)
 
-    return General(init, update, inner=lambda state: {"tx": (tx, state.inner_state)})
+    return Around(init, update, inner=lambda state: {"tx": (tx, state.inner_state)})

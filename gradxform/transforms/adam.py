@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, debias, increment, lerp
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import DType, Scalar
 
 
 @transformation
 def scale_by_adam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                  mu_dtype: Any = None, *, nesterov: bool = False) -> Leafwise:
+                  mu_dtype: DType = None, *, nesterov: bool = False) -> Leafwise:
     """Divides a moving average of the gradient by the root of a moving average of its square.
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm 1:
@@ -50,22 +50,16 @@ def scale_by_adam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_
     check_moments(b1, b2, eps, eps_root)
     checks.inexact_dtype("mu_dtype", mu_dtype)
 
-    def init(params: Params) -> optax.ScaleByAdamState:
-        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros_like(params, mu_dtype),
-                                      nu=zeros_like(params, real=True))
+    def at(count: jax.Array) -> Any:
+        return first_moment(b1, count, nesterov), 1 / debias(b2, count)
 
-    def rule(state: optax.ScaleByAdamState) -> Rule:
-        count = increment(state.count)
-        correct_mu, correct_nu = first_moment(b1, count, nesterov), 1 / debias(b2, count)
+    def leaf(correct: Any, g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
+        correct_mu, correct_nu = correct
+        mu = lerp(mu, g, 1 - b1)
+        nu = lerp(nu, abs_sq(g), 1 - b2)
+        return over_root(correct_mu(mu, g), nu * correct_nu, eps, eps_root), mu, nu
 
-        def leaf(g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
-            mu = lerp(mu, g, 1 - scalar(b1))
-            nu = lerp(nu, abs_sq(g), 1 - scalar(b2))
-            return over_root(correct_mu(mu, g), nu * correct_nu, eps, eps_root), mu, nu
-
-        return Rule(leaf, (state.mu, state.nu), lambda mu, nu: optax.ScaleByAdamState(count, mu, nu))
-
-    return Leafwise(rule, init)
+    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True)}, at, optax.ScaleByAdamState, elementwise=True)
 
 
 def check_moments(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar) -> None:
@@ -82,14 +76,14 @@ def first_moment(b1: Scalar, count: jax.Array, nesterov: bool) -> Any:
     if not nesterov:
         return lambda mu, g: mu * now
     ahead = 1 / debias(b1, increment(count))
-    return lambda mu, g: mu * (scalar(b1) * ahead) + g * ((1 - scalar(b1)) * now)
+    return lambda mu, g: mu * (b1 * ahead) + g * ((1 - b1) * now)
 
 
 def over_root(mu: jax.Array, nu: jax.Array, eps: Scalar, eps_root: Scalar = 0.0) -> jax.Array:
     """``mu / (sqrt(nu + eps_root) + eps)``, 0 where all of them are 0."""
     if not (isinstance(eps_root, float) and eps_root == 0):
-        nu = nu + scalar(eps_root)
+        nu = nu + eps_root
     # A weight that never had a gradient has no slope to differentiate, and with eps = 0 nothing to divide by.
     moved = nu > 0
-    least = scalar(eps) if isinstance(eps, float) and eps > 0 else jnp.where(jnp.asarray(eps) > 0, scalar(eps), 1)
-    return mu / jnp.where(moved, jnp.sqrt(jnp.where(moved, nu, 1)) + scalar(eps), least)
+    least = eps if isinstance(eps, float) and eps > 0 else jnp.where(jnp.asarray(eps) > 0, eps, 1)
+    return mu / jnp.where(moved, jnp.sqrt(jnp.where(moved, nu, 1)) + eps, least)

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, debias, lerp
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import DType, Scalar
 from gradxform.transforms.adam import check_moments, over_root
 
 
 @transformation
 def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                     mu_dtype: Any = None, bias_correction_mu: bool = True, bias_correction_nu: bool = True, *,
+                     mu_dtype: DType = None, bias_correction_mu: bool = True, bias_correction_nu: bool = True, *,
                      max_of_corrected: bool = True) -> Leafwise:
     """Adam whose divisor never shrinks: it uses the largest second moment so far.
 
@@ -51,23 +51,17 @@ def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, e
     check_moments(b1, b2, eps, eps_root)
     checks.inexact_dtype("mu_dtype", mu_dtype)
 
-    def init(params: Params) -> optax.ScaleByAmsgradState:
-        return optax.ScaleByAmsgradState(
-            count=jnp.zeros([], jnp.int32), mu=zeros_like(params, mu_dtype), nu=zeros_like(params, real=True),
-            nu_max=zeros_like(params, real=True))
+    def at(count: jax.Array) -> Any:
+        return (1 / debias(b1, count) if bias_correction_mu else 1,
+                1 / debias(b2, count) if bias_correction_nu else 1)
 
-    def rule(state: optax.ScaleByAmsgradState) -> Rule:
-        count = increment(state.count)
-        correct_mu = 1 / debias(b1, count) if bias_correction_mu else 1
-        correct_nu = 1 / debias(b2, count) if bias_correction_nu else 1
+    def leaf(correct: Any, g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array, nu_max: jax.Array) -> tuple[Any, ...]:
+        correct_mu, correct_nu = correct
+        mu = lerp(mu, g, 1 - b1)
+        nu = lerp(nu, abs_sq(g), 1 - b2)
+        nu_max = jnp.maximum(nu_max, nu * correct_nu if max_of_corrected else nu)
+        divisor = nu_max if max_of_corrected else nu_max * correct_nu
+        return over_root(mu * correct_mu, divisor, eps, eps_root), mu, nu, nu_max
 
-        def leaf(g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array, nu_max: jax.Array) -> tuple[jax.Array, ...]:
-            mu = lerp(mu, g, 1 - scalar(b1))
-            nu = lerp(nu, abs_sq(g), 1 - scalar(b2))
-            nu_max = jnp.maximum(nu_max, nu * correct_nu if max_of_corrected else nu)
-            divisor = nu_max if max_of_corrected else nu_max * correct_nu
-            return over_root(mu * correct_mu, divisor, eps, eps_root), mu, nu, nu_max
-
-        return Rule(leaf, (state.mu, state.nu, state.nu_max), lambda *new: optax.ScaleByAmsgradState(count, *new))
-
-    return Leafwise(rule, init)
+    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True), "nu_max": Slot(real=True)}, at,
+                    optax.ScaleByAmsgradState, elementwise=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, debias, lerp
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import Scalar
 from gradxform.transforms.adam import check_moments, first_moment, over_root
 
 
@@ -45,19 +44,13 @@ def scale_by_belief(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-16, e
     """
     check_moments(b1, b2, eps, eps_root)
 
-    def init(params: Params) -> optax.ScaleByBeliefState:
-        return optax.ScaleByBeliefState(count=jnp.zeros([], jnp.int32), mu=zeros_like(params),
-                                        nu=zeros_like(params, real=True))
+    def at(count: jax.Array) -> Any:
+        return first_moment(b1, count, nesterov), 1 / debias(b2, count)
 
-    def rule(state: optax.ScaleByBeliefState) -> Rule:
-        count = increment(state.count)
-        correct_mu, correct_nu = first_moment(b1, count, nesterov), 1 / debias(b2, count)
+    def leaf(correct: Any, g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
+        correct_mu, correct_nu = correct
+        mu = lerp(mu, g, 1 - b1)
+        nu = lerp(nu, abs_sq(g - mu), 1 - b2) + eps_root
+        return over_root(correct_mu(mu, g), nu * correct_nu, eps), mu, nu
 
-        def leaf(g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
-            mu = lerp(mu, g, 1 - scalar(b1))
-            nu = lerp(nu, abs_sq(g - mu), 1 - scalar(b2)) + scalar(eps_root)
-            return over_root(correct_mu(mu, g), nu * correct_nu, eps), mu, nu
-
-        return Rule(leaf, (state.mu, state.nu), lambda mu, nu: optax.ScaleByBeliefState(count, mu, nu))
-
-    return Leafwise(rule, init)
+    return Leafwise(leaf, {"mu": Slot(), "nu": Slot(real=True)}, at, optax.ScaleByBeliefState, elementwise=True)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, cast, scalar, sqrt, widen
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, cast, sqrt, widen
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import refuse_integers
-from gradxform.core.types import Params, PyTree, Scalar, Updates
+from gradxform.core.types import PyTree, Scalar, Updates
 from gradxform.transforms.scale import block_rms
 
 
@@ -77,14 +77,13 @@ def clip_by_global_norm(max_norm: Scalar, *, eps: Scalar = 0.0) -> Leafwise:
     checks.real("max_norm", max_norm, at_least=0)
     checks.real("eps", eps, at_least=0)
 
-    def rule(state: Any, updates: Updates, params: Params) -> Rule:
-        norm, limit = global_norm(updates), scalar(max_norm)
-        divisor = norm + scalar(eps)
-        within = jnp.where(divisor > limit, limit / jnp.where(divisor > 0, divisor, 1), 1)
-        factor = jnp.where(jnp.isfinite(norm), within, jnp.nan)
-        return Rule(lambda g, p: g * factor)
+    def at(updates: Updates) -> jax.Array:
+        norm = global_norm(updates)
+        divisor = norm + eps
+        within = jnp.where(divisor > max_norm, max_norm / jnp.where(divisor > 0, divisor, 1), 1)
+        return jnp.where(jnp.isfinite(norm), within, jnp.nan)
 
-    return Leafwise(rule, reads_updates=True)
+    return Leafwise(lambda factor, g, p: g * factor, at=at, whole=True, elementwise=True)
 
 
 @transformation
@@ -107,14 +106,13 @@ def clip(max_delta: Scalar) -> Leafwise:
     """
     checks.real("max_delta", max_delta, at_least=0)
 
-    def leaf(g: jax.Array, p: Any) -> jax.Array:
-        limit = scalar(max_delta)
+    def leaf(now: Any, g: jax.Array, p: Any) -> jax.Array:
         if jnp.iscomplexobj(g):
             size = sqrt(abs_sq(g))
-            return g * (jnp.minimum(size, limit) / jnp.where(size > 0, size, 1))
-        return jnp.clip(g, -limit, limit)
+            return g * (jnp.minimum(size, max_delta) / jnp.where(size > 0, size, 1))
+        return jnp.clip(g, -max_delta, max_delta)
 
-    return Leafwise(lambda state: Rule(leaf))
+    return Leafwise(leaf, elementwise=True)
 
 
 @transformation
@@ -139,7 +137,7 @@ def clip_by_block_rms(threshold: Scalar) -> Leafwise:
       {'w': Array([ 1., -1.], dtype=float32)}
     """
     checks.real("threshold", threshold, above=0)
-    return Leafwise(lambda state: Rule(lambda g, p: g / jnp.maximum(1, block_rms(g) / scalar(threshold))))
+    return Leafwise(lambda now, g, p: g / jnp.maximum(1, block_rms(g) / threshold))
 
 
 @transformation
@@ -171,14 +169,14 @@ def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | tuple[i
         checks.integer("axis", one)
     checks.real("eps", eps, at_least=0)
 
-    def leaf(g: jax.Array, p: jax.Array) -> jax.Array:
+    def leaf(now: Any, g: jax.Array, p: jax.Array) -> jax.Array:
         axes = _unit_axes(g, axis)
         g_norm = sqrt(jnp.sum(abs_sq(g), axis=axes, keepdims=True))
         p_norm = sqrt(jnp.sum(abs_sq(p), axis=axes, keepdims=True))
-        limit = scalar(clipping) * jnp.maximum(p_norm, scalar(eps))
+        limit = clipping * jnp.maximum(p_norm, eps)
         return g * jnp.where(g_norm > limit, limit / jnp.maximum(g_norm, 1e-6), 1)
 
-    return Leafwise(lambda state: Rule(leaf), needs_params=True)
+    return Leafwise(leaf, needs_params=True)
 
 
 def _unit_axes(x: jax.Array, axis: int | tuple[int, ...] | None) -> Any:

@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gradxform.core.bricks import Leafwise
+from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import cast, no_update, widen
-from gradxform.core.stages import General, Sequential
+from gradxform.core.stages import Around, Chain
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import is_inexact, mismatch, paths, subtrees
+from gradxform.core.trees import is_inexact, mismatch, paths, subtrees, widened
 from gradxform.core.types import AnyTransformation, Params, Updates
 
 
 @transformation
-def chain(*transformations: AnyTransformation) -> Sequential:
+def chain(*transformations: AnyTransformation) -> Chain:
     """Applies transformations one after another, each to what the last one returned.
 
     Consecutive leafwise transformations run as one expression a leaf, nested chains included.
@@ -39,11 +41,11 @@ def chain(*transformations: AnyTransformation) -> Sequential:
     """
     for i, tx in enumerate(transformations):
         check_transformation(f"chain: argument {i}", tx)
-    return Sequential({str(i): tx for i, tx in enumerate(transformations)}, pack=tuple, unpack=tuple)
+    return Chain(tuple(map(stage_of, transformations)), inner={str(i): tx for i, tx in enumerate(transformations)})
 
 
 @transformation
-def named_chain(*transformations: tuple[str, AnyTransformation]) -> Sequential:
+def named_chain(*transformations: tuple[str, AnyTransformation]) -> Chain:
     """Applies transformations one after another, each under a name.
 
     Args:
@@ -70,13 +72,14 @@ def named_chain(*transformations: tuple[str, AnyTransformation]) -> Sequential:
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     if twice:
         raise ValueError(f"named_chain: expected unique names, got {twice[0]!r} more than once")
-    return Sequential(dict(transformations),
-                      pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
-                      unpack=lambda state: [state[name] for name in names])
+    return Chain(tuple(stage_of(tx) for _, tx in transformations),
+                 pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
+                 unpack=lambda state: [state[name] for name in names] if len(state) == len(names) else tuple(state),
+                 state=dict, inner=dict(transformations))
 
 
 @transformation
-def identity() -> Sequential:
+def identity() -> Chain:
     """Returns the updates as they are.
 
     Returns:
@@ -87,11 +90,11 @@ def identity() -> Sequential:
       >>> gx.identity().update({"w": 2.0}, gx.identity().init({"w": 1.0}))[0]
       {'w': Array(2., dtype=float32)}
     """
-    return Sequential({}, pack=lambda states: optax.EmptyState(), unpack=lambda state: ())
+    return Chain((), pack=lambda states: optax.EmptyState(), unpack=lambda state: (), state=optax.EmptyState)
 
 
 @transformation
-def set_to_zero() -> General:
+def set_to_zero() -> Leafwise:
     """Returns updates of zero, so that the params stay as they are.
 
     Returns:
@@ -102,12 +105,11 @@ def set_to_zero() -> General:
       >>> gx.set_to_zero().update({"w": 2.0}, gx.set_to_zero().init({"w": 1.0}))[0]
       {'w': Array(-0., dtype=float32)}
     """
-    return General(lambda params: optax.EmptyState(),
-                   lambda updates, state, params=None, **extra: (jax.tree.map(no_update, updates), state))
+    return Leafwise(lambda now, g, p: no_update(g), elementwise=True, any_dtype=True)
 
 
 @transformation
-def stateless(f: Callable[[Updates, Params | None], Updates]) -> General:
+def stateless(f: Callable[[Updates, Params | None], Updates]) -> Around:
     """Makes a transformation of a function without state.
 
     Args:
@@ -127,8 +129,8 @@ def stateless(f: Callable[[Updates, Params | None], Updates]) -> General:
     """
     if not callable(f):
         raise TypeError(f"f: expected a function of (updates, params), got {f!r}")
-    return General(lambda params: optax.EmptyState(),
-                   lambda updates, state, params=None, **extra: (f(updates, params), state))
+    return Around(lambda params: optax.EmptyState(),
+                  lambda updates, state, params=None, **extra: (f(widened(updates), params), state))
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:

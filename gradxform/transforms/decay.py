@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradxform.core import checks
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, ScalarOrSchedule
 from gradxform.transforms.masking import masked
@@ -39,5 +39,5 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None 
     if mask is not None:
         return masked(add_decayed_weights(weight_decay), mask)
     if isinstance(weight_decay, float) and weight_decay == 0:
-        return Leafwise(lambda state: Rule(lambda g, p: g))
-    return scheduled(weight_decay, lambda decay: lambda g, p: g + decay * p, needs_params=True)
+        return Leafwise(lambda now, g, p: g, elementwise=True)
+    return scheduled(weight_decay, lambda decay, g, p: g + decay * p, needs_params=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, increment, lerp, real_dtype, scalar, sqrt
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, lerp, sqrt
+from gradxform.core.slots import Axes, Shape, Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import refuse_integers
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import Scalar
 
 
 @transformation
@@ -64,56 +65,40 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
     def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
         return _axes(shape, factored_axes == "last", min_dim_size_to_factor) if factored else None
 
-    def init(params: Params) -> optax.FactoredState:
-        refuse_integers(params, "params")
-        unused = lambda p: jnp.zeros((1,), real_dtype(jnp.result_type(p)))  # noqa: E731
+    def without(which: int, shape: Shape) -> Axes:
+        axes = axes_of(shape)
+        return None if axes is None else tuple(axis for axis in range(len(shape)) if axis != axes[which])
 
-        def without(p: Any, axis: int) -> jax.Array:
-            return jnp.zeros(jnp.shape(p)[:axis] + jnp.shape(p)[axis + 1:], real_dtype(jnp.result_type(p)))
+    def whole(shape: Shape) -> Axes:
+        return tuple(range(len(shape))) if axes_of(shape) is None else None
 
-        def row(p: Any) -> jax.Array:
-            axes = axes_of(jnp.shape(p))
-            return unused(p) if axes is None else without(p, axes[1])
+    def at(count: jax.Array) -> Any:
+        step = jnp.maximum(count - 1 - step_offset, 0)
+        return _power(step, decay_rate) if decay_rate_fn is None else 1 - decay_rate_fn(step, decay_rate)
 
-        def col(p: Any) -> jax.Array:
-            axes = axes_of(jnp.shape(p))
-            return unused(p) if axes is None else without(p, axes[0])
+    def leaf(weight: Any, g: jax.Array, p: Any, v_row: jax.Array, v_col: jax.Array, v: jax.Array) -> tuple[Any, ...]:
+        square = abs_sq(g)
+        square = jnp.maximum(square, epsilon) if clamp_epsilon else square + epsilon
+        axes = axes_of(g.shape)
+        if axes is None:
+            v = lerp(v, square, weight)
+            return g / sqrt(v), v_row, v_col, v
+        short, long = axes
+        v_row = lerp(v_row, jnp.mean(square, axis=long), weight)
+        v_col = lerp(v_col, jnp.mean(square, axis=short), weight)
+        mean = jnp.mean(v_row, axis=short - (short > long), keepdims=True)
+        row, col = sqrt(v_row / mean), sqrt(v_col)
+        return g / jnp.expand_dims(row, long) / jnp.expand_dims(col, short), v_row, v_col, v
 
-        def full(p: Any) -> jax.Array:
-            whole = axes_of(jnp.shape(p)) is None
-            return jnp.zeros(jnp.shape(p), real_dtype(jnp.result_type(p))) if whole else unused(p)
-
-        return optax.FactoredState(count=jnp.zeros([], jnp.int32), v_row=jax.tree.map(row, params),
-                                   v_col=jax.tree.map(col, params), v=jax.tree.map(full, params))
-
-    def rule(state: optax.FactoredState) -> Rule:
-        step = jnp.maximum(state.count - step_offset, 0)
-        weight = _power(step, decay_rate) if decay_rate_fn is None else 1 - decay_rate_fn(step, decay_rate)
-
-        def leaf(g: jax.Array, p: Any, v_row: jax.Array, v_col: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
-            square = abs_sq(g)
-            square = jnp.maximum(square, scalar(epsilon)) if clamp_epsilon else square + scalar(epsilon)
-            axes = axes_of(g.shape)
-            if axes is None:
-                v = lerp(v, square, weight)
-                return g / sqrt(v), v_row, v_col, v
-            short, long = axes
-            v_row = lerp(v_row, jnp.mean(square, axis=long), weight)
-            v_col = lerp(v_col, jnp.mean(square, axis=short), weight)
-            mean = jnp.mean(v_row, axis=short - (short > long), keepdims=True)
-            row, col = sqrt(v_row / mean), sqrt(v_col)
-            return g / jnp.expand_dims(row, long) / jnp.expand_dims(col, short), v_row, v_col, v
-
-        return Rule(leaf, (state.v_row, state.v_col, state.v),
-                    lambda *new: optax.FactoredState(increment(state.count), *new), same_shape=False)
-
-    return Leafwise(rule, init)
+    slots = {"v_row": Slot(real=True, axes=functools.partial(without, 1)),
+             "v_col": Slot(real=True, axes=functools.partial(without, 0)), "v": Slot(real=True, axes=whole)}
+    return Leafwise(leaf, slots, at, optax.FactoredState)
 
 
 def _power(step: jax.Array, rate: Scalar) -> jax.Array:
     """``(step + 1)**-rate``, the weight of a new square; late in a run one minus the decay would lose its digits."""
     t = step.astype(jnp.result_type(float)) + 1
-    return jnp.exp(-scalar(rate) * jnp.log(t))
+    return jnp.exp(-rate * jnp.log(t))
 
 
 def _axes(shape: tuple[int, ...], last: bool, least: int) -> tuple[int, int] | None:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import increment, scalar, sqrt
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Each, Leafwise
+from gradxform.core.numbers import sqrt
 from gradxform.core.transformation import transformation
-from gradxform.core.types import Params, Scalar, Updates
+from gradxform.core.types import Scalar, Updates
 
 
 @transformation
@@ -41,7 +41,7 @@ def centralize(output_axis: int = 0) -> Leafwise:
     """
     checks.integer("output_axis", output_axis)
 
-    def leaf(g: jax.Array, p: Any) -> jax.Array:
+    def leaf(now: Any, g: jax.Array, p: Any) -> jax.Array:
         if g.ndim < 2 or g.size == 0:
             return g
         if not -g.ndim <= output_axis < g.ndim:
@@ -49,7 +49,7 @@ def centralize(output_axis: int = 0) -> Leafwise:
         inputs = tuple(axis for axis in range(g.ndim) if axis != output_axis % g.ndim)
         return g - jnp.mean(g, axis=inputs, keepdims=True)
 
-    return Leafwise(lambda state: Rule(leaf))
+    return Leafwise(leaf)
 
 
 @transformation
@@ -80,23 +80,17 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int) -> Leafwise:
     checks.real("eta", eta, at_least=0)
     checks.real("gamma", gamma, at_least=0)
 
-    def init(params: Params) -> optax.AddNoiseState:
-        return optax.AddNoiseState(count=jnp.zeros([], jnp.int32), rng_key=_as_key(key))
+    def at(count: jax.Array, rng_key: jax.Array, updates: Updates) -> Any:
+        next_key, now = jax.random.split(rng_key)
+        keys = Each(jax.random.split(now, max(len(jax.tree.leaves(updates)), 1)))
+        return (keys, sqrt(eta / count.astype(jnp.result_type(float)) ** gamma)), next_key
 
-    def rule(state: optax.AddNoiseState, updates: Updates, params: Params) -> Rule:
-        count = increment(state.count)
-        next_key, now = jax.random.split(state.rng_key)
-        leaves, treedef = jax.tree.flatten(updates)
-        keys = jax.tree.unflatten(treedef, list(jax.random.split(now, len(leaves)))) if leaves else updates
-        deviation = sqrt(scalar(eta) / count.astype(jnp.result_type(float)) ** scalar(gamma))
-
-        def leaf(g: jax.Array, p: Any, noise_key: jax.Array) -> jax.Array:
-            return g + deviation * jax.random.normal(noise_key, g.shape, g.dtype)
-
-        return Rule(leaf, inputs=(keys,), finish=lambda: optax.AddNoiseState(count, next_key))
+    def leaf(now: Any, g: jax.Array, p: Any) -> jax.Array:
+        noise_key, deviation = now
+        return g + deviation * jax.random.normal(noise_key, g.shape, g.dtype)
 
     _check_key(key)
-    return Leafwise(rule, init, reads_updates=True)
+    return Leafwise(leaf, at=at, state=optax.AddNoiseState, scalars={"rng_key": lambda: _as_key(key)}, whole=True)
 
 
 def _check_key(key: Any) -> None:

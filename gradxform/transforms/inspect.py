@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradxform.core.stages import General, Sequential
+from gradxform.core.stages import Around, Chain, count_of
 from gradxform.core.transformation import Transformation
 from gradxform.core.types import AnyTransformation, State
 from gradxform.core.value import Value
@@ -84,7 +84,7 @@ def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[t
         return
     for name, value in tx.arguments.items():
         if callable(value) and name in tx._definition.schedules | {"step_size_fn"}:
-            step = _step(state)
+            step = count_of(tx.stage, state, tx.name)
             if step is None:
                 raise ValueError(f"state: expected the state of {tx.name}, which counts its steps, got {state!r}")
             yield prefix + name, value(step)
@@ -97,14 +97,10 @@ def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[t
 def _inner(tx: Transformation, state: State) -> Mapping[str, tuple[Any, State]]:
     """The transformations that ``tx`` was given, each with its state; none for a recipe: it has its own."""
     built = tx.built
-    if isinstance(built, Sequential):
-        states = built.unpack(state)
-        if len(states) != len(built.transformations):
-            raise ValueError(f"state: expected the state of {len(built.transformations)} transformations, "
-                             f"got {len(states)}")
-        return {key: (inner, part)
-                for (key, inner), part in zip(built.transformations.items(), states, strict=True)}
-    return built.inner(state) if isinstance(built, General) and built.inner is not None else {}
+    if isinstance(built, Chain):
+        return {key: (inner, own) for (key, inner), own in zip(
+            built.inner.items(), built.states(state, tx.name), strict=False)}
+    return built.inner(state) if isinstance(built, Around) and built.inner is not None else {}
 
 
 def _is_numeric(value: Any) -> bool:
@@ -113,8 +109,3 @@ def _is_numeric(value: Any) -> bool:
     return isinstance(value, (numbers.Number, jax.Array, np.ndarray)) and not isinstance(value, (bool, Value))
 
 
-def _step(state: State) -> Any:
-    """The step that a state has counted to: the first ``count`` in it."""
-    counted = lambda x: hasattr(x, "count") and not callable(x.count)  # noqa: E731
-    found = [part.count for part in jax.tree.leaves(state, is_leaf=counted) if counted(part)]
-    return found[0] if found else None

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import increment, lerp, scalar
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import lerp
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import DType, Scalar
 
 
 @transformation
-def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None, *, mode: str = "hard",
+def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: DType = None, *, mode: str = "hard",
                   smooth_beta: Scalar = 1.0) -> Leafwise:
     """Replaces updates by the sign of an interpolation between them and their moving average.
 
@@ -51,17 +51,11 @@ def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None, *, 
     checks.choice("mode", mode, ("hard", "smooth", "refined"))
     squash = {
         "hard": jnp.sign,
-        "smooth": lambda c: jnp.tanh(scalar(smooth_beta) * c),
+        "smooth": lambda c: jnp.tanh(smooth_beta * c),
         "refined": lambda c: jnp.where(jnp.abs(c) < 1, c, jnp.sign(c)),
     }[mode]
 
-    def init(params: Params) -> optax.ScaleByLionState:
-        return optax.ScaleByLionState(count=jnp.zeros([], jnp.int32), mu=zeros_like(params, mu_dtype))
+    def leaf(now: Any, g: jax.Array, p: Any, mu: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return squash((1 - b1) * g + b1 * mu), lerp(mu, g, 1 - b2)
 
-    def rule(state: optax.ScaleByLionState) -> Rule:
-        def leaf(g: jax.Array, p: Any, mu: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return squash((1 - scalar(b1)) * g + scalar(b1) * mu), lerp(mu, g, 1 - scalar(b2))
-
-        return Rule(leaf, (state.mu,), lambda mu: optax.ScaleByLionState(increment(state.count), mu))
-
-    return Leafwise(rule, init)
+    return Leafwise(leaf, {"mu": Slot(mu_dtype)}, state=optax.ScaleByLionState, elementwise=True)

@@ -1,31 +1,31 @@
-"""Transformations of a part of the tree."""
+"""Transformations of a part of the tree: each is a rewrite of the bricks in what it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
 
 import jax
 import optax
 
-from gradxform.core import stages
-from gradxform.core.arguments import plain
-from gradxform.core.stages import General
+from gradxform.core.foreign import stage_of
+from gradxform.core.stages import Chain, Stage, only
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import mismatch, path_name, structure, subtrees
-from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State, Updates
+from gradxform.core.trees import paths
+from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State
+from gradxform.core.which import Where, as_mask, mask_tree
 from gradxform.transforms.combine import check_transformation, set_to_zero
 
 
 @transformation
-def masked(inner: AnyTransformation, mask: Mask, *, mask_compatible_extra_args: bool = False) -> General:
+def masked(inner: AnyTransformation, mask: Mask | str, *, mask_compatible_extra_args: bool = False) -> Chain:
     """Applies a transformation where the mask is True and passes the other updates through unchanged.
 
     To hold the other params fixed use ``selective_transform`` or ``freeze``: what passes through here is still added.
 
     Args:
       inner: the transformation; it sees no trace of the other leaves and keeps no state for them.
-      mask: a tree of bools or a prefix of one, a function from params to one, or a selector.
+      mask: a tree of bools or a prefix of one, a function from params to one, a selector, or a regular
+        expression of paths.
       mask_compatible_extra_args: whether extra arguments of ``update`` with the structure of the updates are masked.
 
     Returns:
@@ -42,27 +42,14 @@ def masked(inner: AnyTransformation, mask: Mask, *, mask_compatible_extra_args: 
       {'b': Array(1., dtype=float32), 'w': Array(0.5, dtype=float32)}
     """
     check_transformation("inner", inner)
-    check_mask("mask", mask)
-    stage = stages.stage_of(inner)
-
-    def init(params: Params) -> optax.MaskedState:
-        return optax.MaskedState(stages.init(stage, _keep(mask_tree(mask, params), params, "params")))
-
-    def update(updates: Updates, state: optax.MaskedState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, optax.MaskedState]:
-        tree = mask_tree(mask, updates)
-        if mask_compatible_extra_args:
-            extra = {k: _keep(tree, v) if structure(v) == structure(updates) else v for k, v in extra.items()}
-        new, inner_state = stages.run(stage, _keep(tree, updates), state.inner_state,
-                                      None if params is None else _keep(tree, params, "params"), extra, "masked")
-        return _merge(tree, new, updates), optax.MaskedState(inner_state)
-
-    return General(init, update, inner=lambda state: {"inner": (inner, state.inner_state)})
+    where = Where(as_mask("mask", mask), "mask", mask_compatible_extra_args)
+    return Chain((only(stage_of(inner), where),), inner={"inner": inner}, state=optax.MaskedState,
+                 pack=lambda states: optax.MaskedState(states[0]), unpack=lambda state: [state.inner_state])
 
 
 @transformation
 def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: PyTree | Callable[[Params], PyTree], *,
-              mask_compatible_extra_args: bool = False) -> General:
+              mask_compatible_extra_args: bool = False) -> Chain:
     """Applies to each leaf the transformation of its label.
 
     Args:
@@ -88,44 +75,33 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
     for label, tx in transforms.items():
         check_transformation(f"transforms[{label!r}]", tx)
 
-    def part(label: Hashable, tx: AnyTransformation, labels: PyTree) -> Transformation:
-        return masked(tx, jax.tree.map(lambda own: own == label, labels),
-                      mask_compatible_extra_args=mask_compatible_extra_args)
-
     def labels_of(tree: PyTree) -> PyTree:
+        if not jax.tree.leaves(tree):
+            return tree
         labels = param_labels(tree) if callable(param_labels) else param_labels
-        for path, label in jax.tree_util.tree_leaves_with_path(labels):
+        for path, label in zip(paths(labels), jax.tree.leaves(labels), strict=True):
             if label not in transforms:
-                raise ValueError(f"param_labels: expected one of {sorted(map(repr, transforms))} at "
-                                 f"'{path_name(path)}', got {label!r}")
+                raise ValueError(f"param_labels: expected one of {sorted(map(repr, transforms))} at '{path}', "
+                                 f"got {label!r}")
         return labels
 
-    def init(params: Params) -> optax.transforms.PartitionState:
-        labels = labels_of(params) if jax.tree.leaves(params) else None
-        return optax.transforms.PartitionState({
-            label: part(label, tx, labels).init(params) if labels is not None
-            else optax.MaskedState(tx.init(params)) for label, tx in transforms.items()})
+    def has(label: Hashable) -> Callable[[PyTree], PyTree]:
+        return lambda tree: jax.tree.map(lambda own: own == label, labels_of(tree))
 
-    def update(updates: Updates, state: optax.transforms.PartitionState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, optax.transforms.PartitionState]:
-        labels, new = labels_of(updates), {}
-        for label, tx in transforms.items():
-            updates, new[label] = stages.run(part(label, tx, labels).stage, updates, state.inner_states[label], params,
-                                             extra, "partition")
-        return updates, optax.transforms.PartitionState(new)
-
-    return General(init, update, inner=lambda state: {
-        f"transforms/{label}": (tx, state.inner_states[label].inner_state) for label, tx in transforms.items()})
+    return _divided({label: only(stage_of(tx), Where(has(label), "param_labels", mask_compatible_extra_args))
+                     for label, tx in transforms.items()},
+                    {f"transforms/{label}": tx for label, tx in transforms.items()})
 
 
 @transformation
-def freeze(mask: Mask) -> Transformation:
+def freeze(mask: Mask | str) -> Transformation:
     """Makes the updates zero where the mask is True.
 
     Placed last in a chain it holds those params fixed. ``selective_transform`` also spares their state.
 
     Args:
-      mask: a tree of bools or a prefix of one, a function from params to one, or a selector.
+      mask: a tree of bools or a prefix of one, a function from params to one, a selector, or a regular
+        expression of paths.
 
     Returns:
       A transformation without arrays in its state.
@@ -143,7 +119,7 @@ def freeze(mask: Mask) -> Transformation:
 
 
 @transformation
-def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask) -> General:
+def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask | str) -> Chain:
     """Applies a transformation to what is not frozen; the frozen leaves get a zero update.
 
     A frozen leaf is invisible to ``optimizer``: it holds no state for it, its gradient does not count in a norm, no
@@ -168,71 +144,19 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask) -> G
       {'body': Array(-0., dtype=float32), 'head': Array(-0.1, dtype=float32)}
     """
     check_transformation("optimizer", optimizer)
-    check_mask("freeze_mask", freeze_mask)
-    stage = stages.stage_of(optimizer)
+    mask = as_mask("freeze_mask", freeze_mask)
 
     def thawed(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda frozen: not frozen, mask_tree(freeze_mask, tree))
+        return jax.tree.map(lambda frozen: not frozen, mask_tree(mask, tree, "freeze_mask"))
 
-    def init(params: Params) -> optax.transforms.PartitionState:
-        return _frozen_state(stages.init(stage, _keep(thawed(params), params, "params")))
-
-    def update(updates: Updates, state: optax.transforms.PartitionState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, optax.transforms.PartitionState]:
-        mask = thawed(updates)
-        new, inner_state = stages.run(stage, _keep(mask, updates), state.inner_states["train"].inner_state,
-                                      None if params is None else _keep(mask, params, "params"), extra,
-                                      "selective_transform")
-        zeros = set_to_zero().update(updates, optax.EmptyState())[0]
-        return _merge(mask, new, zeros), _frozen_state(inner_state)
-
-    return General(init, update, inner=lambda state: {
-        "optimizer": (optimizer, state.inner_states["train"].inner_state)})
+    return _divided({"train": only(stage_of(optimizer), Where(thawed, "freeze_mask")),
+                     "freeze": only(stage_of(set_to_zero()), Where(mask, "freeze_mask"))}, {"optimizer": optimizer})
 
 
-def check_mask(name: str, mask: Mask) -> None:
-    """Refuses a mask with a leaf that is not a bool.
+def _divided(parts: Mapping[Hashable, Stage], inner: Mapping[str, AnyTransformation]) -> Chain:
+    """Stages that each have leaves of their own, the state as optax nests it."""
+    def pack(states: list[State]) -> optax.transforms.PartitionState:
+        return optax.transforms.PartitionState(dict(zip(parts, map(optax.MaskedState, states), strict=True)))
 
-    Raises:
-      TypeError: with the path of that leaf.
-    """
-    if callable(mask):
-        return
-    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
-        if not isinstance(leaf, bool):
-            raise TypeError(f"{name}: expected a bool at '{path_name(path)}', got {leaf!r}")
-
-
-def mask_tree(mask: Mask, tree: PyTree) -> PyTree:
-    """The mask as a tree of bools. A tree without leaves (a placeholder) is its own mask."""
-    if not jax.tree.leaves(tree):
-        return tree
-    if not callable(mask):
-        return mask
-    made = jax.tree.map(plain, mask(tree))
-    check_mask("mask", made)
-    return made
-
-
-def _frozen_state(state: State) -> optax.transforms.PartitionState:
-    return optax.transforms.PartitionState(
-        {"train": optax.MaskedState(state), "freeze": optax.MaskedState(optax.EmptyState())})
-
-
-def _keep(mask: PyTree, tree: PyTree, what: str = "updates") -> PyTree:
-    """``tree`` with an empty node wherever the mask is False."""
-    if mask is tree:
-        return tree
-    flags, treedef = jax.tree.flatten(mask)
-    parts = subtrees(treedef, mask, tree, what, "mask")
-    return jax.tree.unflatten(treedef, [
-        part if flag else optax.MaskedNode() for flag, part in zip(flags, parts, strict=True)])
-
-
-def _merge(mask: PyTree, new: Updates, old: Updates) -> Updates:
-    """``new`` where the mask is True, ``old`` elsewhere."""
-    if structure(_keep(mask, old)) != structure(new):
-        mismatch(_keep(mask, old), new, "the updates that came in", "the updates that went out")
-    return jax.tree.map(lambda flag, a, b: a if flag else b, mask, new, old)
-
-
+    return Chain(tuple(parts.values()), pack, lambda state: [state.inner_states[label].inner_state for label in parts],
+                 optax.transforms.PartitionState, inner)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
+from gradxform.core.bricks import Leafwise
 from gradxform.core.numbers import debias as bias_correction
-from gradxform.core.numbers import increment, lerp, scalar
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.numbers import lerp
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import DType, Scalar
 
 
 @transformation
-def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: Any = None) -> Leafwise:
+def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: DType = None) -> Leafwise:
     """Replaces updates by their decayed running sum: classical momentum.
 
     Polyak (1964): ``t = g + decay t``. With Nesterov's look-ahead the update is ``g + decay t_new`` (Sutskever et
@@ -45,16 +44,15 @@ def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: Any = None) 
     checks.real("decay", decay, at_least=0, at_most=1)
     checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
 
-    def leaf(g: jax.Array, p: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
-        total = g + scalar(decay) * total
-        return (g + scalar(decay) * total if nesterov else total), total
+    def leaf(now: Any, g: jax.Array, p: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = g + decay * total
+        return (g + decay * total if nesterov else total), total
 
-    return Leafwise(lambda state: Rule(leaf, (state.trace,), optax.TraceState),
-                    lambda params: optax.TraceState(zeros_like(params, accumulator_dtype)))
+    return Leafwise(leaf, {"trace": Slot(accumulator_dtype)}, state=optax.TraceState, elementwise=True)
 
 
 @transformation
-def ema(decay: Scalar, debias: bool = True, accumulator_dtype: Any = None) -> Leafwise:
+def ema(decay: Scalar, debias: bool = True, accumulator_dtype: DType = None) -> Leafwise:
     """Replaces updates by their exponential moving average.
 
     ``m = decay m + (1 - decay) g``; debiased, the update is ``m / (1 - decay**t)``.
@@ -79,17 +77,11 @@ def ema(decay: Scalar, debias: bool = True, accumulator_dtype: Any = None) -> Le
     checks.real("decay", decay, at_least=0, below=1)
     checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
 
-    def init(params: Params) -> optax.EmaState:
-        return optax.EmaState(count=jnp.zeros([], jnp.int32), ema=zeros_like(params, accumulator_dtype))
+    def at(count: jax.Array) -> Any:
+        return 1 / bias_correction(decay, count) if debias else 1
 
-    def rule(state: optax.EmaState) -> Rule:
-        count = increment(state.count)
-        correct = 1 / bias_correction(decay, count) if debias else 1
+    def leaf(correct: Any, g: jax.Array, p: Any, average: jax.Array) -> tuple[jax.Array, jax.Array]:
+        average = lerp(average, g, 1 - decay)
+        return average * correct, average
 
-        def leaf(g: jax.Array, p: Any, average: jax.Array) -> tuple[jax.Array, jax.Array]:
-            average = lerp(average, g, 1 - scalar(decay))
-            return average * correct, average
-
-        return Rule(leaf, (state.ema,), lambda average: optax.EmaState(count, average))
-
-    return Leafwise(rule, init)
+    return Leafwise(leaf, {"ema": Slot(accumulator_dtype)}, at, optax.EmaState, elementwise=True)

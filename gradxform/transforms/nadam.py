@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, debias, increment, lerp
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, PyTree, Scalar
+from gradxform.core.types import DType, PyTree, Scalar
 from gradxform.transforms.adam import check_moments, over_root
 
 
@@ -28,7 +28,7 @@ class ScaleByNadamState(NamedTuple):
 
 @transformation
 def scale_by_nadam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                   mu_dtype: Any = None, momentum_decay: Scalar = 4e-3) -> Leafwise:
+                   mu_dtype: DType = None, momentum_decay: Scalar = 4e-3) -> Leafwise:
     """Adam with Nesterov's look-ahead and a momentum that warms up, as in torch.
 
     Dozat, "Incorporating Nesterov Momentum into Adam" (2016), algorithm 2 with the schedule of Sutskever et al.
@@ -59,27 +59,20 @@ def scale_by_nadam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
     checks.inexact_dtype("mu_dtype", mu_dtype)
     checks.real("momentum_decay", momentum_decay, at_least=0)
 
-    def init(params: Params) -> ScaleByNadamState:
-        return ScaleByNadamState(jnp.zeros([], jnp.int32), jnp.ones([], jnp.result_type(float)),
-                                 zeros_like(params, mu_dtype), zeros_like(params, real=True))
-
     def momentum_at(count: jax.Array) -> jax.Array:
         steps = count.astype(jnp.result_type(float))
-        return scalar(b1) * (1 - 0.5 * jnp.exp(math.log(0.96) * scalar(momentum_decay) * steps))
+        return b1 * (1 - 0.5 * jnp.exp(math.log(0.96) * momentum_decay * steps))
 
-    def rule(state: ScaleByNadamState) -> Rule:
-        count = increment(state.count)
+    def at(count: jax.Array, momentum: jax.Array) -> Any:
         now, ahead = momentum_at(count), momentum_at(increment(count))
-        product = state.momentum * now
-        on_gradient, on_moment = (1 - now) / (1 - product), ahead / (1 - product * ahead)
-        correct_nu = 1 / debias(b2, count)
+        product = momentum * now
+        return ((1 - now) / (1 - product), ahead / (1 - product * ahead), 1 / debias(b2, count)), product
 
-        def leaf(g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
-            mu = lerp(mu, g, 1 - scalar(b1))
-            nu = lerp(nu, abs_sq(g), 1 - scalar(b2))
-            return over_root(on_moment * mu + on_gradient * g, nu * correct_nu, eps, eps_root), mu, nu
+    def leaf(now: Any, g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
+        on_gradient, on_moment, correct_nu = now
+        mu = lerp(mu, g, 1 - b1)
+        nu = lerp(nu, abs_sq(g), 1 - b2)
+        return over_root(on_moment * mu + on_gradient * g, nu * correct_nu, eps, eps_root), mu, nu
 
-        return Rule(leaf, (state.mu, state.nu), lambda mu, nu: ScaleByNadamState(
-            count, product.astype(state.momentum.dtype), mu, nu))
-
-    return Leafwise(rule, init)
+    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True)}, at, ScaleByNadamState,
+                    scalars={"momentum": 1.0}, elementwise=True)

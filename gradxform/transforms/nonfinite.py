@@ -11,8 +11,10 @@ import numpy as np
 
 from gradxform.core import checks, stages
 from gradxform.core.control import branch
+from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import cast, increment, no_update
-from gradxform.core.stages import General
+from gradxform.core.run import run
+from gradxform.core.stages import Around
 from gradxform.core.transformation import transformation
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
 from gradxform.transforms.combine import check_transformation
@@ -38,7 +40,7 @@ class SkipNonfiniteState(NamedTuple):
 
 
 @transformation
-def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit: bool = True) -> General:
+def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit: bool = True) -> Around:
     """Leaves params and state as they are in a step with NaN or inf in it.
 
     A step counts as not finite if the gradients or the updates made of them are not. It returns updates of zero, keeps
@@ -68,7 +70,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
     """
     check_transformation("tx", tx)
     checks.integer("max_consecutive", max_consecutive, at_least=0)
-    stage = stages.stage_of(tx)
+    stage = stage_of(tx)
 
     def init(params: Params) -> SkipNonfiniteState:
         return SkipNonfiniteState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros([], bool),
@@ -79,10 +81,10 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
         zeros = jax.tree.map(no_update, updates)
 
         def step() -> tuple[Updates, State, jax.Array]:
-            new, inner_state = stages.run(stage, updates, state.inner_state, params, extra, "skip_nonfinite")
+            new, inner_state = run(stage, updates, state.inner_state, params, extra, "skip_nonfinite")
             # What counts is what reaches the params: a finite float32 may be infinite in float16.
-            reached = new if params is None else jax.tree.map(lambda u, p: cast(u, jnp.result_type(p)), new, params)
-            fine = all_finite(reached)
+            like = updates if params is None else params
+            fine = all_finite(jax.tree.map(lambda u, x: cast(u, jnp.result_type(x)), new, like))
             keep = functools.partial(jax.tree.map, functools.partial(jnp.where, fine))
             return keep(new, zeros), keep(inner_state, state.inner_state), fine
 
@@ -100,7 +102,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
             jax.lax.cond(too_many, lambda n, m: jax.debug.callback(_raise, n, m), lambda n, m: None, consecutive, total)
         return new, state
 
-    return General(init, update, inner=lambda state: {"tx": (tx, state.inner_state)}, widens=False)
+    return Around(init, update, inner=lambda state: {"tx": (tx, state.inner_state)})
 
 
 def check_finite(state: State) -> None:

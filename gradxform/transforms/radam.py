@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar, sqrt
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, debias, lerp, sqrt
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import Scalar
 from gradxform.transforms.adam import check_moments, first_moment, over_root
 
 
@@ -51,27 +51,21 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
     checks.real("b2", b2, above=0, below=1)
     checks.real("threshold", threshold, at_least=4)
 
-    def init(params: Params) -> optax.ScaleByAdamState:
-        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros_like(params),
-                                      nu=zeros_like(params, real=True))
-
-    def rule(state: optax.ScaleByAdamState) -> Rule:
-        count = increment(state.count)
-        correct_mu, correct_nu = first_moment(b1, count, nesterov), 1 / debias(b2, count)
+    def at(count: jax.Array) -> Any:
         rho, rho_inf = _effective_length(b2, count)
-        adaptive = rho >= scalar(threshold)
+        adaptive = rho >= threshold
         safe = jnp.where(adaptive, rho, 5.0)  # the root of a negative number would poison gradients through where
         rectifier = sqrt((safe - 4) * (safe - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * safe))
+        return first_moment(b1, count, nesterov), 1 / debias(b2, count), adaptive, rectifier
 
-        def leaf(g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
-            mu = lerp(mu, g, 1 - scalar(b1))
-            nu = lerp(nu, abs_sq(g), 1 - scalar(b2))
-            plain = correct_mu(mu, g)
-            return jnp.where(adaptive, rectifier * over_root(plain, nu * correct_nu, eps, eps_root), plain), mu, nu
+    def leaf(now: Any, g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
+        correct_mu, correct_nu, adaptive, rectifier = now
+        mu = lerp(mu, g, 1 - b1)
+        nu = lerp(nu, abs_sq(g), 1 - b2)
+        plain = correct_mu(mu, g)
+        return jnp.where(adaptive, rectifier * over_root(plain, nu * correct_nu, eps, eps_root), plain), mu, nu
 
-        return Rule(leaf, (state.mu, state.nu), lambda mu, nu: optax.ScaleByAdamState(count, mu, nu))
-
-    return Leafwise(rule, init)
+    return Leafwise(leaf, {"mu": Slot(), "nu": Slot(real=True)}, at, optax.ScaleByAdamState, elementwise=True)
 
 
 def _effective_length(b2: Scalar, count: jax.Array) -> tuple[jax.Array, Any]:
@@ -87,7 +81,6 @@ def _effective_length(b2: Scalar, count: jax.Array) -> tuple[jax.Array, Any]:
         rho_inf: Any = 2 / (1 - b2) - 1
         constant: Any = rho_inf - 2 / rate
     else:
-        b2 = scalar(b2)
         rate, rho_inf = -jnp.log(b2), 2 / (1 - b2) - 1
         constant = (1 - b2) / 6
     x = count.astype(jnp.result_type(float)) * rate

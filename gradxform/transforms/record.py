@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradxform.core.stages import General
+from gradxform.core.stages import Around, Later
 from gradxform.core.transformation import transformation
 from gradxform.core.types import Params, Updates
 from gradxform.transforms.clip import global_norm
@@ -22,7 +22,7 @@ class RecordNormsState(NamedTuple):
 
 
 @transformation
-def record_norms() -> General:
+def record_norms() -> Around:
     """Records three norms and changes nothing.
 
     ``gradient_norm`` is the norm of what comes in at its place: put first in a chain, the gradient before the clip.
@@ -44,12 +44,12 @@ def record_norms() -> General:
         return RecordNormsState(*(jnp.zeros_like(global_norm(params)) for _ in RecordNormsState._fields))
 
     def update(updates: Updates, state: RecordNormsState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, RecordNormsState]:
-        dtype = state.param_norm.dtype
-        weights = jnp.full([], jnp.nan, dtype) if params is None else global_norm(params).astype(dtype)
-        return updates, RecordNormsState(global_norm(updates).astype(dtype), state.update_norm, weights)
+               **extra: Any) -> tuple[Updates, Later]:
+        def norm_of(tree: Any) -> jax.Array:
+            return global_norm(tree).astype(state.param_norm.dtype)
 
-    def observe(state: RecordNormsState, updates: Updates) -> RecordNormsState:
-        return state._replace(update_norm=global_norm(updates).astype(state.update_norm.dtype))
+        came_in = norm_of(updates)
+        weights = jnp.full_like(state.param_norm, jnp.nan) if params is None else norm_of(params)
+        return updates, Later(lambda left: RecordNormsState(came_in, norm_of(left), weights))
 
-    return General(init, update, observe=observe)
+    return Around(init, update)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar, sqrt
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, debias, lerp, sqrt
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, PyTree, Scalar, State
+from gradxform.core.types import PyTree, Scalar
 
 
 class ScaleByRmsWithCountState(NamedTuple):
@@ -96,31 +96,24 @@ def _scale_by_second_moment(decay: Scalar, eps: Scalar, initial_scale: Scalar, e
     checks.real("eps", eps, at_least=0)
     checks.real("initial_scale", initial_scale, at_least=0)
 
-    def pack(count: jax.Array | None, mu: PyTree, nu: PyTree) -> State:
-        if count is not None:
-            return ScaleByStddevWithCountState(count, mu, nu) if centered else ScaleByRmsWithCountState(count, nu)
-        return optax.ScaleByRStdDevState(mu, nu) if centered else optax.ScaleByRmsState(nu)
+    def at(count: jax.Array) -> Any:
+        return 1 / debias(decay, count)
 
-    def init(params: Params) -> State:
-        return pack(jnp.zeros([], jnp.int32) if bias_correction else None, zeros_like(params) if centered else None,
-                    zeros_like(params, real=True, fill=initial_scale))
+    def leaf(correct: Any, g: jax.Array, p: Any, nu: jax.Array, *mu: jax.Array) -> tuple[jax.Array, ...]:
+        correct = 1 if correct is None else correct
+        nu = lerp(nu, abs_sq(g), 1 - decay)
+        mu = tuple(lerp(m, g, 1 - decay) for m in mu)
+        variance = nu * correct
+        for m in mu:
+            variance = jnp.maximum(variance - abs_sq(m * correct), 0)
+        return g / _root(variance, eps, eps_in_sqrt), nu, *mu
 
-    def rule(state: State) -> Rule:
-        count = increment(state.count) if bias_correction else None
-        correct = 1 if count is None else 1 / debias(decay, count)
-
-        def leaf(g: jax.Array, p: Any, nu: jax.Array, *mu: jax.Array) -> tuple[jax.Array, ...]:
-            nu = lerp(nu, abs_sq(g), 1 - scalar(decay))
-            mu = tuple(lerp(m, g, 1 - scalar(decay)) for m in mu)
-            variance = nu * correct
-            for m in mu:
-                variance = jnp.maximum(variance - abs_sq(m * correct), 0)
-            return g / _root(variance, eps, eps_in_sqrt), nu, *mu
-
-        states = (state.nu, state.mu) if centered else (state.nu,)
-        return Rule(leaf, states, lambda nu, mu=None: pack(count, mu, nu))
-
-    return Leafwise(rule, init)
+    slots = {"nu": Slot(real=True, fill=initial_scale)} | ({"mu": Slot()} if centered else {})
+    if bias_correction:
+        state = ScaleByStddevWithCountState if centered else ScaleByRmsWithCountState
+        return Leafwise(leaf, slots, at, state, elementwise=True)
+    return Leafwise(leaf, slots, state=optax.ScaleByRStdDevState if centered else optax.ScaleByRmsState,
+                    elementwise=True)
 
 
 @transformation
@@ -150,14 +143,13 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7, *,
     checks.real("initial_accumulator_value", initial_accumulator_value, at_least=0)
     checks.real("eps", eps, at_least=0)
 
-    def leaf(g: jax.Array, p: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def leaf(now: Any, g: jax.Array, p: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = total + abs_sq(g)
         return jnp.where(total > 0, g / _root(jnp.where(total > 0, total, 1), eps, eps_in_sqrt), 0), total
 
-    return Leafwise(
-        lambda state: Rule(leaf, (state.sum_of_squares,), optax.ScaleByRssState),
-        lambda params: optax.ScaleByRssState(zeros_like(params, real=True, fill=initial_accumulator_value)))
+    return Leafwise(leaf, {"sum_of_squares": Slot(real=True, fill=initial_accumulator_value)},
+                    state=optax.ScaleByRssState, elementwise=True)
 
 
 def _root(x: jax.Array, eps: Scalar, eps_in_sqrt: bool) -> jax.Array:
-    return sqrt(x + scalar(eps)) if eps_in_sqrt else sqrt(x) + scalar(eps)
+    return sqrt(x + eps) if eps_in_sqrt else sqrt(x) + eps

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, increment, scalar, sqrt
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import LeafRule, Leafwise
+from gradxform.core.numbers import abs_sq, scalar, sqrt
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Params, Scalar, ScalarOrSchedule
+from gradxform.core.types import Scalar, ScalarOrSchedule
 from gradxform.transforms.combine import identity
 
 
@@ -36,7 +36,7 @@ def scale(step_size: Scalar) -> Leafwise:
       {'w': Array(-1., dtype=float32)}
     """
     checks.real("step_size", step_size)
-    return Leafwise(lambda state: Rule(lambda g, p: scalar(step_size) * g))
+    return Leafwise(lambda now, g, p: step_size * g, elementwise=True)
 
 
 @transformation
@@ -61,7 +61,7 @@ def scale_by_schedule(step_size_fn: Callable[[Any], Any]) -> Leafwise:
       {'w': Array(0.75, dtype=float32)}
     """
     checks.function("step_size_fn", step_size_fn)
-    return scheduled(step_size_fn, lambda factor: lambda g, p: factor * g)
+    return scheduled(step_size_fn, lambda factor, g, p: factor * g)
 
 
 @transformation
@@ -89,7 +89,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None = None, *,
         return identity()
     checks.real("learning_rate", learning_rate, schedule=True)
     sign = -1 if flip_sign else 1
-    return scheduled(learning_rate, lambda rate: lambda g, p: (sign * rate) * g)
+    return scheduled(learning_rate, lambda rate, g, p: (sign * rate) * g)
 
 
 @transformation
@@ -115,8 +115,7 @@ def scale_by_param_block_rms(min_scale: Scalar = 1e-3) -> Leafwise:
       Array([3.535..., 0...], dtype=float32)
     """
     checks.real("min_scale", min_scale, at_least=0)
-    return Leafwise(lambda state: Rule(lambda g, p: g * jnp.maximum(block_rms(p), scalar(min_scale))),
-                    needs_params=True)
+    return Leafwise(lambda now, g, p: g * jnp.maximum(block_rms(p), min_scale), needs_params=True)
 
 
 def block_rms(x: jax.Array) -> jax.Array:
@@ -124,18 +123,13 @@ def block_rms(x: jax.Array) -> jax.Array:
     return sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))
 
 
-def scheduled(value: ScalarOrSchedule, leaf: Callable[[Any], Callable[..., Any]], *,
-              needs_params: bool = False) -> Leafwise:
-    """A leafwise stage with one number that may be a schedule; the state counts updates only if it is."""
+def scheduled(value: ScalarOrSchedule, leaf: LeafRule, *, needs_params: bool = False) -> Leafwise:
+    """An elementwise brick with one number that may be a schedule; the state counts updates only if it is."""
     if not callable(value):
-        return Leafwise(lambda state: Rule(leaf(scalar(value))), needs_params=needs_params)
+        return Leafwise(lambda now, g, p: leaf(value, g, p), needs_params=needs_params, elementwise=True)
 
-    def init(params: Params) -> optax.ScaleByScheduleState:
-        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+    def at(count: jax.Array) -> Any:
+        return scalar(jnp.asarray(value(count - 1)))
 
-    def rule(state: optax.ScaleByScheduleState) -> Rule:
-        now = scalar(jnp.asarray(value(state.count)))
-        return Rule(leaf(now), finish=lambda: optax.ScaleByScheduleState(count=increment(state.count)))
-
-    return Leafwise(rule, init, needs_params=needs_params)
+    return Leafwise(leaf, at=at, state=optax.ScaleByScheduleState, needs_params=needs_params, elementwise=True)
 

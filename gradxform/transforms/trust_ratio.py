@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, scalar, sqrt
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, sqrt
 from gradxform.core.transformation import transformation
 from gradxform.core.types import Scalar
 
@@ -48,18 +50,17 @@ def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0
     if max_ratio is not None:
         checks.real("max_ratio", max_ratio, above=0)
 
-    def leaf(u: jax.Array, p: jax.Array) -> jax.Array:
-        decay = scalar(weight_decay)
+    def leaf(now: Any, u: jax.Array, p: jax.Array) -> jax.Array:
         p_norm, u_norm = _norm(p, min_norm), _norm(u, min_norm)
         moving = (p_norm > 0) & (u_norm > 0)
-        divisor = u_norm + decay * p_norm + scalar(eps)
-        ratio = scalar(trust_coefficient) * p_norm / jnp.where(moving, divisor, 1)
+        divisor = u_norm + weight_decay * p_norm + eps
+        ratio = trust_coefficient * p_norm / jnp.where(moving, divisor, 1)
         if max_ratio is not None:
-            ratio = jnp.minimum(ratio, scalar(max_ratio))
-        return (u + decay * p) * jnp.where(moving, ratio, 1)
+            ratio = jnp.minimum(ratio, max_ratio)
+        return (u + weight_decay * p) * jnp.where(moving, ratio, 1)
 
-    return Leafwise(lambda state: Rule(leaf), needs_params=True)
+    return Leafwise(leaf, needs_params=True)
 
 
 def _norm(x: jax.Array, least: Scalar) -> jax.Array:
-    return jnp.maximum(sqrt(jnp.sum(abs_sq(x))), scalar(least))
+    return jnp.maximum(sqrt(jnp.sum(abs_sq(x))), least)

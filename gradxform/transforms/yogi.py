@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
-from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
-from gradxform.core.stages import Leafwise, Rule
+from gradxform.core.bricks import Leafwise
+from gradxform.core.numbers import abs_sq, debias, lerp
+from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import Scalar
 from gradxform.transforms.adam import check_moments, over_root
 
 
@@ -51,23 +51,16 @@ def scale_by_yogi(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-3, eps_
     check_moments(b1, b2, eps, eps_root)
     checks.real("initial_accumulator_value", initial_accumulator_value, at_least=0)
 
-    def init(params: Params) -> optax.ScaleByAdamState:
-        return optax.ScaleByAdamState(
-            count=jnp.zeros([], jnp.int32),
-            mu=zeros_like(params, fill=initial_accumulator_value if initialize_mu else 0),
-            nu=zeros_like(params, real=True, fill=initial_accumulator_value))
+    def at(count: jax.Array) -> Any:
+        return (1 / debias(b1, count), 1 / debias(b2, count)) if bias_correction else (1, 1)
 
-    def rule(state: optax.ScaleByAdamState) -> Rule:
-        count = increment(state.count)
-        correct_mu = 1 / debias(b1, count) if bias_correction else 1
-        correct_nu = 1 / debias(b2, count) if bias_correction else 1
+    def leaf(correct: Any, g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
+        correct_mu, correct_nu = correct
+        mu = lerp(mu, g, 1 - b1)
+        square = abs_sq(g)
+        nu = nu - (1 - b2) * jnp.sign(nu - square) * square
+        return over_root(mu * correct_mu, nu * correct_nu, eps, eps_root), mu, nu
 
-        def leaf(g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
-            mu = lerp(mu, g, 1 - scalar(b1))
-            square = abs_sq(g)
-            nu = nu - (1 - scalar(b2)) * jnp.sign(nu - square) * square
-            return over_root(mu * correct_mu, nu * correct_nu, eps, eps_root), mu, nu
-
-        return Rule(leaf, (state.mu, state.nu), lambda mu, nu: optax.ScaleByAdamState(count, mu, nu))
-
-    return Leafwise(rule, init)
+    slots = {"mu": Slot(fill=initial_accumulator_value if initialize_mu else 0.0),
+             "nu": Slot(real=True, fill=initial_accumulator_value)}
+    return Leafwise(leaf, slots, at, optax.ScaleByAdamState, elementwise=True)

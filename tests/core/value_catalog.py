@@ -26,7 +26,7 @@ MASK = {"dense": {"kernel": True, "bias": False}, "scale": False}
 TEXT: tuple[Any, ...] = ("much", None)
 REAL = (NAN, "much", 1j, True)
 COUNT = ("many", 1.5, NAN, True)
-NOT_A_MASK = ("bias", 1.0, {"dense": {"kernel": 1, "bias": False}, "scale": False})
+NOT_A_MASK = (1.0, {"dense": {"kernel": 1, "bias": False}, "scale": False})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""The brick: a rule of optimization written for one leaf, with what it keeps declared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradxform.core.numbers import increment
+from gradxform.core.slots import Slot
+from gradxform.core.types import Params, State, Updates
+from gradxform.core.which import Where
+
+
+class LeafRule(Protocol):
+    """``leaf(now, g, p, *kept)``: the new update of a leaf, or with slots the tuple ``(update, *kept)``.
+
+    ``now`` is what ``at`` returned, ``g`` the update so far, ``p`` the param (None where no params were given), then
+    the accumulators in the order of the slots. All arrays come in float32 at least.
+    """
+
+    def __call__(self, now: Any, g: jax.Array, p: Any, /, *kept: Any) -> Any:
+        """The new update, and what is kept."""
+
+
+class Each(tuple):
+    """In what ``at`` returns: a value of its own for each leaf, in the order of the leaves."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leafwise:
+    """A transformation whose update of a leaf depends on that leaf and on a few numbers.
+
+    It is fused with its neighbours in a chain, masked, stored and named by what it declares here.
+
+    Attributes:
+      leaf: the rule: see ``LeafRule``.
+      slots: what it keeps for each leaf, by the names of the fields of ``state``.
+      at: the numbers of one step, worked out once for all leaves. It is called with the count if ``state`` has a field
+        of that name (the number of this update, from 1), then the scalars, then the updates if it is ``whole``; with
+        scalars it returns ``(now, *scalars)``.
+      state: the class of the state, a NamedTuple with a field for each slot and scalar, and maybe ``count``.
+      scalars: what it keeps beside the count and the slots: the number each starts from, or a function that makes it.
+      whole: whether ``at`` looks at all updates, as a global norm must.
+      needs_params: whether ``update`` has to be given the params.
+      elementwise: whether each element of a leaf is worked out from the same element of what is read, so that leaves
+        may be joined or divided.
+      any_dtype: whether leaves of integers and keys may come.
+      check: ``check(params)`` refuses params that it cannot work on, when a run starts.
+      where: which leaves it works on: all masks around it, from the outermost in.
+      name: what messages call it.
+
+    Raises:
+      TypeError: ``state`` lacks a field for a slot or a scalar, or has one for neither.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> @gx.transformation
+      ... def scale_by_sign(weight: float = 1.0):
+      ...   return gx.Leafwise(lambda now, g, p: weight * jnp.sign(g))
+      >>> tx = gx.chain(scale_by_sign(), gx.scale(-0.5))
+      >>> tx.update({"w": 3.0}, tx.init({"w": 1.0}))[0]
+      {'w': Array(-0.5, dtype=float32)}
+    """
+
+    leaf: LeafRule
+    slots: Mapping[str, Slot] = dataclasses.field(default_factory=dict)
+    at: Callable[..., Any] | None = None
+    state: Any = optax.EmptyState
+    _: dataclasses.KW_ONLY
+    scalars: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    whole: bool = False
+    needs_params: bool = False
+    elementwise: bool = False
+    any_dtype: bool = False
+    check: Callable[[Params], object] | None = None
+    where: tuple[Where, ...] = ()
+    name: str = "Leafwise"
+
+    def __post_init__(self) -> None:
+        fields = getattr(self.state, "_fields", None)
+        declared = {*self.slots, *self.scalars}
+        required = set(fields or ()) - {"count", *getattr(self.state, "_field_defaults", ())}
+        if fields is None or not (required <= declared <= {*fields}):
+            raise TypeError(f"state: expected a NamedTuple with the fields {sorted(declared)} and maybe 'count', "
+                            f"got {getattr(self.state, '__name__', self.state)!r} with {list(fields or ())}")
+
+    @property
+    def counts(self) -> bool:
+        """Whether the state counts the updates made."""
+        return "count" in self.state._fields
+
+    def init(self, params: Params) -> State:
+        """The state that a run starts with; ``params`` has the leaves that the brick works on."""
+        if self.check is not None:
+            self.check(params)
+        scalars = {name: start() if callable(start) else jnp.asarray(start, jnp.result_type(float))
+                   for name, start in self.scalars.items()}
+        count = {"count": jnp.zeros([], jnp.int32)} if self.counts else {}
+        return self.state(**count, **scalars, **{name: slot.new(params) for name, slot in self.slots.items()})
+
+    def begin(self, state: State, updates: Updates) -> tuple[Any, State]:
+        """What ``at`` makes of one step, and the state but for its slots."""
+        given: list[Any] = []
+        if self.counts:
+            state = state._replace(count=increment(state.count))
+            given.append(state.count)
+        given += [getattr(state, name) for name in self.scalars]
+        if self.at is None:
+            return None, state
+        now = self.at(*given, *([updates] if self.whole else []))
+        if not self.scalars:
+            return now, state
+        now, *new = self._parts("at", now, ["now", *self.scalars])
+        return now, state._replace(**{name: cast_like(x, getattr(state, name))
+                                      for name, x in zip(self.scalars, new, strict=True)})
+
+    def step(self, now: Any, g: jax.Array, p: Any, kept: Sequence[Any]) -> tuple[jax.Array, list[Any]]:
+        """The new update of a leaf and what is kept of it, as they are stored."""
+        result = self.leaf(now, g, p, *(None if is_empty(x) else slot.read(x)
+                                        for slot, x in zip(self.slots.values(), kept, strict=True)))
+        update, *new = self._parts("leaf", result, ["update", *self.slots]) if self.slots else (result,)
+        self._fits("update", update, g)
+        stored = []
+        for (name, slot), x, old in zip(self.slots.items(), new, kept, strict=True):
+            if not is_empty(old):
+                self._fits(name, x, old)
+            stored.append(old if is_empty(old) else slot.write(x, old, g.shape))
+        return jnp.asarray(update), stored
+
+    def _parts(self, function: str, result: Any, names: list[str]) -> Sequence[Any]:
+        if isinstance(result, (tuple, list)) and len(result) == len(names):
+            return result
+        found = f"{len(result)} of them" if isinstance(result, (tuple, list)) else _kind(result)
+        raise TypeError(f"{self.name}: expected {function} to return ({', '.join(names)}), got {found}")
+
+    def _fits(self, name: str, x: Any, like: Any) -> None:
+        known = isinstance(x, (jax.Array, int, float, complex)) or (hasattr(x, "dtype") and hasattr(x, "shape"))
+        if not known:
+            raise TypeError(f"{self.name}: expected leaf to return an array as {name}, got {_kind(x)}")
+        if jnp.shape(x) != jnp.shape(like):
+            raise TypeError(f"{self.name}: expected leaf to return {name} of shape {jnp.shape(like)}, "
+                            f"got shape {jnp.shape(x)}")
+
+
+def is_empty(kept: Any) -> bool:
+    """Whether an empty node stands where something may be kept of a leaf."""
+    return not jax.tree_util.all_leaves([kept])
+
+
+def cast_like(x: Any, old: Any) -> Any:
+    """A new scalar in the dtype of the old; a key as it is."""
+    x = jnp.asarray(x)
+    return x.astype(old.dtype) if jnp.issubdtype(old.dtype, jnp.inexact) else x
+
+
+def _kind(x: Any) -> str:
+    return "None" if x is None else f"a {type(x).__name__}"

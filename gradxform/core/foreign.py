@@ -1,0 +1,37 @@
+"""Another library's transformation as a stage: it sees the dtypes it knows, and its state keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradxform.core.numbers import cast
+from gradxform.core.stages import Around, Stage
+from gradxform.core.trees import align, is_inexact, structure
+from gradxform.core.types import AnyTransformation, Params, State, Updates
+
+
+def stage_of(transformation: AnyTransformation) -> Stage:
+    """The stage of any transformation, ours or another library's."""
+    stage: Stage | None = getattr(transformation, "stage", None)
+    if isinstance(stage, Stage):
+        return stage
+    tx = optax.with_extra_args_support(transformation)
+
+    def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:
+        if params is not None:
+            # It expects updates in the dtype of the params, not in the one that ours compute in.
+            leaves, treedef = jax.tree.flatten(updates)
+            like = align(treedef, updates, params, "params")
+            updates = treedef.unflatten([cast(x, jnp.result_type(p)) if is_inexact(x) else x
+                                         for x, p in zip(leaves, like, strict=True)])
+        updates, new = tx.update(updates, state, params, **extra)
+        if structure(new) == structure(state):
+            new = jax.tree.map(lambda x, old: cast(x, old.dtype) if is_inexact(x) and hasattr(old, "dtype") else x,
+                               new, state)
+        return updates, new
+
+    return Around(tx.init, update)
