@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.trees import path_name
+from gradxform.core.trees import named_leaves, structure
 from gradxform.core.types import Params, PyTree
 from gradxform.core.value import Value, factory
 
@@ -31,7 +31,8 @@ class Selector(Value):
 
     def __call__(self, params: Params) -> PyTree:
         """A tree of bools that fits ``params``."""
-        return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(self.built(path_name(path), leaf)), params)
+        return jax.tree.unflatten(structure(params), [
+            bool(self.built(path, leaf)) for path, leaf in named_leaves(params)])
 
     def __and__(self, other: Selector) -> Selector:
         return both(self, other)

@@ -13,7 +13,7 @@ from gradxform.core import checks
 from gradxform.core.numbers import increment, scalar
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import path_name
+from gradxform.core.trees import paths, structure
 from gradxform.core.types import Params, Scalar, ScalarOrSchedule, Updates
 from gradxform.transfer.layers import Groups, layers_of, patterns
 from gradxform.transforms.combine import chain
@@ -168,7 +168,7 @@ def _by_layer(groups: Groups, rates: Callable[[Any], Callable[[int, int, int], A
         layers, n = layers_of(updates, compiled)
         rate, top = rates(state.count if counts else None), max(layers.values(), default=0)
         by_layer = {layer: _array(rate(layer, n, top)) for layer in set(layers.values())}
-        factors = jax.tree_util.tree_map_with_path(lambda path, _: by_layer[layers[path_name(path)]], updates)
+        factors = jax.tree.unflatten(structure(updates), [by_layer[layers[path]] for path in paths(updates)])
         return Rule(lambda g, p, factor: factor * g, inputs=(factors,), finish=lambda: (
             optax.ScaleByScheduleState(increment(state.count)) if counts else state))
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from gradxform.core.selectors import path_matches
-from gradxform.core.trees import path_name, structure, subtrees
+from gradxform.core.trees import named_leaves, structure, subtrees
 from gradxform.core.types import Mask, PyTree
 from gradxform.transforms.masking import check_mask, mask_tree
 
@@ -45,4 +45,4 @@ def flags(name: str, which: Mask | str | None, tree: PyTree, what: str = "params
 
 def by_path(tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree by their paths."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return dict(named_leaves(tree))

@@ -12,7 +12,7 @@ from gradxform.core import stages
 from gradxform.core.arguments import plain
 from gradxform.core.stages import General
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import mismatch, path_name, structure, subtrees
+from gradxform.core.trees import mismatch, named_leaves, structure, subtrees
 from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State, Updates
 from gradxform.transforms.combine import check_transformation, set_to_zero
 
@@ -94,10 +94,10 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
 
     def labels_of(tree: PyTree) -> PyTree:
         labels = param_labels(tree) if callable(param_labels) else param_labels
-        for path, label in jax.tree_util.tree_leaves_with_path(labels):
+        for path, label in named_leaves(labels):
             if label not in transforms:
                 raise ValueError(f"param_labels: expected one of {sorted(map(repr, transforms))} at "
-                                 f"'{path_name(path)}', got {label!r}")
+                                 f"'{path}', got {label!r}")
         return labels
 
     def init(params: Params) -> optax.transforms.PartitionState:
@@ -198,9 +198,9 @@ def check_mask(name: str, mask: Mask) -> None:
     """
     if callable(mask):
         return
-    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+    for path, leaf in named_leaves(mask):
         if not isinstance(leaf, bool):
-            raise TypeError(f"{name}: expected a bool at '{path_name(path)}', got {leaf!r}")
+            raise TypeError(f"{name}: expected a bool at '{path}', got {leaf!r}")
 
 
 def mask_tree(mask: Mask, tree: PyTree) -> PyTree:
