@@ -94,7 +94,8 @@ RMS = {"decay": unit(0.5), "eps": nonnegative(0.125), "initial_scale": nonnegati
 TX = Argument(gx.scale(0.75), ("sgd", None, 3))
 FACTORED = {"factored": flag(False), "decay_rate": positive(0.5), "factored_axes": Argument("last", ("first", 1)),
             "clamp_epsilon": flag(True), "min_dim_size_to_factor": integer(4, 1)}
-STEPS = integer(20, 1)
+STEPS = integer(20, 0)
+PERIOD = integer(20, 1)
 S = gx.schedules
 
 
@@ -202,25 +203,25 @@ case(gx.path_matches, {"pattern": "bias$"}, pattern=Argument("kernel", (None, 3,
 case(gx.ndim_at_least, {"n": 2}, n=integer(1, 0))
 # Schedules.
 case(S.constant, {"value": 0.5}, value=real(0.25))
-case(S.step, {"init_value": 1.0, "gamma": 0.5, "every": 10}, init_value=real(0.25), gamma=positive(0.75), every=STEPS)
+case(S.step, {"init_value": 1.0, "gamma": 0.5, "every": 10}, init_value=real(0.25), gamma=positive(0.75), every=PERIOD)
 case(S.exponential, {"init_value": 1.0, "rate": 0.1}, init_value=real(0.25), rate=real(0.2))
 case(S.polynomial, {"init_value": 1.0, "end_value": 0.1, "steps": 10, "power": 2.0}, init_value=real(0.25),
      end_value=real(0.2), steps=STEPS, power=positive(3.0))
 case(S.linear, {"init_value": 1.0, "end_value": 0.1, "steps": 10}, init_value=real(0.25), end_value=real(0.2),
      steps=STEPS)
 case(S.cosine, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=STEPS, end_value=real(0.2))
-case(S.cosine_restarts, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=STEPS, end_value=real(0.2),
+case(S.cosine_restarts, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=PERIOD, end_value=real(0.2),
      factor=integer(2, 1), decay=positive(0.5))
 case(S.triangular, {"base_value": 0.1, "max_value": 1.0, "half_cycle": 10}, base_value=real(0.25),
-     max_value=real(0.75), half_cycle=STEPS, mode=Argument("triangular2", ("square", 1)), gamma=positive(0.5))
+     max_value=real(0.75), half_cycle=PERIOD, mode=Argument("triangular2", ("square", 1)), gamma=positive(0.5))
 case(S.one_cycle, {"max_value": 1.0, "steps": 10}, max_value=real(0.75), steps=STEPS,
      warmup_fraction=closed_unit(0.5), div_factor=positive(10.0), final_div_factor=positive(100.0),
      anneal=Argument("linear", ("square", 1)))
-case(S.inverse_sqrt, {"peak_value": 1.0, "warmup_steps": 10}, peak_value=real(0.75), warmup_steps=STEPS)
-case(S.warmup, {"steps": 10, "schedule": S.cosine(1.0, 20)}, steps=integer(20, 0),
+case(S.inverse_sqrt, {"peak_value": 1.0, "warmup_steps": 10}, peak_value=real(0.75), warmup_steps=PERIOD)
+case(S.warmup, {"steps": 10, "schedule": S.cosine(1.0, 20)}, steps=STEPS,
      schedule=Argument(S.cosine(1.0, 30), TEXT), init_value=real(0.25))
 case(S.warmup_stable_decay, {"peak_value": 1.0, "warmup_steps": 5, "stable_steps": 5, "decay_steps": 10},
-     peak_value=real(0.75), warmup_steps=integer(20, 0), stable_steps=integer(20, 0), decay_steps=STEPS,
+     peak_value=real(0.75), warmup_steps=STEPS, stable_steps=STEPS, decay_steps=STEPS,
      init_value=real(0.25), end_value=real(0.2), decay=Argument("sqrt", ("square", 1)))
 case(S.piecewise, {"init_value": 1.0, "boundaries_and_scales": {5: 0.5, 10: 0.1}}, init_value=real(0.25),
      boundaries_and_scales=Argument({5: 0.5, 10: 0.2}, (
