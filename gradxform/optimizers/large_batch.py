@@ -27,7 +27,7 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
 
     Args:
       learning_rate: a number, or a schedule of it.
-      weight_decay: the paper's beta, >= 0, or (with ``norm_of_sum``) a schedule of it.
+      weight_decay: the paper's beta, or (with ``norm_of_sum``) a schedule of it; >= 0 without ``norm_of_sum``.
       mask: which leaves decay; None for all (optax: ``weight_decay_mask``).
       trust_coefficient: the paper's eta, >= 0.
       eps: added to the divisor, >= 0.
@@ -80,7 +80,7 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       b2: decay of the second moment, in [0, 1).
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
-      weight_decay: factor of the decay, >= 0, or a schedule of it.
+      weight_decay: factor of the decay, or a schedule of it.
       mask: which leaves decay; None for all.
       trust_ratio_mask: which leaves have their step scaled; None for all (timm leaves out what does not decay).
       max_trust_ratio: the largest ratio, > 0 (timm's trust_clip: 1); None for no limit.

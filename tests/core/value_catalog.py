@@ -84,7 +84,7 @@ def dtype() -> Argument:
 
 
 MASKS = Argument(MASK, NOT_A_MASK)
-DECAY = nonnegative(0.375)
+DECAY = real(0.375)
 MOMENTS = {"b1": unit(0.5), "b2": unit(0.75), "eps": nonnegative(0.125), "eps_root": nonnegative(0.0625)}
 MU_DTYPE = {"mu_dtype": dtype()}
 RECIPE = {"learning_rate": real(0.25), "weight_decay": DECAY, "mask": MASKS}
@@ -171,7 +171,7 @@ case(gx.scale_by_lion, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE, mode=Argument("s
 case(gx.scale_by_factored_rms, **FACTORED, step_offset=integer(3, 0), epsilon=nonnegative(0.125),
      decay_rate_fn=Argument(double, ("fast", 0.5)))
 case(gx.scale_by_trust_ratio, min_norm=nonnegative(0.5), trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125),
-     weight_decay=DECAY, max_ratio=positive(2.0))
+     weight_decay=nonnegative(0.375), max_ratio=positive(2.0))
 case(gx.add_decayed_weights, {"weight_decay": 0.1}, weight_decay=DECAY, mask=MASKS)
 case(gx.add_noise, {"eta": 0.1, "gamma": 0.55, "key": 0}, eta=nonnegative(0.5), gamma=nonnegative(0.25),
      key=Argument(1, ("seed", 1.5, None, True)))
@@ -288,10 +288,10 @@ case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
 T = gx.transfer
 LAYERS = Argument(("kernel",), ("(", (), 3, ("kernel", 3)))
 HEAD = {"head_strength": nonnegative(0.25), "head": Argument("^scale$", ("(", 1.0))}
-case(T.add_l2_sp, {"pretrained": None, "strength": 0.5, "head": "bias"}, pretrained=Argument(PARAMS), strength=DECAY,
-     **HEAD)
+case(T.add_l2_sp, {"pretrained": None, "strength": 0.5, "head": "bias"}, pretrained=Argument(PARAMS),
+     strength=nonnegative(0.375), **HEAD)
 case(T.add_ewc, {"pretrained": None, "fisher": GRADS, "strength": 0.5, "head": "bias"}, pretrained=Argument(PARAMS),
-     fisher=Argument(PARAMS), strength=DECAY, **HEAD)
+     fisher=Argument(PARAMS), strength=nonnegative(0.375), **HEAD)
 case(T.scale_by_layer, {"decay": 0.5, "groups": "bias"}, decay=Argument(0.75, (*REAL, 0.0, -0.5)), groups=LAYERS)
 case(T.layerwise_decay, {"learning_rate": 0.1, "decay": 0.5, "groups": "bias"}, learning_rate=real(0.25),
      decay=Argument(0.75, (*REAL, 0.0, -0.5)), groups=LAYERS)
