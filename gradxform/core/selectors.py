@@ -93,6 +93,9 @@ def path_matches(pattern: str) -> Predicate:
 def ndim_at_least(n: int) -> Predicate:
     """Selects the leaves with at least ``n`` axes: with 2, the kernels and embeddings but no biases or norm scales.
 
+    That is so unless layers are stacked, as a scan over them stacks their params: the norms of 12 layers have a scale
+    of shape (12, features). Ask for one axis more where they are, as in the last example.
+
     Args:
       n: the number of axes, >= 0.
 
@@ -107,6 +110,9 @@ def ndim_at_least(n: int) -> Predicate:
       >>> import gradxform as gx, jax.numpy as jnp
       >>> gx.ndim_at_least(2)({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
       {'bias': False, 'kernel': True}
+      >>> kernels = gx.ndim_at_least(3) | (gx.ndim_at_least(2) & ~gx.path_matches("^blocks/"))
+      >>> kernels({"blocks": {"kernel": jnp.ones((12, 2, 2)), "scale": jnp.ones((12, 2))}, "head": jnp.ones((2, 2))})
+      {'blocks': {'kernel': True, 'scale': False}, 'head': True}
     """
     checks.integer("n", n, at_least=0)
     return lambda path, leaf: jnp.ndim(leaf) >= n
