@@ -66,7 +66,7 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
     """Applies to each leaf the transformation of its label.
 
     Args:
-      transforms: the transformations by label.
+      transforms: the transformations by label; the labels are of one type and can be sorted, such as strings.
       param_labels: a tree of labels or a prefix of one, or a function from params to one.
       mask_compatible_extra_args: whether extra arguments of ``update`` with the structure of the updates are masked.
 
@@ -74,7 +74,7 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
       A transformation with the state of optax's.
 
     Raises:
-      TypeError: a value of ``transforms`` is not a transformation.
+      TypeError: a value of ``transforms`` is not a transformation, or its labels cannot be sorted.
       ValueError: a leaf has a label without a transformation (with its path), or the labels do not fit the params.
 
     Example:
@@ -87,6 +87,11 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
         raise TypeError(f"transforms: expected a dict of transformations by label, got {transforms!r}")
     for label, tx in transforms.items():
         check_transformation(f"transforms[{label!r}]", tx)
+    try:
+        sorted(transforms)  # type: ignore[type-var]
+    except TypeError as error:
+        raise TypeError("transforms: expected labels of one type that can be sorted, as jax sorts the keys of a dict, "
+                        f"got {', '.join(map(repr, transforms))}") from error
 
     def part(label: Hashable, tx: AnyTransformation, labels: PyTree) -> Transformation:
         return masked(tx, jax.tree.map(lambda own: own == label, labels),
