@@ -141,8 +141,9 @@ case(gx.yogi, RATE, **RECIPE, b1=unit(0.5), b2=unit(0.75), eps=nonnegative(0.125
      initialize_mu=flag(False))
 case(gx.lion, RATE, **RECIPE, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE)
 case(gx.lars, RATE, **RECIPE, trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125), trust_ratio_mask=MASKS,
-     momentum=closed_unit(0.5), nesterov=flag(True), norm_of_sum=flag(False), rate_in_momentum=flag(False))
-case(gx.lamb, RATE, **RECIPE, **MOMENTS, trust_ratio_mask=MASKS, max_trust_ratio=positive(2.0))
+     momentum=closed_unit(0.5), nesterov=flag(True), norm_of_sum=flag(False), rate_in_momentum=flag(False),
+     stacked=MASKS)
+case(gx.lamb, RATE, **RECIPE, **MOMENTS, trust_ratio_mask=MASKS, max_trust_ratio=positive(2.0), stacked=MASKS)
 case(gx.adafactor, RATE, **RECIPE, **FACTORED, decay_offset=integer(3, 0), multiply_by_parameter_scale=flag(False),
      clipping_threshold=positive(2.0), momentum=unit(0.5), dtype_momentum=dtype(), eps=nonnegative(0.125),
      relative_step=flag(True), rate_on_decay=flag(True))
@@ -171,7 +172,7 @@ case(gx.scale_by_lion, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE, mode=Argument("s
 case(gx.scale_by_factored_rms, **FACTORED, step_offset=integer(3, 0), epsilon=nonnegative(0.125),
      decay_rate_fn=Argument(double, ("fast", 0.5)))
 case(gx.scale_by_trust_ratio, min_norm=nonnegative(0.5), trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125),
-     weight_decay=nonnegative(0.375), max_ratio=positive(2.0))
+     weight_decay=nonnegative(0.375), max_ratio=positive(2.0), layer_axis=Argument(0, COUNT))
 case(gx.add_decayed_weights, {"weight_decay": 0.1}, weight_decay=DECAY, mask=MASKS)
 case(gx.add_noise, {"eta": 0.1, "gamma": 0.55, "key": 0}, eta=nonnegative(0.5), gamma=nonnegative(0.25),
      key=Argument(1, ("seed", 1.5, None, True)))
