@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.trees import path_name
+from gradxform.core.trees import named_leaves, structure
 from gradxform.core.types import Params, PyTree
 from gradxform.core.value import Value, factory
 
@@ -31,7 +31,8 @@ class Selector(Value):
 
     def __call__(self, params: Params) -> PyTree:
         """A tree of bools that fits ``params``."""
-        return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(self.built(path_name(path), leaf)), params)
+        return jax.tree.unflatten(structure(params), [
+            bool(self.built(path, leaf)) for path, leaf in named_leaves(params)])
 
     def __and__(self, other: Selector) -> Selector:
         return both(self, other)
@@ -109,6 +110,9 @@ def path_matches(pattern: str) -> Predicate:
 def ndim_at_least(n: int) -> Predicate:
     """Selects the leaves with at least ``n`` axes: with 2, the kernels and embeddings but no biases or norm scales.
 
+    That is so unless layers are stacked, as a scan over them stacks their params: the norms of 12 layers have a scale
+    of shape (12, features). Ask for one axis more where they are, as in the last example.
+
     Args:
       n: the number of axes, >= 0.
 
@@ -123,6 +127,9 @@ def ndim_at_least(n: int) -> Predicate:
       >>> import gradxform as gx, jax.numpy as jnp
       >>> gx.ndim_at_least(2)({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
       {'bias': False, 'kernel': True}
+      >>> kernels = gx.ndim_at_least(3) | (gx.ndim_at_least(2) & ~gx.path_matches("^blocks/"))
+      >>> kernels({"blocks": {"kernel": jnp.ones((12, 2, 2)), "scale": jnp.ones((12, 2))}, "head": jnp.ones((2, 2))})
+      {'blocks': {'kernel': True, 'scale': False}, 'head': True}
     """
     checks.integer("n", n, at_least=0)
     return lambda path, leaf: jnp.ndim(leaf) >= n

@@ -130,9 +130,8 @@ def nest(stage: Stage, states: Iterator[State]) -> State:
 
 
 def count_of(stage: Stage, state: State, name: str) -> Any:
-    """The updates that the first brick which counts them has made; None where none does."""
-    return next((own.count for step, own in line_up(stage, state, name)
-                 if isinstance(step, Leafwise) and step.counts), None)
+    """The updates that the first part which counts them has seen; None where none does."""
+    return next((own.count for _, own in line_up(stage, state, name) if "count" in getattr(own, "_fields", ())), None)
 
 
 def _short(state: State) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -12,16 +14,39 @@ from gradxform.core.types import PyTree
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A key path as text, ``/`` between its keys; the array inside a variable of Flax NNX has the variable's path."""
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
+    """A key path as text, ``/`` between its keys; see ``named_leaves`` for those of a tree."""
     return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
+
+
+def keyed_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[tuple[Any, ...], Any]]:
+    """``jax.tree_util.tree_leaves_with_path``, but what is inside a variable of Flax NNX has the variable's path.
+
+    jax gives it the key ``value``, as it does to a field of that name; which of the two it is only the tree can tell.
+    """
+    found: list[tuple[tuple[Any, ...], Any]] = []
+    stop = _is_variable if is_leaf is None else lambda x: _is_variable(x) or is_leaf(x)
+    for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=stop):
+        if not _is_variable(node) or (is_leaf is not None and is_leaf(node)):
+            found.append((path, node))
+        else:
+            found += [((*path, *below[1:]), leaf)
+                      for below, leaf in jax.tree_util.tree_leaves_with_path(node, is_leaf=is_leaf)]
+    return found
+
+
+def named_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+    """Every leaf with its path as text, in the order of ``jax.tree.leaves``."""
+    return [(path_name(path), leaf) for path, leaf in keyed_leaves(tree, is_leaf)]
 
 
 def paths(tree: PyTree, *, none: bool = False) -> list[str]:
     """The path of every leaf, in the order of ``jax.tree.leaves``; ``none`` counts None as a leaf."""
-    is_leaf = (lambda x: x is None) if none else None
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
+    return [path for path, _ in named_leaves(tree, (lambda x: x is None) if none else None)]
+
+
+def _is_variable(x: Any) -> bool:
+    nnx = sys.modules.get("flax.nnx")  # who has a variable has imported it
+    return nnx is not None and isinstance(x, nnx.Variable)
 
 
 def structure(tree: PyTree) -> Any:
@@ -53,10 +78,10 @@ def refuse_integers(tree: PyTree, what: str) -> None:
     """
     if all(is_inexact(leaf) for leaf in jax.tree.leaves(tree)):
         return  # paths are only worked out where one is to be named
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in named_leaves(tree):
         if not is_inexact(leaf):
             raise TypeError(
-                f"{what}: expected a leaf of floating-point or complex numbers at '{path_name(path)}', got "
+                f"{what}: expected a leaf of floating-point or complex numbers at '{path}', got "
                 f"{getattr(leaf, 'dtype', type(leaf).__name__)}; leave it out with masked(...) or "
                 "selective_transform(...)"
             )
@@ -111,8 +136,7 @@ def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str, *, prefix: bool = F
 
 
 def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    return {path_name(path): leaf
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)}
+    return dict(named_leaves(tree, lambda x: x is None))
 
 
 def check_shapes(reference: PyTree, leaves: list[Any], others: list[Any], a_name: str, b_name: str) -> None:

@@ -11,7 +11,7 @@ import optax
 
 from gradxform.core.arguments import plain
 from gradxform.core.selectors import Selector, compile_pattern, path_matches
-from gradxform.core.trees import align, check_shapes, mismatch, paths, refuse_integers, structure
+from gradxform.core.trees import align, check_shapes, mismatch, named_leaves, paths, refuse_integers, structure
 from gradxform.core.types import Mask, Params, PyTree, Updates
 
 
@@ -195,8 +195,7 @@ class Selections:
 
 def _bools(name: str, mask: PyTree) -> PyTree:
     if not all(isinstance(leaf, bool) for leaf in jax.tree.leaves(mask)):
-        path, leaf = next((path, leaf) for path, leaf in zip(paths(mask), jax.tree.leaves(mask), strict=True)
-                          if not isinstance(leaf, bool))
+        path, leaf = next(pair for pair in named_leaves(mask) if not isinstance(pair[1], bool))
         raise TypeError(f"{name}: expected a bool at '{path}', got {leaf!r}")
     return mask
 
@@ -212,7 +211,7 @@ def _spread(treedef: Any, kept: PyTree) -> list[Any]:
 
 def _keep_by_path(mask: PyTree, tree: PyTree, what: str, name: str) -> PyTree:
     """As ``keep``, for a mask whose containers are of another kind: a dict for the state of a module."""
-    by_path = dict(zip(paths(mask), jax.tree.leaves(mask), strict=True))
+    by_path = dict(named_leaves(mask))
     leaves, treedef = jax.tree.flatten(tree)
     found = [next((at for at in _prefixes(path) if at in by_path), None) for path in paths(tree)]
     if None in found or {*found} != {*by_path} or not leaves:

@@ -42,7 +42,7 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
       clipping_threshold: the largest root mean square of a leaf's update, > 0; None for no clip.
       momentum: decay of a moving average of the updates, in [0, 1); None for none.
       dtype_momentum: dtype to store that average in.
-      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
       eps: added to the squared gradient, >= 0.
       factored: whether to factor at all.
       mask: which leaves decay; None for all.
@@ -85,7 +85,7 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
     if momentum is not None:
         parts.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
     if rate_on_decay and weight_decay is not None and learning_rate is not None:
-        checks.real("weight_decay", weight_decay, at_least=0, schedule=True)
+        checks.real("weight_decay", weight_decay, schedule=True)
         weight_decay = product(weight_decay, learning_rate)
     parts += decayed(weight_decay, mask)
     return chain(*parts, scale(-1.0))

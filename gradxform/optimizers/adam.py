@@ -30,7 +30,7 @@ def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
       mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it, which makes this AdamW; None for none.
+      weight_decay: factor of the decoupled decay, or a schedule of it, which makes this AdamW; None for none.
         (torch's Adam adds it to the gradient: ``chain(add_decayed_weights(...), adam(...))``.)
       mask: which leaves decay; None for all.
       nesterov: whether the first moment looks ahead.
@@ -71,7 +71,7 @@ def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
       mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decay, >= 0, or a schedule of it (the default is optax's; torch has 1e-2).
+      weight_decay: factor of the decay, or a schedule of it (the default is optax's; torch has 1e-2).
       mask: which leaves decay; None for all.
       nesterov: whether the first moment looks ahead.
       base_learning_rate: the ``alpha`` by which the decay is not multiplied, > 0: a step decays by
@@ -93,7 +93,7 @@ def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
     """
     if base_learning_rate is not None:
         checks.real("base_learning_rate", base_learning_rate, above=0)
-        checks.real("weight_decay", weight_decay, at_least=0, schedule=True)
+        checks.real("weight_decay", weight_decay, schedule=True)
         weight_decay = product(weight_decay, 1 / base_learning_rate)
     return rule_with_decay(scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), learning_rate,
                            weight_decay, mask)
@@ -115,7 +115,7 @@ def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
       mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
       mask: which leaves decay; None for all.
       momentum_decay: speed of the momentum's warm-up, >= 0 (torch: 4e-3); None for a constant ``b1``.
 
@@ -151,7 +151,7 @@ def nadamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
       mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it.
+      weight_decay: factor of the decoupled decay, or a schedule of it.
       mask: which leaves decay; None for all.
       momentum_decay: speed of the momentum's warm-up, >= 0 (torch: 4e-3); None for a constant ``b1``.
 
@@ -190,7 +190,7 @@ def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99
       mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
       bias_correction_mu: whether to correct the first moment (the paper does not).
       bias_correction_nu: whether to correct the second moment (the paper does not).
-      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
       mask: which leaves decay; None for all.
       max_of_corrected: whether the largest is taken of the corrected moments, as in optax, or of the raw ones and then
         corrected, as in torch.
@@ -228,7 +228,7 @@ def radam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
       threshold: the least effective length of the average at which the rate adapts, >= 4.
-      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
       mask: which leaves decay; None for all.
       nesterov: whether the first moment looks ahead.
 

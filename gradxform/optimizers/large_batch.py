@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+
 from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
-from gradxform.core.which import as_mask
+from gradxform.core.which import as_mask, mask_tree
 from gradxform.transforms.adam import scale_by_adam
 from gradxform.transforms.combine import chain
 from gradxform.transforms.decay import add_decayed_weights
@@ -19,7 +23,7 @@ from gradxform.transforms.trust_ratio import scale_by_trust_ratio
 def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None,
          trust_coefficient: Scalar = 0.001, eps: Scalar = 0.0, trust_ratio_mask: Mask | None = None,
          momentum: Scalar = 0.9, nesterov: bool = False, *, norm_of_sum: bool = True,
-         rate_in_momentum: bool = True) -> Transformation:
+         rate_in_momentum: bool = True, stacked: Mask | None = None) -> Transformation:
     """Momentum whose step in each layer is a fixed fraction of the norm of its weights.
 
     You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (2017), algorithm 1:
@@ -28,7 +32,7 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
 
     Args:
       learning_rate: a number, or a schedule of it.
-      weight_decay: the paper's beta, >= 0, or (with ``norm_of_sum``) a schedule of it.
+      weight_decay: the paper's beta, or (with ``norm_of_sum``) a schedule of it; >= 0 without ``norm_of_sum``.
       mask: which leaves decay; None for all (optax: ``weight_decay_mask``).
       trust_coefficient: the paper's eta, >= 0.
       eps: added to the divisor, >= 0.
@@ -39,6 +43,8 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
       norm_of_sum: whether the divisor is ``||g + beta w||`` (optax) or ``||g|| + beta ||w||`` (the paper, timm).
       rate_in_momentum: whether the momentum sums updates that the learning rate has scaled (the paper, optax) or is
         scaled after (timm).
+      stacked: which leaves are layers stacked along their first axis, as by a scan over them, such as
+        ``path_matches("^blocks/")``: each layer has a ratio of its own. None for none.
 
     Returns:
       A transformation that needs params.
@@ -54,14 +60,14 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
       {'w': Array(-0.2, dtype=float32)}
     """
     checks.real("momentum", momentum, at_least=0, at_most=1)
-    as_mask("trust_ratio_mask", trust_ratio_mask)
+    of = {"trust_coefficient": trust_coefficient, "eps": eps}
     if norm_of_sum:
-        rule = [add_decayed_weights(weight_decay, mask), _ratio(trust_ratio_mask, trust_coefficient, eps)]
+        rule = [add_decayed_weights(weight_decay, mask), _ratio(trust_ratio_mask, stacked, **of)]
     elif callable(weight_decay) or mask is not None:
         raise ValueError("norm_of_sum: expected True with a mask or a schedule of weight_decay, got False; "
                          "trust_ratio_mask leaves leaves out of ratio and decay together")
     else:
-        rule = [_ratio(trust_ratio_mask, trust_coefficient, eps, weight_decay)]
+        rule = [_ratio(trust_ratio_mask, stacked, **of, weight_decay=weight_decay)]
     rate, heavy_ball = scale_by_learning_rate(learning_rate), trace(momentum, nesterov)
     return chain(*rule, *((rate, heavy_ball) if rate_in_momentum else (heavy_ball, rate)))
 
@@ -69,7 +75,8 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
 @transformation
 def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-6,
          eps_root: Scalar = 0.0, weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None, *,
-         trust_ratio_mask: Mask | None = None, max_trust_ratio: Scalar | None = None) -> Transformation:
+         trust_ratio_mask: Mask | None = None, max_trust_ratio: Scalar | None = None,
+         stacked: Mask | None = None) -> Transformation:
     """Adam whose step in each layer has the norm of its weights.
 
     You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (ICLR 2020), algorithm 2:
@@ -81,10 +88,12 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       b2: decay of the second moment, in [0, 1).
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
-      weight_decay: factor of the decay, >= 0, or a schedule of it.
+      weight_decay: factor of the decay, or a schedule of it.
       mask: which leaves decay; None for all.
       trust_ratio_mask: which leaves have their step scaled; None for all (timm leaves out what does not decay).
       max_trust_ratio: the largest ratio, > 0 (timm's trust_clip: 1); None for no limit.
+      stacked: which leaves are layers stacked along their first axis, as by a scan over them, such as
+        ``path_matches("^blocks/")``: each layer has a ratio of its own. None for none.
 
     Returns:
       A transformation that needs params.
@@ -99,18 +108,19 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]
       {'w': Array(-0.2, dtype=float32)}
     """
-    as_mask("trust_ratio_mask", trust_ratio_mask)
     if max_trust_ratio is not None:
         checks.real("max_trust_ratio", max_trust_ratio, above=0)
-    ratio = _maybe_masked(scale_by_trust_ratio(max_ratio=max_trust_ratio), trust_ratio_mask)
+    ratio = _ratio(trust_ratio_mask, stacked, max_ratio=max_trust_ratio)
     return chain(scale_by_adam(b1, b2, eps, eps_root), add_decayed_weights(weight_decay, mask), ratio,
                  scale_by_learning_rate(learning_rate))
 
 
-def _ratio(mask: Mask | None, trust_coefficient: Scalar, eps: Scalar, weight_decay: Scalar = 0.0) -> Transformation:
-    return _maybe_masked(scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps,
-                                              weight_decay=weight_decay), mask)
-
-
-def _maybe_masked(rule: Transformation, mask: Mask | None) -> Transformation:
+def _ratio(mask: Mask | None, stacked: Mask | None, **of: Any) -> Transformation:
+    """The trust ratio where ``mask`` is True, of each layer where ``stacked`` is."""
+    as_mask("trust_ratio_mask", mask)
+    stacked = as_mask("stacked", stacked)
+    rule = scale_by_trust_ratio(**of)
+    if stacked is not None:
+        rest = lambda tree: jax.tree.map(lambda flag: not flag, mask_tree(stacked, tree, "stacked"))  # noqa: E731
+        rule = chain(masked(scale_by_trust_ratio(**of, layer_axis=0), stacked), masked(rule, rest))
     return rule if mask is None else masked(rule, mask)

@@ -33,7 +33,7 @@ def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar = 0.9, eps: Scalar = 
       momentum: the factor on the past updates, in [0, 1]; None for none.
       nesterov: whether the momentum looks ahead.
       bias_correction: whether to divide the average by ``1 - decay**t``.
-      weight_decay: factor of the decoupled decay, >= 0, added after the division and before the momentum, or a
+      weight_decay: factor of the decoupled decay, added after the division and before the momentum, or a
         schedule of it; None for none. (torch adds it to the gradient:
         ``chain(add_decayed_weights(...), rmsprop(...))``.)
       mask: which leaves decay; None for all.
@@ -75,7 +75,7 @@ def adagrad(learning_rate: ScalarOrSchedule, initial_accumulator_value: Scalar =
       learning_rate: a number, or a schedule of it.
       initial_accumulator_value: what the sum starts from, >= 0.
       eps: keeps the divisor from 0, >= 0.
-      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it; None for none.
+      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
       mask: which leaves decay; None for all.
       eps_in_sqrt: whether ``eps`` is added under the root (optax) or to it (torch).
 

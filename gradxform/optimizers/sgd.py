@@ -27,7 +27,7 @@ def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nestero
       momentum: the factor on the past updates, in [0, 1]; None for none.
       nesterov: whether the momentum looks ahead.
       accumulator_dtype: dtype to store the momentum in; by default that of the leaf, float32 at least.
-      weight_decay: multiple of the params that is added to the gradient before the momentum, >= 0, as in torch, or a
+      weight_decay: multiple of the params that is added to the gradient before the momentum, as in torch, or a
         schedule of it; None for none.
       mask: which leaves decay; None for all.
 

@@ -99,7 +99,7 @@ def polynomial(init_value: Scalar, end_value: Scalar, steps: int | jax.Array,
     Args:
       init_value: the value at step 0.
       end_value: the value from step ``steps`` on.
-      steps: the steps between them, >= 1.
+      steps: the steps between them, >= 0; with 0 it is ``end_value`` throughout.
       power: the exponent, > 0; 1 is a straight line, more falls early, less falls late.
 
     Returns:
@@ -116,7 +116,7 @@ def polynomial(init_value: Scalar, end_value: Scalar, steps: int | jax.Array,
     """
     checks.real("init_value", init_value)
     checks.real("end_value", end_value)
-    check_steps("steps", steps)
+    check_steps("steps", steps, at_least=0)
     checks.real("power", power, above=0)
 
     def value(t: jax.Array) -> jax.Array:
@@ -139,14 +139,14 @@ def linear(init_value: Scalar, end_value: Scalar, steps: int | jax.Array) -> Cal
     Args:
       init_value: the value at step 0.
       end_value: the value from step ``steps`` on.
-      steps: the steps between them, >= 1.
+      steps: the steps between them, >= 0; with 0 it is ``end_value`` throughout.
 
     Returns:
       A schedule.
 
     Raises:
       TypeError: ``steps`` is not an integer, or a value is not a real number.
-      ValueError: ``steps`` is less than 1.
+      ValueError: ``steps`` is negative.
 
     Example:
       >>> import gradxform as gx, jax.numpy as jnp
@@ -155,7 +155,7 @@ def linear(init_value: Scalar, end_value: Scalar, steps: int | jax.Array) -> Cal
     """
     checks.real("init_value", init_value)
     checks.real("end_value", end_value)
-    check_steps("steps", steps)
+    check_steps("steps", steps, at_least=0)
     return lambda t: between(init_value, end_value, *gone_and_left(t, steps))
 
 
@@ -169,7 +169,7 @@ def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0) 
 
     Args:
       init_value: the value at step 0.
-      steps: the steps to ``end_value``, >= 1.
+      steps: the steps to ``end_value``, >= 0; with 0 it is ``end_value`` throughout.
       end_value: the value from step ``steps`` on. A run of ``steps`` updates makes its last one at ``steps - 1``.
 
     Returns:
@@ -177,7 +177,7 @@ def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0) 
 
     Raises:
       TypeError: ``steps`` is not an integer, or a value is not a real number.
-      ValueError: ``steps`` is less than 1.
+      ValueError: ``steps`` is negative.
 
     Example:
       >>> import gradxform as gx, jax.numpy as jnp
@@ -185,6 +185,6 @@ def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0) 
       Array([1. , 0.6, 0.2], dtype=float32)
     """
     checks.real("init_value", init_value)
-    check_steps("steps", steps)
+    check_steps("steps", steps, at_least=0)
     checks.real("end_value", end_value)
     return lambda t: between(init_value, end_value, *half_cosine(*gone_and_left(t, steps)))

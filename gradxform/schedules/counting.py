@@ -44,12 +44,12 @@ def portion(part: jax.Array, total: int | jax.Array) -> jax.Array:
 def gone_and_left(step: jax.Array, steps: int | jax.Array) -> tuple[jax.Array, jax.Array]:
     """How much of a phase of ``steps`` is over at ``step``, and how much is left: fractions that add up to 1.
 
-    Each is a quotient of its own. One minus the other would be wrong by 6e-8, which is everything in the last of a
-    million steps toward 0.
+    A phase of no steps is over. Each is a quotient of its own. One minus the other would be wrong by 6e-8, which is
+    everything in the last of a million steps toward 0.
     """
     steps = whole(steps)
     step = jnp.minimum(whole(step), steps)
-    return portion(step, steps), portion(steps - step, steps)
+    return jnp.where(steps == 0, 1, portion(step, steps)), portion(steps - step, steps)
 
 
 def between(start: Scalar, end: Scalar, gone: jax.Array, left: jax.Array) -> jax.Array:

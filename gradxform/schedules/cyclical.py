@@ -153,7 +153,7 @@ def one_cycle(max_value: Scalar, steps: int | jax.Array, *, warmup_fraction: Sca
 
     Args:
       max_value: the value at the peak.
-      steps: the steps to the final value, which then stays, >= 1.
+      steps: the steps to the final value, which then stays, >= 0; with 0 it is the final value throughout.
       warmup_fraction: the part of them spent rising, in [0, 1].
       div_factor: how many times smaller than the peak the start is, > 0.
       final_div_factor: how many times smaller than the start the end is, > 0.
@@ -172,7 +172,7 @@ def one_cycle(max_value: Scalar, steps: int | jax.Array, *, warmup_fraction: Sca
       Array([0.2, 1. , 0. ], dtype=float32)
     """
     checks.real("max_value", max_value)
-    check_steps("steps", steps)
+    check_steps("steps", steps, at_least=0)
     checks.real("warmup_fraction", warmup_fraction, at_least=0, at_most=1)
     checks.real("div_factor", div_factor, above=0)
     checks.real("final_div_factor", final_div_factor, above=0)

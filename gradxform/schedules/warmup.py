@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gradxform.core import checks
 from gradxform.core.numbers import scalar, sqrt
-from gradxform.core.schedule import schedule
+from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.types import Scalar, ScalarOrSchedule
 from gradxform.schedules.counting import (
     between,
@@ -32,6 +32,8 @@ def warmup(steps: int | jax.Array, schedule: ScalarOrSchedule,
     """Rises in a straight line to the first value of a schedule, then follows the schedule.
 
     ``init_value + (schedule(0) - init_value) * t / steps`` up to step ``steps``, from there ``schedule(t - steps)``.
+    Where no steps are left to a schedule that has an end, as to ``cosine(1e-3, 0)``, the rise is to the value it would
+    have begun with, and its end value follows.
 
     Args:
       steps: the steps of the rise, >= 0; with 0 it is the schedule itself. The first update, at step 0, is made with
@@ -58,10 +60,21 @@ def warmup(steps: int | jax.Array, schedule: ScalarOrSchedule,
 
     def value(t: jax.Array) -> jax.Array:
         later = value_at(schedule, since(t, steps))
-        peak = value_at(schedule, jnp.zeros([], jnp.int32))
-        return jnp.where(whole(t) < whole(steps), between(init_value, peak, *gone_and_left(t, steps)), later)
+        rise = between(init_value, _start(schedule), *gone_and_left(t, steps))
+        return jnp.where(whole(t) < whole(steps), rise, later)
 
     return value
+
+
+def _start(schedule: ScalarOrSchedule) -> jax.Array:
+    """The value that a schedule sets out from: that at step 0, or where it is over by then the one it would have had.
+
+    A trial as short as its warm-up leaves no steps to a cosine. It has to rise to the peak all the same.
+    """
+    first = value_at(schedule, jnp.zeros([], jnp.int32))
+    if isinstance(schedule, Schedule) and {"init_value", "end_value", "steps"} <= schedule.arguments.keys():
+        first = jnp.where(whole(schedule.arguments["steps"]) == 0, scalar(schedule.arguments["init_value"]), first)
+    return first
 
 
 @schedule
@@ -113,7 +126,7 @@ def warmup_stable_decay(peak_value: Scalar, warmup_steps: int | jax.Array, stabl
       peak_value: the value between the rise and the fall.
       warmup_steps: the steps of the rise, >= 0.
       stable_steps: the steps at ``peak_value``, >= 0.
-      decay_steps: the steps of the fall, >= 1.
+      decay_steps: the steps of the fall, >= 0.
       init_value: the value at step 0.
       end_value: the value from step ``warmup_steps + stable_steps + decay_steps`` on.
       decay: "linear", "cosine" or "sqrt".
@@ -133,19 +146,22 @@ def warmup_stable_decay(peak_value: Scalar, warmup_steps: int | jax.Array, stabl
     checks.real("peak_value", peak_value)
     check_steps("warmup_steps", warmup_steps, at_least=0)
     check_steps("stable_steps", stable_steps, at_least=0)
-    check_steps("decay_steps", decay_steps)
+    check_steps("decay_steps", decay_steps, at_least=0)
     checks.real("init_value", init_value)
     checks.real("end_value", end_value)
     checks.choice("decay", decay, DECAYS)
 
     def value(t: jax.Array) -> jax.Array:
-        gone, left = gone_and_left(since(since(t, warmup_steps), stable_steps), decay_steps)
+        after = since(t, warmup_steps)
+        gone, left = gone_and_left(since(after, stable_steps), decay_steps)
         if decay == "cosine":
             gone, left = half_cosine(gone, left)
         elif decay == "sqrt":
             root = sqrt(gone)
             gone, left = root, left / (1 + root)
         rise = between(init_value, peak_value, *gone_and_left(t, warmup_steps))
-        return jnp.where(whole(t) < whole(warmup_steps), rise, between(peak_value, end_value, gone, left))
+        # A fall of no steps is over, but not before it begins.
+        fall = jnp.where(after < whole(stable_steps), scalar(peak_value), between(peak_value, end_value, gone, left))
+        return jnp.where(whole(t) < whole(warmup_steps), rise, fall)
 
     return value

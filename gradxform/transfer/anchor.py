@@ -11,7 +11,7 @@ from gradxform.core import checks
 from gradxform.core.bricks import Leafwise
 from gradxform.core.numbers import abs_sq, scalar, widen
 from gradxform.core.slots import Slot
-from gradxform.core.trees import paths, refuse_integers
+from gradxform.core.trees import named_leaves, paths, refuse_integers
 from gradxform.core.types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
 from gradxform.core.which import as_mask, flags
 
@@ -109,7 +109,7 @@ def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[An
     Raises:
       ValueError: a leaf is missing or has another shape, with its path.
     """
-    there = dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
+    there = dict(named_leaves(tree))
     found: list[Any] = []
     for path, leaf, is_new in zip(paths(params), jax.tree.leaves(params), new, strict=True):
         if not is_new and path not in there:

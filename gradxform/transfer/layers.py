@@ -10,7 +10,8 @@ import jax
 import optax
 
 from gradxform.core import checks
-from gradxform.core.trees import path_name
+from gradxform.core.selectors import compile_pattern
+from gradxform.core.trees import keyed_leaves, named_leaves, path_name
 from gradxform.core.types import Params, PyTree
 
 Groups = str | Sequence[str]
@@ -28,10 +29,7 @@ def patterns(name: str, groups: Groups) -> list[re.Pattern[str]]:
         raise TypeError(f"{name}: expected a regular expression or a sequence of them, got {groups!r}")
     if not given:
         raise ValueError(f"{name}: expected at least one regular expression, got {groups!r}")
-    try:
-        return [re.compile(group) for group in given]
-    except re.error as error:
-        raise ValueError(f"{name}: expected regular expressions, got {groups!r} ({error})") from error
+    return [compile_pattern(name, group) for group in given]
 
 
 def layers_of(tree: PyTree, compiled: list[re.Pattern[str]]) -> tuple[dict[str, int], int]:
@@ -44,8 +42,7 @@ def layers_of(tree: PyTree, compiled: list[re.Pattern[str]]) -> tuple[dict[str, 
       ValueError: an expression that is the first to match no leaf, or groups in it that are not numbers.
     """
     hidden = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
-    names = [(path_name(path), hidden(leaf))
-             for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=hidden)]
+    names = [(path, hidden(leaf)) for path, leaf in named_leaves(tree, hidden)]
     keys = {name: _key(name, compiled) for name, _ in names}
     found = sorted({key for key in keys.values() if key is not None})
     rank = {key: i for i, key in enumerate(found)}
@@ -95,8 +92,7 @@ def layers_at_depth(params: Params, depth: int = 1) -> tuple[str, ...]:
     checks.integer("depth", depth, at_least=1)
     order: dict[tuple[Any, ...], int] = {}
     prefixes: dict[str, list[Any]] = {}
-    for path, _ in jax.tree_util.tree_leaves_with_path(params):
-        path = path[:-1] if path[-1:] == (jax.tree_util.GetAttrKey("value"),) else path
+    for path, _ in keyed_leaves(params):
         rank: list[Any] = []
         for i, key in enumerate(path[:depth]):
             seen = order.setdefault(path[:i + 1], len(order))

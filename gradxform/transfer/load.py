@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.core.trees import is_tracing, path_name
+from gradxform.core.trees import is_tracing, named_leaves
 from gradxform.core.types import Mask, Params
 from gradxform.core.which import flags
 from gradxform.transfer.cast import cast, why_not
@@ -152,11 +152,11 @@ class _Target:
 
 def _targets(params: Params, new: Mask | str | None, transpose: Mapping[Where, Any], reshape: Mask | str | None,
              convert: Mapping[Where, Any], idle: list[str]) -> list[_Target]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = named_leaves(params)
     news, reshapes = flags("new", new, params), flags("reshape", reshape, params)
     if new is not None and not any(news):
         raise ValueError(f"new: expected to find params to leave new, but {new!r} selects none of "
-                         f"{', '.join(path_name(path) for path, _ in leaves)}")
+                         f"{', '.join(path for path, _ in leaves)}")
     if reshape is not None and not any(reshapes):
         idle.append(f"reshape {reshape!r}")
     axes = [permutation("transpose", value) for value in chosen("transpose", transpose, params, len(leaves), idle)]
@@ -164,7 +164,7 @@ def _targets(params: Params, new: Mask | str | None, transpose: Mapping[Where, A
     for function in converts:
         if function is not None and not callable(function):
             raise TypeError(f"convert: expected functions of an array and a shape, got {function!r}")
-    return [_Target(path_name(path), leaf, *rules) for (path, leaf), *rules in zip(
+    return [_Target(path, leaf, *rules) for (path, leaf), *rules in zip(
         leaves, news, axes, reshapes, converts, strict=True)]
 
 

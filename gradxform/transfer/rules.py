@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from gradxform.core.selectors import Selector
+from gradxform.core.selectors import Selector, compile_pattern
 from gradxform.core.types import PyTree
 from gradxform.core.which import flags
 
@@ -42,7 +42,7 @@ def expressions(name: str, patterns: str | Sequence[str]) -> list[re.Pattern[str
       TypeError: one is not a string.
       ValueError: one is not a regular expression.
     """
-    return [_compiled(name, pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
+    return [compile_pattern(name, pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
 
 
 def renamed(sources: Iterable[str], rename: Rename, idle: list[str]) -> list[Piece]:
@@ -59,7 +59,7 @@ def renamed(sources: Iterable[str], rename: Rename, idle: list[str]) -> list[Pie
     """
     pieces = [Piece(source, with_slashes(source)) for source in sources]
     for pattern, replacement in rename.items() if isinstance(rename, Mapping) else rename:
-        compiled, made = _compiled("rename", pattern), list[Piece]()
+        compiled, made = compile_pattern("rename", pattern), list[Piece]()
         for piece in pieces:
             made += _renamed(piece, compiled, replacement) if compiled.search(piece.name) else [piece]
         if not any(compiled.search(piece.name) for piece in pieces):
@@ -132,10 +132,3 @@ def hint(found: Shape, expected: Shape) -> str:
     return ""
 
 
-def _compiled(name: str, pattern: Any) -> re.Pattern[str]:
-    if not isinstance(pattern, str):
-        raise TypeError(f"{name}: expected a regular expression, got {pattern!r}")
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{name}: expected a regular expression, got {pattern!r} ({error})") from error

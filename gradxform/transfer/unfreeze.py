@@ -15,6 +15,7 @@ from gradxform.core.control import branch
 from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import increment, no_update
 from gradxform.core.run import run
+from gradxform.core.selectors import compile_pattern
 from gradxform.core.stages import Around
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import align, paths
@@ -127,10 +128,7 @@ def _pairs(schedule: Any) -> list[tuple[re.Pattern[str], int | None]]:
     for pattern, start in schedule:
         if start is not None:
             checks.integer(f"schedule: step of {pattern!r}", start, at_least=0)
-        try:
-            pairs.append((re.compile(pattern), start))
-        except re.error as error:
-            raise ValueError(f"schedule: expected a regular expression, got {pattern!r} ({error})") from error
+        pairs.append((compile_pattern("schedule", pattern), start))
     return pairs
 
 

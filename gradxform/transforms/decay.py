@@ -18,7 +18,7 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None 
     Regularization" (ICLR 2019), algorithm 2; before it, it is L2 regularization.
 
     Args:
-      weight_decay: the factor, >= 0, or a schedule of it.
+      weight_decay: the factor, or a schedule of it. A negative one, which a schedule may have too, makes params grow.
       mask: which leaves decay; None for all. A tree of bools, a function from params to one, or a selector such as
         ``ndim_at_least(2)``.
 
@@ -27,7 +27,7 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None 
 
     Raises:
       TypeError: ``weight_decay`` is neither a number nor a schedule, or the mask has a leaf that is not a bool.
-      ValueError: ``weight_decay`` is negative.
+      ValueError: ``weight_decay`` is NaN.
 
     Example:
       >>> import gradxform as gx
@@ -35,7 +35,7 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None 
       >>> tx.update({"w": 1.0}, tx.init({"w": 2.0}), {"w": 2.0})[0]
       {'w': Array(2., dtype=float32)}
     """
-    checks.real("weight_decay", weight_decay, at_least=0, schedule=True)
+    checks.real("weight_decay", weight_decay, schedule=True)
     if mask is not None:
         return masked(add_decayed_weights(weight_decay), mask)
     if isinstance(weight_decay, float) and weight_decay == 0:

@@ -83,7 +83,7 @@ def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[t
     if not isinstance(tx, Transformation):
         return
     for name, value in tx.arguments.items():
-        if callable(value) and name in tx._definition.schedules | {"step_size_fn"}:
+        if callable(value) and name in tx._definition.schedules | {"step_size_fn", "every"}:
             step = count_of(tx.stage, state, tx.name)
             if step is None:
                 raise ValueError(f"state: expected the state of {tx.name}, which counts its steps, got {state!r}")

@@ -10,7 +10,7 @@ import optax
 from gradxform.core.foreign import stage_of
 from gradxform.core.stages import Chain, Stage, only
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import paths
+from gradxform.core.trees import named_leaves
 from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State
 from gradxform.core.which import Where, as_mask, mask_tree
 from gradxform.transforms.combine import check_transformation, set_to_zero
@@ -79,7 +79,7 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
         if not jax.tree.leaves(tree):
             return tree
         labels = param_labels(tree) if callable(param_labels) else param_labels
-        for path, label in zip(paths(labels), jax.tree.leaves(labels), strict=True):
+        for path, label in named_leaves(labels):
             if label not in transforms:
                 raise ValueError(f"param_labels: expected one of {sorted(map(repr, transforms))} at '{path}', "
                                  f"got {label!r}")

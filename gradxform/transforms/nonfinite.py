@@ -50,8 +50,8 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
       tx: the transformation to guard.
       max_consecutive: how many skipped steps in a row are allowed, >= 0.
       raise_in_jit: whether a compiled step raises by itself. It does so by a host callback that is only reached once
-        the limit is passed; a program with it cannot be exported. With False, call ``check_finite(state)`` in the
-        training loop.
+        the limit is passed (under ``vmap`` in every step, for every member); a program with it cannot be exported. With
+        False, call ``check_finite(state)`` in the training loop.
 
     Returns:
       A transformation.
@@ -99,7 +99,9 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
         if not isinstance(too_many, jax.core.Tracer):
             check_finite(state)
         elif raise_in_jit:
-            jax.lax.cond(too_many, lambda n, m: jax.debug.callback(_raise, n, m), lambda n, m: None, consecutive, total)
+            # Under vmap both sides of the cond are carried out, so the callback has to look for itself.
+            jax.lax.cond(too_many, lambda *told: jax.debug.callback(_check, *told), lambda *told: None,
+                         too_many, consecutive, total)
         return new, state
 
     return Around(init, update, inner=lambda state: {"tx": (tx, state.inner_state)})
@@ -109,7 +111,8 @@ def check_finite(state: State) -> None:
     """Raises on the host if a state says that too many steps in a row were not finite.
 
     Args:
-      state: the state of a transformation with ``skip_nonfinite`` in it; reading it waits for the step to finish.
+      state: the state of a transformation with ``skip_nonfinite`` in it, or of a population of them; reading it waits
+        for the step to finish.
 
     Raises:
       NonfiniteError: the limit was passed.
@@ -121,8 +124,7 @@ def check_finite(state: State) -> None:
     """
     is_guard = lambda x: isinstance(x, SkipNonfiniteState)  # noqa: E731
     for guard in filter(is_guard, jax.tree.leaves(state, is_leaf=is_guard)):
-        if np.any(guard.too_many):
-            _raise(guard.consecutive_skips, guard.skipped_steps)
+        _check(guard.too_many, guard.consecutive_skips, guard.skipped_steps)
         check_finite(guard.inner_state)
 
 
@@ -144,7 +146,12 @@ def all_finite(tree: PyTree) -> jax.Array:
     return functools.reduce(jnp.logical_and, flags, jnp.ones([], bool))
 
 
-def _raise(consecutive: Any, total: Any) -> None:
+def _check(too_many: Any, consecutive: Any, total: Any) -> None:
+    """Raises for the member of a population that has skipped the most steps in a row; a single run is one of one."""
+    if not np.any(too_many):
+        return
+    worst = np.unravel_index(np.argmax(consecutive), np.shape(consecutive))
+    which = f"member {', '.join(map(str, worst))}: " if worst else ""
     raise NonfiniteError(
-        f"skip_nonfinite: {np.max(consecutive)} steps in a row had NaN or inf in their gradients or updates "
-        f"({np.max(total)} in all); params and state are as they were before them")
+        f"skip_nonfinite: {which}{np.asarray(consecutive)[worst]} steps in a row had NaN or inf in their gradients or "
+        f"updates ({np.asarray(total)[worst]} in all); params and state are as they were before them")

@@ -16,7 +16,8 @@ from gradxform.core.types import Scalar
 
 @transformation
 def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0, eps: Scalar = 0.0, *,
-                         weight_decay: Scalar = 0.0, max_ratio: Scalar | None = None) -> Leafwise:
+                         weight_decay: Scalar = 0.0, max_ratio: Scalar | None = None,
+                         layer_axis: int | None = None) -> Leafwise:
     """Scales the update of each leaf by the norm of the leaf over the norm of its update.
 
     You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (2017), equation 6 (LARS), and You et
@@ -30,12 +31,15 @@ def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0
       weight_decay: LARS's own form of decay: the update becomes ``u + weight_decay w``, and the divisor is
         ``||u|| + weight_decay ||w|| + eps``. With 0, decay added before (as in optax) counts in ``||u||``.
       max_ratio: the largest ratio, > 0; None for no limit.
+      layer_axis: the axis along which layers are stacked in every leaf, as by a scan over them: each has a ratio of
+        its own. None where a leaf is one layer.
 
     Returns:
       A transformation without state that needs params.
 
     Raises:
-      ValueError: a number out of its range.
+      TypeError: ``layer_axis`` is not an integer.
+      ValueError: a number out of its range; from ``update``, a leaf without the axis ``layer_axis``.
 
     Example:
       >>> import gradxform as gx, jax.numpy as jnp
@@ -49,9 +53,11 @@ def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0
     checks.real("weight_decay", weight_decay, at_least=0)
     if max_ratio is not None:
         checks.real("max_ratio", max_ratio, above=0)
+    if layer_axis is not None:
+        checks.integer("layer_axis", layer_axis)
 
     def leaf(now: Any, u: jax.Array, p: jax.Array) -> jax.Array:
-        p_norm, u_norm = _norm(p, min_norm), _norm(u, min_norm)
+        p_norm, u_norm = _norm(p, min_norm, layer_axis), _norm(u, min_norm, layer_axis)
         moving = (p_norm > 0) & (u_norm > 0)
         divisor = u_norm + weight_decay * p_norm + eps
         ratio = trust_coefficient * p_norm / jnp.where(moving, divisor, 1)
@@ -62,5 +68,9 @@ def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0
     return Leafwise(leaf, needs_params=True)
 
 
-def _norm(x: jax.Array, least: Scalar) -> jax.Array:
-    return jnp.maximum(sqrt(jnp.sum(abs_sq(x))), least)
+def _norm(x: jax.Array, least: Scalar, layer_axis: int | None) -> jax.Array:
+    """The norm of the whole array, or of each of the layers along an axis, with axes of length 1 beside it."""
+    if layer_axis is not None and not -x.ndim <= layer_axis < x.ndim:
+        raise ValueError(f"layer_axis: expected leaves with an axis {layer_axis}, got shape {x.shape}")
+    within = None if layer_axis is None else tuple(axis for axis in range(x.ndim) if axis != layer_axis % x.ndim)
+    return jnp.maximum(sqrt(jnp.sum(abs_sq(x), within, keepdims=within is not None)), least)

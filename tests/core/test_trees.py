@@ -1,11 +1,15 @@
 """Trees that do not fit name the first path at which they differ."""
 
+import dataclasses
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import gradxform as gx
 from gradxform.core import trees
@@ -148,6 +152,53 @@ def test_paths() -> None:
     tree = {"a": [one, (one, {"b": one})], "c": None, "d": optax.EmaState(one, one)}
     assert trees.paths(tree) == ["a/0", "a/1/0", "a/1/1/b", "d/count", "d/ema"]
     assert trees.paths(jnp.ones(1)) == ["(root)"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Attention:
+    """As a module of equinox: its leaves are fields."""
+
+    query: Any
+    key: Any
+    value: Any
+
+
+ATTENTION = {"attn": Attention(jnp.ones(1), jnp.ones(1), jnp.ones(1))}
+
+
+def test_a_field_of_the_name_value_is_in_its_path() -> None:
+    assert trees.paths(ATTENTION) == ["attn/query", "attn/key", "attn/value"]
+    assert trees.paths(Attention(1.0, None, {"value": 2.0}), none=True) == ["query", "key", "value/value"]
+    tx = gx.selective_transform(gx.sgd(1.0), freeze_mask=gx.path_matches("attn/(key|value)"))
+    updates = tx.update(ATTENTION, tx.init(ATTENTION), ATTENTION)[0]["attn"]
+    assert (float(updates.query[0]), float(updates.key[0]), float(updates.value[0])) == (-1, 0, 0)
+    with pytest.raises(TypeError, match="'attn/value', got int32"):
+        gx.sgd(1.0).init({"attn": Attention(1.0, 1.0, jnp.ones(1, int))})
+
+
+def test_a_field_of_the_name_value_in_transfer(tmp_path: pathlib.Path) -> None:
+    np.savez(tmp_path / "model.npz", **{f"attn/{name}": np.full(1, i, np.float32)
+                                        for i, name in enumerate(("query", "key", "value"))})
+    loaded = gx.transfer.load_pretrained(tmp_path / "model.npz", ATTENTION)[0]["attn"]
+    assert (float(loaded.query[0]), float(loaded.key[0]), float(loaded.value[0])) == (0, 1, 2)
+    assert gx.transfer.layer_scales(ATTENTION, 0.5, ("query", "key", "value")) == {
+        "attn/query": 0.125, "attn/key": 0.25, "attn/value": 0.5}
+    assert gx.transfer.layers_at_depth(ATTENTION, 2) == ("^attn/query(?:/|$)", "^attn/key(?:/|$)")
+
+
+def test_a_variable_of_nnx_has_no_key_of_its_own() -> None:
+    one = jnp.ones(1)
+    state = nnx.State({"attn": {"value": nnx.Param(one), "cache": nnx.Variable({"value": one, "k": Attention(
+        one, one, one)})}})
+    wanted = ["attn/cache/k/query", "attn/cache/k/key", "attn/cache/k/value", "attn/cache/value", "attn/value"]
+    assert trees.paths(state) == wanted
+    assert trees.paths(nnx.to_pure_dict(state)) == wanted
+    assert trees.paths(Attention(nnx.Param(one), one, nnx.Param(one))) == ["query", "key", "value"]
+    assert trees.paths(nnx.Param(one)) == ["(root)"]
+    selected = gx.path_matches("^attn/value$")(state)
+    assert jax.tree.structure(selected) == jax.tree.structure(state)
+    assert jax.tree.leaves(selected) == [False] * 4 + [True]
 
 
 def test_a_single_array_is_a_tree() -> None:

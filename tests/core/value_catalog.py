@@ -84,7 +84,7 @@ def dtype() -> Argument:
 
 
 MASKS = Argument(MASK, NOT_A_MASK)
-DECAY = nonnegative(0.375)
+DECAY = real(0.375)
 MOMENTS = {"b1": unit(0.5), "b2": unit(0.75), "eps": nonnegative(0.125), "eps_root": nonnegative(0.0625)}
 MU_DTYPE = {"mu_dtype": dtype()}
 RECIPE = {"learning_rate": real(0.25), "weight_decay": DECAY, "mask": MASKS}
@@ -94,7 +94,8 @@ RMS = {"decay": unit(0.5), "eps": nonnegative(0.125), "initial_scale": nonnegati
 TX = Argument(gx.scale(0.75), ("sgd", None, 3))
 FACTORED = {"factored": flag(False), "decay_rate": positive(0.5), "factored_axes": Argument("last", ("first", 1)),
             "clamp_epsilon": flag(True), "min_dim_size_to_factor": integer(4, 1)}
-STEPS = integer(20, 1)
+STEPS = integer(20, 0)
+PERIOD = integer(20, 1)
 S = gx.schedules
 
 
@@ -140,8 +141,9 @@ case(gx.yogi, RATE, **RECIPE, b1=unit(0.5), b2=unit(0.75), eps=nonnegative(0.125
      initialize_mu=flag(False))
 case(gx.lion, RATE, **RECIPE, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE)
 case(gx.lars, RATE, **RECIPE, trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125), trust_ratio_mask=MASKS,
-     momentum=closed_unit(0.5), nesterov=flag(True), norm_of_sum=flag(False), rate_in_momentum=flag(False))
-case(gx.lamb, RATE, **RECIPE, **MOMENTS, trust_ratio_mask=MASKS, max_trust_ratio=positive(2.0))
+     momentum=closed_unit(0.5), nesterov=flag(True), norm_of_sum=flag(False), rate_in_momentum=flag(False),
+     stacked=MASKS)
+case(gx.lamb, RATE, **RECIPE, **MOMENTS, trust_ratio_mask=MASKS, max_trust_ratio=positive(2.0), stacked=MASKS)
 case(gx.adafactor, RATE, **RECIPE, **FACTORED, decay_offset=integer(3, 0), multiply_by_parameter_scale=flag(False),
      clipping_threshold=positive(2.0), momentum=unit(0.5), dtype_momentum=dtype(), eps=nonnegative(0.125),
      relative_step=flag(True), rate_on_decay=flag(True))
@@ -170,7 +172,7 @@ case(gx.scale_by_lion, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE, mode=Argument("s
 case(gx.scale_by_factored_rms, **FACTORED, step_offset=integer(3, 0), epsilon=nonnegative(0.125),
      decay_rate_fn=Argument(double, ("fast", 0.5)))
 case(gx.scale_by_trust_ratio, min_norm=nonnegative(0.5), trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125),
-     weight_decay=DECAY, max_ratio=positive(2.0))
+     weight_decay=nonnegative(0.375), max_ratio=positive(2.0), layer_axis=Argument(0, COUNT))
 case(gx.add_decayed_weights, {"weight_decay": 0.1}, weight_decay=DECAY, mask=MASKS)
 case(gx.add_noise, {"eta": 0.1, "gamma": 0.55, "key": 0}, eta=nonnegative(0.5), gamma=nonnegative(0.25),
      key=Argument(1, ("seed", 1.5, None, True)))
@@ -202,25 +204,25 @@ case(gx.path_matches, {"pattern": "bias$"}, pattern=Argument("kernel", (None, 3,
 case(gx.ndim_at_least, {"n": 2}, n=integer(1, 0))
 # Schedules.
 case(S.constant, {"value": 0.5}, value=real(0.25))
-case(S.step, {"init_value": 1.0, "gamma": 0.5, "every": 10}, init_value=real(0.25), gamma=positive(0.75), every=STEPS)
+case(S.step, {"init_value": 1.0, "gamma": 0.5, "every": 10}, init_value=real(0.25), gamma=positive(0.75), every=PERIOD)
 case(S.exponential, {"init_value": 1.0, "rate": 0.1}, init_value=real(0.25), rate=real(0.2))
 case(S.polynomial, {"init_value": 1.0, "end_value": 0.1, "steps": 10, "power": 2.0}, init_value=real(0.25),
      end_value=real(0.2), steps=STEPS, power=positive(3.0))
 case(S.linear, {"init_value": 1.0, "end_value": 0.1, "steps": 10}, init_value=real(0.25), end_value=real(0.2),
      steps=STEPS)
 case(S.cosine, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=STEPS, end_value=real(0.2))
-case(S.cosine_restarts, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=STEPS, end_value=real(0.2),
+case(S.cosine_restarts, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=PERIOD, end_value=real(0.2),
      factor=integer(2, 1), decay=positive(0.5))
 case(S.triangular, {"base_value": 0.1, "max_value": 1.0, "half_cycle": 10}, base_value=real(0.25),
-     max_value=real(0.75), half_cycle=STEPS, mode=Argument("triangular2", ("square", 1)), gamma=positive(0.5))
+     max_value=real(0.75), half_cycle=PERIOD, mode=Argument("triangular2", ("square", 1)), gamma=positive(0.5))
 case(S.one_cycle, {"max_value": 1.0, "steps": 10}, max_value=real(0.75), steps=STEPS,
      warmup_fraction=closed_unit(0.5), div_factor=positive(10.0), final_div_factor=positive(100.0),
      anneal=Argument("linear", ("square", 1)))
-case(S.inverse_sqrt, {"peak_value": 1.0, "warmup_steps": 10}, peak_value=real(0.75), warmup_steps=STEPS)
-case(S.warmup, {"steps": 10, "schedule": S.cosine(1.0, 20)}, steps=integer(20, 0),
+case(S.inverse_sqrt, {"peak_value": 1.0, "warmup_steps": 10}, peak_value=real(0.75), warmup_steps=PERIOD)
+case(S.warmup, {"steps": 10, "schedule": S.cosine(1.0, 20)}, steps=STEPS,
      schedule=Argument(S.cosine(1.0, 30), TEXT), init_value=real(0.25))
 case(S.warmup_stable_decay, {"peak_value": 1.0, "warmup_steps": 5, "stable_steps": 5, "decay_steps": 10},
-     peak_value=real(0.75), warmup_steps=integer(20, 0), stable_steps=integer(20, 0), decay_steps=STEPS,
+     peak_value=real(0.75), warmup_steps=STEPS, stable_steps=STEPS, decay_steps=STEPS,
      init_value=real(0.25), end_value=real(0.2), decay=Argument("sqrt", ("square", 1)))
 case(S.piecewise, {"init_value": 1.0, "boundaries_and_scales": {5: 0.5, 10: 0.1}}, init_value=real(0.25),
      boundaries_and_scales=Argument({5: 0.5, 10: 0.2}, (
@@ -287,10 +289,10 @@ case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
 T = gx.transfer
 LAYERS = Argument(("kernel",), ("(", (), 3, ("kernel", 3)))
 HEAD = {"head_strength": nonnegative(0.25), "head": Argument("^scale$", ("(", 1.0))}
-case(T.add_l2_sp, {"pretrained": None, "strength": 0.5, "head": "bias"}, pretrained=Argument(PARAMS), strength=DECAY,
-     **HEAD)
+case(T.add_l2_sp, {"pretrained": None, "strength": 0.5, "head": "bias"}, pretrained=Argument(PARAMS),
+     strength=nonnegative(0.375), **HEAD)
 case(T.add_ewc, {"pretrained": None, "fisher": GRADS, "strength": 0.5, "head": "bias"}, pretrained=Argument(PARAMS),
-     fisher=Argument(PARAMS), strength=DECAY, **HEAD)
+     fisher=Argument(PARAMS), strength=nonnegative(0.375), **HEAD)
 case(T.scale_by_layer, {"decay": 0.5, "groups": "bias"}, decay=Argument(0.75, (*REAL, 0.0, -0.5)), groups=LAYERS)
 case(T.layerwise_decay, {"learning_rate": 0.1, "decay": 0.5, "groups": "bias"}, learning_rate=real(0.25),
      decay=Argument(0.75, (*REAL, 0.0, -0.5)), groups=LAYERS)

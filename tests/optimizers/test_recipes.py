@@ -248,3 +248,40 @@ def test_a_new_learning_rate_does_not_compile_again() -> None:
     two = compiled(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.2, weight_decay=2e-4)), params, state)
     assert compiled._cache_size() == 1
     np.testing.assert_allclose(two["out"], 2 * one["out"], rtol=1e-3)
+
+
+STACKED = {
+    "lamb": lambda **more: gx.lamb(0.1, weight_decay=0.01, **more),
+    "lars": lambda **more: gx.lars(0.1, weight_decay=0.01, trust_coefficient=0.5, **more),
+    "lars-norms": lambda **more: gx.lars(0.1, weight_decay=0.01, trust_coefficient=0.5, norm_of_sum=False, **more),
+    "lamb-kernels": lambda **more: gx.lamb(
+        0.1, trust_ratio_mask=gx.path_matches("kernel"), max_trust_ratio=2.0, **more),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_stacked_layers_move_as_they_do_apart(name: str) -> None:
+    params, gradients = ({"blocks": {"kernel": x[:, :6].reshape(3, 2, 3) * jnp.array([1.0, 30.0, 0.0])[:, None, None],
+                                     "scale": x[:, 6:]}, "head": {"kernel": x}}
+                         for x in np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32))
+    apart = lambda tree: {"head": tree["head"]} | {  # noqa: E731
+        str(i): jax.tree.map(lambda x, i=i: x[i], tree["blocks"]) for i in range(3)}
+    own, other = STACKED[name](stacked=gx.path_matches("^blocks/")), STACKED[name]()
+    state, other_state = own.init(params), other.init(apart(params))
+    for _ in range(2):
+        updates, state = own.update(gradients, state, params)
+        wanted, other_state = other.update(apart(gradients), other_state, apart(params))
+        for a, b in zip(jax.tree.leaves(apart(updates)), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_ratio_for_each_layer_along_an_axis() -> None:
+    params = {"k": jnp.stack([jnp.ones((2, 2)), 100 * jnp.ones((2, 2))])}
+    gradients = {"k": jnp.ones((2, 2, 2))}
+    tx = gx.lamb(1.0, stacked=True)
+    np.testing.assert_allclose(tx.update(gradients, tx.init(params), params)[0]["k"][:, 0, 0], [-1, -100], rtol=1e-5)
+    last = gx.scale_by_trust_ratio(layer_axis=-1)
+    moved = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), params)
+    np.testing.assert_allclose(last.update(gradients, last.init(moved), moved)[0]["k"][0, 0], [1, 100], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"layer_axis: expected leaves with an axis 3, got shape \(2, 2, 2\)"):
+        gx.scale_by_trust_ratio(layer_axis=3).update(gradients, last.init(params), params)

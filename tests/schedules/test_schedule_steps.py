@@ -108,3 +108,23 @@ def test_step_counts_to_the_last_one():
         made = s.step(1.0, 1 - 1e-9, every)
         want = [(1 - 1e-9) ** (t // every) for t in (last - 1, last, LAST)]
         np.testing.assert_allclose(made(np.array([last - 1, last, LAST], np.int32)), want, rtol=RTOL)
+
+
+def test_no_steps_are_over_at_once():
+    """A trial as short as its warm-up leaves none to what follows: that is at its end."""
+    at = np.array([0, 1, 50, LAST], np.int32)
+    for none in (0, jnp.int32(0)):
+        for made in (s.linear(1.0, 0.25, none), s.cosine(1.0, none, 0.25), s.polynomial(1.0, 0.25, none, 0.5),
+                     s.one_cycle(0.5, none, div_factor=2.0, final_div_factor=1.0), s.warmup(none, 0.25),
+                     s.warmup_stable_decay(1.0, none, none, none, end_value=0.25)):
+            assert made(at).tolist() == [0.25] * 4
+        for decay in ("linear", "cosine", "sqrt"):
+            made = s.warmup_stable_decay(1.0, 4, 2, none, end_value=0.25, decay=decay)
+            assert made(np.arange(8)).tolist() == [0, 0.25, 0.5, 0.75, 1, 1, 0.25, 0.25]
+        for after in (s.cosine(1.0, none), s.linear(1.0, 0.0, none), s.polynomial(1.0, 0.0, none, 2.0)):
+            assert s.warmup(4, after)(np.arange(6)).tolist() == [0, 0.25, 0.5, 0.75, 0, 0]
+            assert s.join([2.0, after], [2])(np.arange(4)).tolist() == [2, 2, 0, 0]
+    # No schedule of no steps, but one without a warm-up of its own.
+    assert s.warmup(2, s.warmup(0, s.linear(1.0, 0.0, 2)))(np.arange(5)).tolist() == [0, 0.5, 1, 0.5, 0]
+    slope = jax.grad(lambda peak: s.warmup(4, s.cosine(peak, 0))(1))(1.0)
+    assert slope == 0.25

@@ -151,7 +151,7 @@ def test_they_are_values(tx: Any) -> None:
     (lambda: scale_by_layer(0.5, ()), ValueError, r"groups: expected at least one regular expression, got \(\)"),
     (lambda: scale_by_layer(0.5, 3), TypeError, "groups: expected a regular expression or a sequence of them, got 3"),
     (lambda: scale_by_layer(0.5, ("a", 3)), TypeError, "groups: expected a regular expression or a sequence"),
-    (lambda: scale_by_layer(0.5, "("), ValueError, "groups: expected regular expressions"),
+    (lambda: scale_by_layer(0.5, "("), ValueError, "groups: expected a regular expression"),
     (lambda: scale_by_layer(0.5, "stem").init(VIT), ValueError,
      "groups: expected 'stem' to be the first that matches some path, got the paths blocks/0/kernel"),
     (lambda: scale_by_layer(0.5, ("blocks", "blocks/3")).init(VIT), ValueError, "expected 'blocks/3' to be the first"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import harness
 import jax
@@ -292,3 +293,11 @@ def test_adafactor_weighs_late_gradients_exactly(count: int) -> None:
     np.testing.assert_allclose(state.v["bias"], weight, rtol=1e-5)
     np.testing.assert_allclose(state.v_row["kernel"], weight, rtol=1e-5)
     np.testing.assert_allclose(state.v_col["kernel"], weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [gx.add_decayed_weights, lambda decay: gx.chain(gx.sgd(-1.0, weight_decay=decay))])
+def test_a_decay_below_zero_is_taken_as_a_number_and_as_a_schedule(make: Any) -> None:
+    params = {"w": jnp.full(1, 2.0)}
+    for decay in (-0.5, lambda step: -0.5, jnp.float32(-0.5)):
+        tx = make(decay)
+        np.testing.assert_array_equal(tx.update(params, tx.init(params), params)[0]["w"], 1.0)

@@ -223,6 +223,12 @@ def test_masks_of_selectors_by_shape_and_path() -> None:
     np.testing.assert_array_equal(updates["head"]["kernel"], 0)
 
 
+@pytest.mark.parametrize("labels", [("a", 0), (None, "a"), (1, "1", 2)])
+def test_labels_that_cannot_be_sorted_are_refused_when_made(labels: Any) -> None:
+    with pytest.raises(TypeError, match=f"transforms: expected labels of one type.*got {labels[0]!r}, {labels[1]!r}"):
+        gx.partition({label: gx.sgd(0.1) for label in labels}, labels[0])
+
+
 def test_none_leaves_under_a_mask() -> None:
     params = {"a": jnp.ones(2), "b": None, "c": {"d": jnp.ones(1), "e": None}}
     for mask in (gx.path_matches("a"), {"a": True, "b": None, "c": False},

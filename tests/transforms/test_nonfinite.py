@@ -137,6 +137,42 @@ def test_without_the_callback_the_loop_asks() -> None:
         gx.check_finite(state)
 
 
+def population_steps(tx: gx.Transformation, bad: list[list[float]], jit: bool) -> Any:
+    """The state of a population of three after some steps, each with the gradient of each member."""
+    update = jax.jit(jax.vmap(tx.update)) if jit else jax.vmap(tx.update)
+    params = {"w": jnp.ones((3, 2))}
+    state = jax.vmap(tx.init)(params)
+    for gradients in bad:
+        updates, state = update({"w": jnp.ones((3, 2)) * jnp.array(gradients)[:, None]}, state, params)
+        jax.block_until_ready(updates)
+    jax.effects_barrier()
+    return state
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+def test_a_population_skips_member_by_member(jit: bool) -> None:
+    nan = float("nan")
+    tx = gx.skip_nonfinite(gx.adam(0.1), max_consecutive=1)
+    state = population_steps(tx, [[1.0, nan, 1.0], [nan, 1.0, 1.0], [1.0, nan, 1.0]], jit)
+    assert state.consecutive_skips.tolist() == [0, 1, 0]
+    assert state.skipped_steps.tolist() == [1, 2, 0]
+    assert state.inner_state[0].count.tolist() == [2, 1, 3]
+    gx.check_finite(state)
+    with pytest.raises(Exception, match="2 steps in a row had NaN or inf"):
+        population_steps(tx, [[1.0, nan, 1.0], [nan, nan, 1.0]], jit)
+
+
+def test_check_finite_on_a_population() -> None:
+    nan = float("nan")
+    tx = gx.chain(gx.scale(1.0), gx.skip_nonfinite(gx.sgd(0.1), 1, raise_in_jit=False))
+    steps = [[nan, 1.0, 1.0], [1.0, 1.0, 1.0], [nan, 1.0, nan], [1.0, 1.0, nan]]
+    gx.check_finite(population_steps(tx, steps[:3], jit=True))
+    state = population_steps(tx, steps, jit=True)
+    assert state[1].too_many.tolist() == [False, False, True]
+    with pytest.raises(gx.NonfiniteError, match=r"member 2: 2 steps in a row .*\(2 in all\)"):
+        gx.check_finite(state)
+
+
 def test_the_count_in_a_row_begins_again_after_a_good_step() -> None:
     tx = gx.skip_nonfinite(gx.sgd(0.1), 2)
     state, params = tx.init({"w": jnp.ones(1)}), {"w": jnp.ones(1)}
