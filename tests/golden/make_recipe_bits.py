@@ -48,7 +48,8 @@ Tree = Any
 
 
 def _fill(make: Callable[[tuple[int, ...]], np.ndarray]) -> Tree:
-    return jax.tree.map(lambda shape: np.asarray(make(shape), np.float32), SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(lambda shape: np.asarray(make(shape), np.float32), SHAPES,
+                        is_leaf=lambda x: isinstance(x, tuple))
 
 
 def problem() -> tuple[list[Tree], list[Tree]]:
