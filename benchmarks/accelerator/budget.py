@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-GENEROSITY = 3.0
+GENEROSITY = 4.0
 """How many times its share a case may take: most take less than theirs, and what they leave is for the others."""
 LEAST = 1.0
 """Seconds under which no case is begun."""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.accelerator.budget import Lap, TimeUp
+from benchmarks.accelerator.budget import Lap
 from benchmarks.accelerator.build import Built, reason
 from benchmarks.harness import Sample
 
@@ -76,25 +76,22 @@ def in_turns(calls: Mapping[str, Call], lap: Lap, turn: float, repeats: int | No
       repeats: turns of each, by default as many as fit into ``MEASURING`` seconds, 3 to 20.
 
     Returns:
-      The times, and for the others why they have none.
-
-    Raises:
-      TimeUp: no time is left for a single turn of each.
+      The times, and for the others why they have none. Where no time is left for a turn of each, the only one is that
+      of the call that was to tell how long they take.
     """
     missing: dict[str, str] = {}
-    once: dict[str, float] = {}
+    first: dict[str, Timing] = {}
     for name, call in calls.items():
         try:
-            _seconds(call)
-            once[name] = _seconds(call)
+            _once(call)
+            first[name] = _once(call)
         except jax.errors.JaxRuntimeError as error:
             missing[name] = reason(error)
-    if not once:
-        return {}, missing
+    once = {name: timing.sample.median for name, timing in first.items()}
     counts = {name: int(np.clip(np.ceil(turn / seconds), 1, MOST_CALLS)) for name, seconds in once.items()}
     around = sum(counts[name] * once[name] for name in once)
-    if around > lap.left:
-        raise TimeUp(f"a turn of each takes {around:.1f} s, {lap.left:.1f} s were left")
+    if around > lap.left or not once:
+        return first, missing
     room = min(MEASURING, lap.left)
     rounds = repeats or int(np.clip(room / around - 1, 3, 20))
     rounds = max(1, min(rounds, int(lap.left / around)))
@@ -118,7 +115,9 @@ def in_turns(calls: Mapping[str, Call], lap: Lap, turn: float, repeats: int | No
     return timings, missing
 
 
-def _seconds(call: Call) -> float:
+def _once(call: Call) -> Timing:
     start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+    out = call()
+    started = time.perf_counter()
+    jax.block_until_ready(out)
+    return Timing(Sample((time.perf_counter() - start,)), 1, started - start)

@@ -188,8 +188,19 @@ def test_what_has_no_time_is_not_run(load: Load, runs: Any, tmp_path: pathlib.Pa
 
 def test_a_share_of_the_time(load: Load) -> None:
     budget = load("accelerator.budget").Budget(120.0, now=lambda: 0.0)
-    assert budget.lap(weight=1.0, rest=10.0).left == 36.0  # three times a tenth
+    assert budget.lap(weight=1.0, rest=10.0).left == 48.0  # four times a tenth
     assert budget.lap(weight=4.0, rest=10.0).left == 120.0  # no more than there is
+
+
+def test_what_a_case_leaves_is_for_the_others(load: Load, runs: Any) -> None:
+    cases, laps = load("accelerator.cases"), []
+
+    def run(session: Any) -> dict[str, Any]:
+        laps.append(session.lap.left)
+        return {"status": "measured"}
+
+    runs(None, [cases.Case(str(i), "norm", run) for i in range(6)], seconds=60.0, now=lambda: 0.0)
+    assert laps == [40.0, 48.0, 60.0, 60.0, 60.0, 60.0]
 
 
 def test_a_compiler_that_takes_too_long_is_not_waited_for(load: Load) -> None:
@@ -220,21 +231,23 @@ def test_a_compiler_that_takes_too_long_is_not_waited_for(load: Load) -> None:
         time.sleep(0.01)
 
 
-def test_the_time_of_a_call_is_that_of_a_turn_over_its_calls(load: Load) -> None:
+def test_the_time_of_a_call_is_that_of_a_turn_over_its_calls(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     timing, lap = load("accelerator.timing"), load("accelerator.budget").Lap
-    made = []
+    clock, made = [0.0], []
 
     def call() -> np.ndarray:
         made.append(None)
-        time.sleep(0.002)
+        clock[0] += 0.25
         return np.zeros(1)
 
-    timings, missing = timing.in_turns({"sleep": call}, lap(time.monotonic() + 60.0), turn=0.01, repeats=3)
-    found = timings["sleep"]
-    assert missing == {} and len(found.sample.seconds) == 3 and 1 <= found.calls <= 5
-    # Two to begin with, a turn to warm up, and three.
-    assert len(made) == 2 + 4 * found.calls
-    assert all(seconds >= 0.002 for seconds in found.sample.seconds) and found.dispatch >= 0.002
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    timings, missing = timing.in_turns({"call": call}, lap(60.0, lambda: 0.0), turn=1.0, repeats=3)
+    assert missing == {} and timings["call"].sample.seconds == (0.25, 0.25, 0.25)
+    assert timings["call"].calls == 4 and timings["call"].dispatch == 0.25
+    assert len(made) == 2 + 4 * 4  # two to begin with, a turn to warm up, and three
+    # No time for a turn: the second call is all there is.
+    timings, missing = timing.in_turns({"call": call}, lap(0.5, lambda: 0.0), turn=1.0)
+    assert timings["call"].sample.seconds == (0.25,) and timings["call"].calls == 1
 
 
 def test_the_largest_difference(load: Load) -> None:
@@ -248,6 +261,17 @@ def test_the_largest_difference(load: Load) -> None:
     assert difference(missing, missing) == (0.0, 0.0, "")
     with pytest.raises(ValueError, match=r"b: expected \(2,\) uint8, got \(2,\) int32"):
         difference(ours | {"b": np.int32(ours["b"])}, ours)
+
+
+@pytest.mark.parametrize(("largest", "status"), [(0.25, "passed"), (0.26, "failed")])
+def test_a_check_fails_beyond_its_tolerance(load: Load, monkeypatch: pytest.MonkeyPatch, largest: float,
+                                            status: str) -> None:
+    compare, cases, sizes = load("accelerator.compare"), load("accelerator.cases"), load("accelerator.sizes")
+    monkeypatch.setattr(compare, "difference", lambda ours, theirs: compare.Difference(largest, 0.5, "a"))
+    lap = load("accelerator.budget").Lap(time.monotonic() + 60.0)
+    session = cases.Session(sizes.TINY, load("accelerator.record").Record(None, head()), lap, jax.devices()[0])
+    entry = compare.compared(session, lambda x: x, (np.ones(2, np.float32),), 0.25)
+    assert (entry["status"], entry["largest"], entry["share_unlike"], entry["leaf"]) == (status, largest, 0.5, "a")
 
 
 def test_the_table_of_a_record(load: Load) -> None:

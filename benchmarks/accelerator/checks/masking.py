@@ -35,7 +35,7 @@ MASKS: dict[str, Callable[[jax.Array], Any]] = {
 
 def cases() -> list[Case]:
     """A check of each."""
-    return [Case(f"check: {name}", "masking", functools.partial(_check, make), timed=False)
+    return [Case(f"check: {name}", "masking", functools.partial(_check, make), weight=2.0, timed=False)
             for name, make in MASKS.items()]
 
 

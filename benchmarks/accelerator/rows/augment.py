@@ -98,7 +98,7 @@ OPERATIONS: dict[str, Row] = {
     "CutMix": Row(lambda size: A.cutmix()),
     "TrivialAugment": Row(lambda size: A.trivial_augment()),
 }
-FLOATS_ONLY = ("normalize",)
+FLOATS_ONLY, LABELLED = ("normalize",), ("mixup", "CutMix")
 
 
 def cases(rows: dict[str, Row]) -> list[Case]:
@@ -110,13 +110,15 @@ def cases(rows: dict[str, Row]) -> list[Case]:
 def _row(name: str, row: Row, session: Session) -> dict[str, Any]:
     count, size = session.sizes.images
     aug, images = row.make(size), jnp.asarray(inputs.photographs(count, size))
-    floats = images.astype(jnp.float32) / 255
+    floats, labels = images.astype(jnp.float32) / 255, jax.nn.one_hot(jnp.arange(count) % 10, 10)
     key, missing = jax.random.key(0), {}
 
     def program(call: Callable[[jax.Array, jax.Array], Any], images: jax.Array) -> Any:
         return Program(call, (key, images)), lambda built: keyed(built, images)
 
     def ours(batching: str) -> Callable[[jax.Array, jax.Array], Any]:
+        if name in LABELLED:
+            return lambda key, images: aug(key, {"image": images, "label": labels}, batching=batching)
         return lambda key, images: aug(key, images, batching=batching)
 
     programs = {OURS_FLOAT: program(ours("auto"), floats)}
