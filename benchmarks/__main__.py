@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from benchmarks import augment, contrastive, harness, norms, optimizers
+from benchmarks import accelerator, augment, contrastive, harness, norms, optimizers
 
 SUITES: dict[str, ModuleType] = {"optimizers": optimizers, "norms": norms, "contrastive": contrastive,
-                                 "augment": augment}
+                                 "augment": augment, "accelerator": accelerator}
 
 
 def main(argv: list[str] | None = None) -> None:
