@@ -122,6 +122,7 @@ def accumulate(tx: AnyTransformation, every: int | Callable[[Any], Any]) -> Arou
 
 def _plus(total: jax.Array, gradient: Any, weight: Any) -> jax.Array:
     """``total + weight * gradient``; nothing is added with weight 0, where the mean over no tokens is NaN."""
+    gradient = cast(gradient, total.dtype)
     if weight is None:
         return cast(total + gradient, total.dtype)
     return jnp.where(weight == 0, total, cast(total + weight * gradient, total.dtype))
