@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core.numbers import MAX_STEP
+from gradxform.core.pytree import register
 from gradxform.core.types import Step
-from gradxform.core.value import Value, factory, register
+from gradxform.core.value import Value, factory
 
 P = ParamSpec("P")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -53,10 +53,11 @@ class Selector(Value):
         return f"~{parts[0]}" if self.name == "negated" else super().format_in(room)
 
 
-Predicate = Callable[[str, Any], bool]
+P = ParamSpec("P")
+Predicate: TypeAlias = Callable[[str, Any], bool]
 
 
-def _selector(function: Callable[..., Predicate]) -> Callable[..., Selector]:
+def _selector(function: Callable[P, Predicate]) -> Callable[P, Selector]:
     return factory(Selector, function)
 
 

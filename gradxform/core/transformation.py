@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, Self
 
 import optax
 
 from gradxform.core import stages
+from gradxform.core.definition import Definition
+from gradxform.core.pytree import register
 from gradxform.core.stages import General, Stage
 from gradxform.core.types import Params, State, Updates
-from gradxform.core.value import Definition, Value, factory, register
+from gradxform.core.value import Value, factory
 
 P = ParamSpec("P")
 
@@ -39,7 +41,7 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
                         "with @gradxform.transformation, or keep optax.GradientTransformationExtraArgs")
 
     @classmethod
-    def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Value:
+    def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Self:
         # The pair in the tuple asks this holder for the value, which does not exist until the tuple does.
         holder: list[Transformation] = []
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gradxform.core import checks
 from gradxform.core.numbers import scalar
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import decayed, product
 from gradxform.transforms.clip import clip_by_block_rms
 from gradxform.transforms.combine import chain
@@ -23,7 +23,7 @@ from gradxform.transforms.scale import scale, scale_by_learning_rate, scale_by_p
 def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_factor: int = 128,
               decay_rate: Scalar = 0.8, decay_offset: int = 0, multiply_by_parameter_scale: bool = True,
               clipping_threshold: Scalar | None = 1.0, momentum: Scalar | None = None,
-              dtype_momentum: Any = "float32", weight_decay: ScalarOrSchedule | None = None, eps: Scalar = 1e-30,
+              dtype_momentum: DType = "float32", weight_decay: ScalarOrSchedule | None = None, eps: Scalar = 1e-30,
               factored: bool = True, mask: Mask | None = None, *, relative_step: bool = False,
               rate_on_decay: bool = False, factored_axes: str = "largest",
               clamp_epsilon: bool = False) -> Transformation:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import product, rule_with_decay
 from gradxform.transforms.adam import scale_by_adam
 from gradxform.transforms.amsgrad import scale_by_amsgrad
@@ -16,7 +14,7 @@ from gradxform.transforms.radam import scale_by_radam
 
 @transformation
 def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-         eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule | None = None,
+         eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule | None = None,
          mask: Mask | None = None, *, nesterov: bool = False) -> Transformation:
     """Adam: a moving average of the gradient over the root of a moving average of its square.
 
@@ -54,7 +52,7 @@ def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
 @transformation
 def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-          eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule = 1e-4,
+          eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule = 1e-4,
           mask: Mask | None = None, *, nesterov: bool = False,
           base_learning_rate: Scalar | None = None) -> Transformation:
     """Adam with weight decay that the adaptive rule does not rescale.
@@ -101,7 +99,7 @@ def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
 
 @transformation
 def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-          eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule | None = None,
+          eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule | None = None,
           mask: Mask | None = None, *, momentum_decay: Scalar | None = None) -> Transformation:
     """Adam with Nesterov's look-ahead.
 
@@ -138,7 +136,7 @@ def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
 
 @transformation
 def nadamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-           eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule = 1e-4,
+           eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule = 1e-4,
            mask: Mask | None = None, *, momentum_decay: Scalar | None = None) -> Transformation:
     """AdamW with Nesterov's look-ahead.
 
@@ -174,7 +172,7 @@ def nadamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999
 
 @transformation
 def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-            eps_root: Scalar = 0.0, mu_dtype: Any = None, bias_correction_mu: bool = True,
+            eps_root: Scalar = 0.0, mu_dtype: DType = None, bias_correction_mu: bool = True,
             bias_correction_nu: bool = True, weight_decay: ScalarOrSchedule | None = None,
             mask: Mask | None = None, *, max_of_corrected: bool = True) -> Transformation:
     """Adam whose divisor never shrinks.
@@ -249,7 +247,7 @@ def radam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
                            weight_decay, mask)
 
 
-def _nesterov(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: Any,
+def _nesterov(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType,
               momentum_decay: Scalar | None) -> Transformation:
     if momentum_decay is None:
         return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import rule_with_decay
 from gradxform.transforms.belief import scale_by_belief
 from gradxform.transforms.lion import scale_by_lion
@@ -85,7 +83,7 @@ def yogi(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
 
 @transformation
-def lion(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None,
+def lion(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: DType = None,
          weight_decay: ScalarOrSchedule = 1e-3, mask: Mask | None = None) -> Transformation:
     """Steps of one size: the sign of an interpolated momentum.
 

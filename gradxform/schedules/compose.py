@@ -18,7 +18,7 @@ from gradxform.schedules.counting import check_steps, since, value_at, whole
 
 @schedule
 def piecewise(init_value: Scalar,
-              boundaries_and_scales: Mapping[int, float] | None = None) -> Callable[[jax.Array], Any]:
+              boundaries_and_scales: Mapping[int, Scalar] | None = None) -> Callable[[jax.Array], Any]:
     """A constant that is multiplied by a factor at each of some steps.
 
     The same as ``optax.piecewise_constant_schedule``: at step t the value is ``init_value`` times the product of the

@@ -13,12 +13,12 @@ from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import DType, Params, Scalar
 
 
 @transformation
 def scale_by_adam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                  mu_dtype: Any = None, *, nesterov: bool = False) -> Leafwise:
+                  mu_dtype: DType = None, *, nesterov: bool = False) -> Leafwise:
     """Divides a moving average of the gradient by the root of a moving average of its square.
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm 1:

@@ -13,13 +13,13 @@ from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import DType, Params, Scalar
 from gradxform.transforms.adam import check_moments, over_root
 
 
 @transformation
 def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                     mu_dtype: Any = None, bias_correction_mu: bool = True, bias_correction_nu: bool = True, *,
+                     mu_dtype: DType = None, bias_correction_mu: bool = True, bias_correction_nu: bool = True, *,
                      max_of_corrected: bool = True) -> Leafwise:
     """Adam whose divisor never shrinks: it uses the largest second moment so far.
 

@@ -13,11 +13,11 @@ from gradxform.core.numbers import increment, lerp, scalar
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import DType, Params, Scalar
 
 
 @transformation
-def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None, *, mode: str = "hard",
+def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: DType = None, *, mode: str = "hard",
                   smooth_beta: Scalar = 1.0) -> Leafwise:
     """Replaces updates by the sign of an interpolation between them and their moving average.
 

@@ -14,11 +14,11 @@ from gradxform.core.numbers import increment, lerp, scalar
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, Scalar
+from gradxform.core.types import DType, Params, Scalar
 
 
 @transformation
-def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: Any = None) -> Leafwise:
+def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: DType = None) -> Leafwise:
     """Replaces updates by their decayed running sum: classical momentum.
 
     Polyak (1964): ``t = g + decay t``. With Nesterov's look-ahead the update is ``g + decay t_new`` (Sutskever et
@@ -54,7 +54,7 @@ def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: Any = None) 
 
 
 @transformation
-def ema(decay: Scalar, debias: bool = True, accumulator_dtype: Any = None) -> Leafwise:
+def ema(decay: Scalar, debias: bool = True, accumulator_dtype: DType = None) -> Leafwise:
     """Replaces updates by their exponential moving average.
 
     ``m = decay m + (1 - decay) g``; debiased, the update is ``m / (1 - decay**t)``.

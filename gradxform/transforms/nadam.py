@@ -13,7 +13,7 @@ from gradxform.core.numbers import abs_sq, debias, increment, lerp, scalar
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import zeros_like
-from gradxform.core.types import Params, PyTree, Scalar
+from gradxform.core.types import DType, Params, PyTree, Scalar
 from gradxform.transforms.adam import check_moments, over_root
 
 
@@ -28,7 +28,7 @@ class ScaleByNadamState(NamedTuple):
 
 @transformation
 def scale_by_nadam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                   mu_dtype: Any = None, momentum_decay: Scalar = 4e-3) -> Leafwise:
+                   mu_dtype: DType = None, momentum_decay: Scalar = 4e-3) -> Leafwise:
     """Adam with Nesterov's look-ahead and a momentum that warms up, as in torch.
 
     Dozat, "Incorporating Nesterov Momentum into Adam" (2016), algorithm 2 with the schedule of Sutskever et al.

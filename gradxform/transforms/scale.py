@@ -13,7 +13,7 @@ from gradxform.core import checks
 from gradxform.core.numbers import abs_sq, increment, scalar, sqrt
 from gradxform.core.stages import Leafwise, Rule
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Params, Scalar, ScalarOrSchedule
+from gradxform.core.types import AnySchedule, Params, Scalar, ScalarOrSchedule
 from gradxform.transforms.combine import identity
 
 
@@ -40,7 +40,7 @@ def scale(step_size: Scalar) -> Leafwise:
 
 
 @transformation
-def scale_by_schedule(step_size_fn: Callable[[Any], Any]) -> Leafwise:
+def scale_by_schedule(step_size_fn: AnySchedule) -> Leafwise:
     """Multiplies updates by a schedule's value at the number of updates made before.
 
     Args:
