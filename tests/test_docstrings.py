@@ -29,7 +29,9 @@ def public() -> dict[str, Any]:
     return names
 
 
-PUBLIC = public()
+ALIASES = {"DType", "Scalar", "ScalarOrSchedule"}
+"""Types for annotations, whose text stands below them in ``core/types.py``, where editors read it."""
+PUBLIC = {name: item for name, item in public().items() if name not in ALIASES}
 FUNCTIONS = {name: item for name, item in PUBLIC.items() if inspect.isfunction(item)}
 CLASSES = {name: item for name, item in PUBLIC.items() if inspect.isclass(item)}
 METHODS = {"Transformation.replace": gx.Transformation.replace}

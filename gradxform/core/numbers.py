@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
-from gradxform.core.types import DType, Scalar
+from gradxform.core.types import Scalar
 
 MAX_STEP = 2**31 - 1
 
 
-def wide_dtype(dtype: DType) -> Any:
+def wide_dtype(dtype: DTypeLike) -> Any:
     """The dtype to compute in: float32 for anything narrower, the dtype itself otherwise."""
     dtype = jnp.dtype(dtype)
     if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
@@ -23,7 +24,7 @@ def wide_dtype(dtype: DType) -> Any:
     return dtype
 
 
-def real_dtype(dtype: DType) -> Any:
+def real_dtype(dtype: DTypeLike) -> Any:
     """The dtype of ``abs(x)`` for an ``x`` of ``dtype``, no narrower than float32."""
     return wide_dtype(jnp.finfo(dtype).dtype)
 
@@ -33,7 +34,7 @@ def widen(x: jax.Array) -> jax.Array:
     return cast(x, wide_dtype(x.dtype))
 
 
-def cast(x: Any, dtype: DType) -> jax.Array:
+def cast(x: Any, dtype: DTypeLike) -> jax.Array:
     """``x`` as an array of ``dtype``; a complex value keeps its real part when ``dtype`` is real."""
     x = jnp.asarray(x)
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
 import optax
 
@@ -34,6 +34,15 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
       >>> tx == gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1))
       True
     """
+
+    if TYPE_CHECKING:
+        # What the pair in the tuple is, for checkers that do not look into optax.
+        def init(self, params: Params) -> State:
+            """The state for params."""
+
+        def update(self, updates: Updates, state: State, params: Params | None = None,
+                   **extra: Any) -> tuple[Updates, State]:
+            """The new updates and the new state."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Transformation:
         """Refuses: a bare pair has no call to print or pickle."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 import jax
 import optax
+from jax.typing import DTypeLike
 
 
 class Kind(enum.Flag):
@@ -50,11 +51,25 @@ AnySchedule: TypeAlias = Annotated[Callable[[Any], Any], Kind.SCHEDULE]
 ScalarOrSchedule: TypeAlias = Scalar | AnySchedule
 """A real hyperparameter, or a schedule of it."""
 
-DType: TypeAlias = Annotated[Any, Kind.DTYPE]
-"""A dtype, whichever way it is written (``"bfloat16"``, ``jnp.bfloat16``, ``np.dtype``); a factory keeps its name."""
+DType: TypeAlias = Annotated[DTypeLike | None, Kind.DTYPE]
+"""A dtype, whichever way it is written (``"bfloat16"``, ``jnp.bfloat16``, ``np.dtype``), None for the one that is
+natural there; a factory keeps its name."""
 
 Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
 """Which leaves: a tree of bools (or a prefix of one), a function from params to one, or a selector."""
 
-AnyTransformation: TypeAlias = optax.GradientTransformation
-"""Any pair (init, update): ours or optax's."""
+if TYPE_CHECKING:
+    # Not every checker looks into optax, and what it does not look into may be anything.
+    class AnyTransformation(Protocol):
+        """Any pair (init, update): ours or optax's."""
+
+        @property
+        def init(self) -> Callable[..., Any]:
+            """The state for params."""
+
+        @property
+        def update(self) -> Callable[..., Any]:
+            """The new updates and the new state."""
+else:
+    AnyTransformation: TypeAlias = optax.GradientTransformation
+    """Any pair (init, update): ours or optax's."""

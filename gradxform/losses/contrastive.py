@@ -12,7 +12,7 @@ from jax import lax
 from gradxform.core import arrays, checks
 from gradxform.core.isolate import isolated
 from gradxform.core.numbers import wide_dtype
-from gradxform.core.types import DType, Scalar
+from gradxform.core.types import Scalar
 from gradxform.losses import vectors
 from gradxform.losses.tiles import SAFE_SCALE, Tiling, tiled_lse
 
@@ -228,16 +228,16 @@ def _both_directions(z1: jax.Array, z2: jax.Array) -> tuple[jax.Array, jax.Array
     return isolated(lambda *views: tuple(map(vectors.directions, views)), z1, z2)
 
 
-def _scale(temperature: Scalar, dtype: DType) -> tuple[jax.Array, bool]:
+def _scale(temperature: Scalar, dtype: Any) -> tuple[jax.Array, bool]:
     return _factor(1 / vectors.positive("temperature", temperature), dtype)
 
 
-def _factor(scale: Any, dtype: DType) -> tuple[jax.Array, bool]:
+def _factor(scale: Any, dtype: Any) -> tuple[jax.Array, bool]:
     """The factor of cosines as an array, and whether it is known to be small."""
     return jnp.asarray(scale, wide_dtype(dtype)), isinstance(scale, (int, float)) and scale <= SAFE_SCALE
 
 
-def _narrowed(u: jax.Array, dtype: DType) -> jax.Array:
+def _narrowed(u: jax.Array, dtype: Any) -> jax.Array:
     """Directions in the dtype of the embeddings they come from, for the matrix units; sums are float32."""
     return u.astype(dtype) if jnp.finfo(dtype).bits < 32 else u
 

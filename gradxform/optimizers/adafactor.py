@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import scalar
+from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import decayed, product
@@ -65,6 +65,7 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]["w"].round(3)
       Array(-0.2, dtype=float32)
     """
+    checks.integer("min_dim_size_to_factor", min_dim_size_to_factor, at_least=1, known=True)
     checks.integer("decay_offset", decay_offset, at_least=0)
     checks.real("eps", eps, at_least=0)
     if clipping_threshold is not None:
@@ -94,7 +95,6 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
 def _relative(learning_rate: ScalarOrSchedule) -> Any:
     """The schedule ``min(learning_rate, 1 / sqrt(t))``, t from 1."""
     def rate(count: jax.Array) -> jax.Array:
-        now = learning_rate(count) if callable(learning_rate) else scalar(learning_rate)
-        return jnp.minimum(now, jax.lax.rsqrt(count.astype(jnp.result_type(float)) + 1))
+        return jnp.minimum(at_step(learning_rate, count), jax.lax.rsqrt(count.astype(jnp.result_type(float)) + 1))
 
     return rate

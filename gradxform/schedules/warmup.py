@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import scalar, sqrt
+from gradxform.core.numbers import sqrt
 from gradxform.core.schedule import schedule
 from gradxform.core.types import Scalar, ScalarOrSchedule
 from gradxform.schedules.counting import (
@@ -94,7 +94,7 @@ def inverse_sqrt(peak_value: Scalar, warmup_steps: int | jax.Array) -> Callable[
     def value(t: jax.Array) -> jax.Array:
         gone, _ = gone_and_left(t, warmup_steps)
         falling = jnp.sqrt(portion(whole(warmup_steps), jnp.maximum(whole(t), whole(warmup_steps))))
-        return scalar(peak_value) * jnp.where(gone < 1, gone, falling)
+        return peak_value * jnp.where(gone < 1, gone, falling)
 
     return value
 

@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from value_catalog import GRADS, PARAMS
 
 import gradxform as gx
 from gradxform.core.arguments import kind
+from gradxform.core.schedule import at_step
 from gradxform.core.types import AnySchedule, DType, Kind, Scalar, ScalarOrSchedule
 
 PAIR = (lambda params: (), lambda updates, state, params=None: (updates, state))
@@ -149,6 +151,21 @@ def test_a_narrow_hyperparameter_of_a_users_brick(dtype: str) -> None:
         assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("float32")}
         for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=2e-7)
+
+
+def test_a_hyperparameter_at_a_step_is_ready_too() -> None:
+    narrow = lambda step: jnp.bfloat16(0.5) * step  # noqa: E731
+    assert at_step(narrow, 3).dtype == jnp.float32
+    assert at_step(jnp.bfloat16(0.5), 3).dtype == jnp.float32
+    assert at_step(0.999, 3) == at_step(lambda step: 0.999, 3) == 0.999
+    assert type(at_step(0.999, 3)) is float
+    np.testing.assert_array_equal(at_step(gx.schedules.linear(0.0, 1.0, 4), jnp.arange(3)), [0.0, 0.25, 0.5])
+    np.testing.assert_array_equal(at_step(optax.linear_schedule(0.0, 1.0, 4), jnp.arange(4).reshape(2, 2)),
+                                  [[0.0, 0.25], [0.5, 0.75]])
+    # A schedule in bfloat16 gives its product with a decay in float32: 0.3 * 0.5 has 8 bits in bfloat16.
+    both = gx.adamw(lambda step: jnp.bfloat16(1.0), weight_decay=lambda step: jnp.bfloat16(0.3), base_learning_rate=2.0)
+    updates, _ = both.update({"w": 0.0}, both.init({"w": 1.0}), {"w": 1.0})
+    assert updates["w"] == -np.float32(jnp.bfloat16(0.3)) / 2
 
 
 def test_what_is_built_in_a_trace_is_not_of_it() -> None:
