@@ -55,10 +55,6 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
     Returns:
       A transformation that needs params.
 
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
-
     Example:
       >>> import gradxform as gx
       >>> tx = gx.adafactor(0.1)

@@ -29,13 +29,6 @@ def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nestero
         schedule of it; None for none.
       mask: which leaves decay; None for all.
 
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
-
     Example:
       >>> import gradxform as gx
       >>> tx = gx.sgd(0.1, momentum=0.9)
