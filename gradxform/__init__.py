@@ -11,6 +11,7 @@ from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.selectors import Selector, ndim_at_least, path_matches
 from gradxform.core.slots import Slot
 from gradxform.core.transformation import Transformation, transformation
+from gradxform.core.types import DType, Scalar, ScalarOrSchedule
 from gradxform.optimizers.adafactor import adafactor
 from gradxform.optimizers.adam import adam, adamw, amsgrad, nadam, nadamw, radam
 from gradxform.optimizers.adaptive import adabelief, lion, yogi
@@ -61,6 +62,7 @@ __all__ = [
     "clip",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "DType",
     "ema",
     "freeze",
     "from_config",
@@ -87,6 +89,8 @@ __all__ = [
     "radam",
     "record_norms",
     "rmsprop",
+    "Scalar",
+    "ScalarOrSchedule",
     "Slot",
     "scale",
     "scale_by_adam",

@@ -29,7 +29,9 @@ def public() -> dict[str, Any]:
     return names
 
 
-PUBLIC = public()
+ALIASES = {"DType", "Scalar", "ScalarOrSchedule"}
+"""Types for annotations, whose text stands below them in ``core/types.py``, where editors read it."""
+PUBLIC = {name: item for name, item in public().items() if name not in ALIASES}
 FUNCTIONS = {name: item for name, item in PUBLIC.items() if inspect.isfunction(item)}
 CLASSES = {name: item for name, item in PUBLIC.items() if inspect.isclass(item)}
 METHODS = {"Transformation.replace": gx.Transformation.replace}
@@ -49,8 +51,9 @@ def sections(item: Any) -> dict[str, str]:
 
 def entries(text: str) -> dict[str, str]:
     """The entries of a section by name."""
-    parts = re.split(r"^  (\**\w+): ", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    parts = re.split(r"^  (\**\w+(?:, \**\w+)*): ", text, flags=re.MULTILINE)
+    return {name: described for names, described in zip(parts[1::2], parts[2::2], strict=True)
+            for name in names.split(", ")}
 
 
 def run_doctest(item: Any, name: str) -> None:
@@ -106,8 +109,21 @@ def test_every_parameter_is_described(name: str) -> None:
 @pytest.mark.parametrize("name", [*FUNCTIONS, *METHODS])
 def test_what_is_returned_is_described(name: str) -> None:
     item = (PUBLIC | METHODS)[name]
-    if inspect.signature(item).return_annotation not in (None, "None"):
+    # What a factory returns is the value that it is a factory of; a word is only due where there is more to say.
+    if inspect.signature(item).return_annotation not in (None, "None") and not hasattr(item, "__wrapped__"):
         assert sections(item).get("Returns", "").strip()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_is_described_elsewhere_is_there(name: str) -> None:
+    """``as in x`` refers to a function that has the same arguments and describes them itself."""
+    for parameter, text in entries(sections(FUNCTIONS[name]).get("Args", "")).items():
+        for other in re.findall(r"^as in ``(\w+)``\.$", text, flags=re.MULTILINE):
+            room = "".join(name.rpartition(".")[:2])
+            found = entries(sections(PUBLIC.get(other) or PUBLIC[room + other]).get("Args", ""))
+            assert parameter in found, (parameter, other)
+            again = re.match(r"as in ``(\w+)``", found[parameter])
+            assert again is None or again[1] != name.rpartition(".")[2]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

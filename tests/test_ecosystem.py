@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from flax.nnx import pytreelib
 from flax.training.train_state import TrainState
 
 import gradxform as gx
@@ -112,6 +113,63 @@ def test_in_optax_inject_hyperparams(rate: Any) -> None:
     assert "learning_rate" in state.hyperparams
     state.hyperparams["b1"] = jnp.float32(0.5)
     ours.update(GRADS, state, PARAMS)
+
+
+def rates_and_steps(optimizer: nnx.Optimizer, model: Any, set_rate: Callable[[Any, float], None]) -> tuple[Any, int]:
+    """The largest step at each of four rates, and in how many traces they were made."""
+    traces, sizes = [], []
+
+    @nnx.jit
+    def step(model: Any, optimizer: nnx.Optimizer) -> None:
+        traces.append(1)
+        optimizer.update(model, nnx.grad(lambda m: m(jnp.ones((1, 2))).sum())(model))
+
+    for rate in (0.1, 0.05, 0.02, 0.01):
+        set_rate(optimizer, rate)
+        before = np.asarray(model.kernel[...])
+        step(model, optimizer)
+        sizes.append(float(np.abs(np.asarray(model.kernel[...]) - before).max()))
+    return sizes, len(traces)
+
+
+def test_four_rates_in_one_trace_by_inject_hyperparams() -> None:
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.inject_hyperparams(gx.adamw)(0.1, weight_decay=0.0), wrt=nnx.Param)
+
+    def set_rate(optimizer: Any, rate: float) -> None:
+        optimizer.opt_state.hyperparams["learning_rate"][...] = jnp.float32(rate)
+
+    sizes, traces = rates_and_steps(optimizer, model, set_rate)
+    np.testing.assert_allclose(sizes, [0.1, 0.05, 0.02, 0.01], rtol=1e-4)
+    assert traces == 1
+
+
+def test_four_rates_in_one_trace_as_arrays_of_a_transformation_that_nnx_knows_as_data() -> None:
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    tx = gx.adamw(jnp.float32(0.1), weight_decay=0.0)
+    with pytest.raises(ValueError, match="static attribute 'tx'"):
+        nnx.Optimizer(model, tx, wrt=nnx.Param)
+    nnx.register_data_type(gx.Transformation)
+    try:
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+        def set_rate(optimizer: Any, rate: float) -> None:
+            optimizer.tx = optimizer.tx.replace(learning_rate=jnp.float32(rate))
+
+        sizes, traces = rates_and_steps(optimizer, model, set_rate)
+        np.testing.assert_allclose(sizes, [0.1, 0.05, 0.02, 0.01], rtol=1e-4)
+        assert traces == 1
+    finally:
+        pytreelib.DATA_REGISTRY.discard(gx.Transformation)
+
+
+def test_inject_hyperparams_is_told_what_has_to_be_known() -> None:
+    tx = optax.inject_hyperparams(gx.adafactor)(learning_rate=RATE)
+    with pytest.raises(TypeError, match=r"min_dim_size_to_factor: .*static_args='min_dim_size_to_factor'"):
+        jax.jit(tx.update)(GRADS, tx.init(PARAMS), PARAMS)
+    tx = optax.inject_hyperparams(gx.adafactor, static_args="min_dim_size_to_factor")(
+        learning_rate=RATE, min_dim_size_to_factor=2)
+    same_run(tx, gx.adafactor(RATE, min_dim_size_to_factor=2))
 
 
 def test_in_optax_inject_hyperparams_with_a_mask() -> None:

@@ -15,7 +15,8 @@ from gradxform.augment.batching import STRATEGIES, apply_batch
 from gradxform.augment.stage import Stage, closed, opened
 from gradxform.core import checks
 from gradxform.core.keys import one_key
-from gradxform.core.value import Value, factory, register
+from gradxform.core.pytree import register
+from gradxform.core.value import Value, factory
 
 P = ParamSpec("P")
 

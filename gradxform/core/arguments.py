@@ -1,59 +1,135 @@
-"""The arguments of a call as they are kept: plain Python numbers, checked by the annotations of their parameters."""
+"""The arguments of a call: what kind each is, how the call keeps it, and how the factory's function receives it."""
 
 from __future__ import annotations
 
 import inspect
+import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def signature(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature of a factory, its annotations evaluated where they can be."""
-    try:
-        return inspect.signature(function, eval_str=True)
-    except NameError:  # an annotation that names something local
-        return inspect.signature(function)
+from gradxform.core.numbers import scalar
+from gradxform.core.types import Kind
 
 
-def kind(parameter: inspect.Parameter) -> str:
-    """What a parameter takes, by its annotation: a ``bool``, a ``real`` number, a ``schedule`` or real number."""
+def signature(function: Callable[..., Any], name: str) -> inspect.Signature:
+    """The signature of a factory with its annotations evaluated.
+
+    Raises:
+      TypeError: an annotation cannot be evaluated, and so does not say what its parameter takes.
+    """
+    found = inspect.signature(function)
+    return found.replace(parameters=[
+        parameter.replace(annotation=_evaluated(function, parameter, name)) for parameter in found.parameters.values()])
+
+
+def _evaluated(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
     if parameter.annotation is parameter.empty:
-        return "real" if isinstance(parameter.default, float) else ""
-    if parameter.annotation is bool:
-        return "bool"
-    if not _mentions_float(parameter.annotation):
-        return ""
-    options = typing.get_args(parameter.annotation)
-    return "schedule" if any(typing.get_origin(option) is Callable for option in options) else "real"
+        return parameter.empty
+    # get_type_hints also evaluates a name in quotes inside of an annotation, as in Sequence["Scalar"].
+    alone = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    try:
+        return typing.get_type_hints(alone, globalns=names, include_extras=True)[parameter.name]
+    except Exception as error:
+        raise TypeError(f"{name}: the annotation of {parameter.name} cannot be evaluated: {parameter.annotation!r} "
+                        f"({error}); name what the module knows at run time, or leave it out") from error
+
+
+def kind(parameter: inspect.Parameter) -> Kind:
+    """What a parameter takes, by its annotation; without one, a default that is a float says it is a number."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return Kind.SCALAR if isinstance(parameter.default, float) else Kind(0)
+    options = [option for option in _options(annotation) if option is not type(None)]
+    if options == [bool]:
+        return Kind.BOOL
+    found = Kind(0)
+    for part in _kinds(annotation):
+        found |= part
+    return found
 
 
 def takes_none(parameter: inspect.Parameter) -> bool:
     """Whether None is among what a parameter takes."""
-    return parameter.default is None or type(None) in typing.get_args(parameter.annotation)
+    return parameter.default is None or type(None) in _options(parameter.annotation)
 
 
-def _mentions_float(annotation: Any) -> bool:
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type that there is."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _kinds(annotation: Any) -> Iterator[Kind]:
+    """The kinds of numbers and dtypes anywhere in an annotation."""
     if annotation is float:
-        return True
-    options = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Callable:
-        return False
-    if typing.get_origin(annotation) in (dict, Mapping):
-        options = options[1:]  # the keys are names
-    return any(_mentions_float(option) for option in options)
+        yield Kind.SCALAR
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        marks = [mark for mark in annotation.__metadata__ if isinstance(mark, Kind)]
+        if marks:
+            yield from marks
+            return
+        inside = inside[:1]
+    if origin is Callable:
+        return  # what a function takes is not what the parameter takes
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        inside = inside[1:]  # the keys are names
+    for part in inside:
+        yield from _kinds(part)
+
+
+def kept(name: str, value: Any, kind: Kind, takes_none: bool) -> Any:
+    """An argument as its call keeps it.
+
+    Raises:
+      TypeError: ``value`` is not of its kind.
+    """
+    if kind & Kind.DTYPE:
+        return _each(lambda item: dtype_name(name, item), value)
+    value = plain(value)
+    _check_keys(name, value)
+    if kind & Kind.BOOL and not isinstance(value, bool) and not (value is None and takes_none):
+        raise TypeError(f"{name}: expected a bool, got {value!r}")
+    if kind & Kind.SCALAR:
+        if value is None and not takes_none:
+            wanted = "a real number or a schedule" if kind & Kind.SCHEDULE else "a real number"
+            raise TypeError(f"{name}: expected {wanted}, got None")
+        return _each(lambda item: float(item) if type(item) is int else item, value)
+    return value
+
+
+def _check_keys(name: str, value: Any) -> None:
+    """Refuses a dict that is no pytree, which a value could not be either."""
+    if type(value) is dict:
+        try:
+            sorted(value)
+        except TypeError as error:
+            raise TypeError(f"{name}: expected keys that can be sorted, got {list(value)}") from error
+    if type(value) in (dict, list, tuple):
+        for item in value.values() if type(value) is dict else value:
+            _check_keys(name, item)
+
+
+def ready(value: Any, kind: Kind) -> Any:
+    """An argument as the factory's function receives it: arrays of numbers in float32 at least."""
+    return _each(_ready, value) if kind & Kind.SCALAR else value
+
+
+def _ready(x: Any) -> Any:
+    array = isinstance(x, (jax.Array, np.ndarray)) and jnp.issubdtype(x.dtype, jnp.floating)
+    return scalar(x) if array else x
 
 
 def plain(value: Any) -> Any:
     """``value`` with containers of its own and NumPy scalars as Python numbers."""
-    if type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
-    if type(value) is dict:
-        return {plain(key): plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple, dict):
+        return _each(plain, value, keys=plain)
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -65,13 +141,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def floats(value: Any) -> Any:
-    """``value`` with ints as floats, in containers too."""
+def _each(change: Callable[[Any], Any], value: Any, keys: Callable[[Any], Any] = lambda key: key) -> Any:
+    """``change`` of a value, or of each item of the plain containers that hold it."""
     if type(value) in (list, tuple):
-        return type(value)(floats(item) for item in value)
+        return type(value)(_each(change, item, keys) for item in value)
     if type(value) is dict:
-        return {key: floats(item) for key, item in value.items()}
-    return float(value) if type(value) is int else value
+        return {keys(key): _each(change, item, keys) for key, item in value.items()}
+    return change(value)
 
 
 def dtype_name(name: str, value: Any) -> str | None:

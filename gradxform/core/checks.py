@@ -48,13 +48,24 @@ def real(name: str, value: Any, *, at_least: float | None = None, below: float |
         raise ValueError(f"{name}: expected {_range(at_least, above, below, at_most)}, got {value!r}")
 
 
-def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> None:
+def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None,
+            known: bool = False) -> None:
     """Refuses an argument that is not an integer in its range.
 
+    Args:
+      name: the name of the argument.
+      value: what was given.
+      at_least: the least value.
+      at_most: the largest value.
+      known: whether it has to be known when the program is made, because shapes depend on it.
+
     Raises:
-      TypeError: ``value`` is no integer.
+      TypeError: ``value`` is no integer, or an array where it has to be known.
       ValueError: ``value`` is out of range.
     """
+    if known and isinstance(value, jax.Array):
+        raise TypeError(f"{name}: expected an int, on which the shape of the state depends, got an array of dtype "
+                        f"{value.dtype}; optax.inject_hyperparams takes it with static_args={name!r}")
     if isinstance(value, jax.Array):
         if not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{name}: expected an integer, got an array of dtype {value.dtype}")

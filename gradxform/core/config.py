@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.core.value import Value, definition_of
+from gradxform.core.definition import definition_of, keys
+from gradxform.core.places import is_named, join
+from gradxform.core.suggest import nearest, unknown
+from gradxform.core.value import Value
 
 VERSION = 1
 
@@ -26,7 +29,8 @@ def to_config(value: Value) -> dict[str, Any]:
 
     Raises:
       TypeError: ``value`` was not made by a factory.
-      ValueError: it holds what cannot be written down, such as a function or another library's transformation.
+      ValueError: it holds what cannot be written down, such as a function or another library's transformation; with
+        its path.
 
     Example:
       >>> import gradxform as gx
@@ -35,7 +39,7 @@ def to_config(value: Value) -> dict[str, Any]:
     """
     if not isinstance(value, Value):
         raise TypeError(f"value: expected a transformation, schedule or selector of gradxform, got {value!r}")
-    return {"gradxform": VERSION} | _encode(value, value.name)
+    return {"gradxform": VERSION} | _encode(value, "")
 
 
 def from_config(config: dict[str, Any]) -> Any:
@@ -62,28 +66,26 @@ def from_config(config: dict[str, Any]) -> Any:
         raise ValueError(f"config: expected a dict with the key 'gradxform', got {config!r}")
     if config["gradxform"] != VERSION or isinstance(config["gradxform"], bool):
         raise ValueError(f"config: expected version {VERSION}, got {config['gradxform']!r}")
-    return _decode({key: item for key, item in config.items() if key != "gradxform"}, "config")
+    return _decode({key: item for key, item in config.items() if key != "gradxform"}, "")
 
 
-def _encode(value: Any, where: str) -> Any:
+def _encode(value: Any, path: str) -> Any:
     if isinstance(value, Value):
         parameters = value._definition.signature.parameters
-        # *transformations are a tuple by nature; a plain JSON list says it best.
-        arguments = {name: list(item) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL else item
-                     for name, item in value.arguments.items()}
-        return {"call": value._definition.key,
-                "arguments": {name: _encode(item, f"{where}.{name}") for name, item in arguments.items()}}
+        return {"call": value._definition.key, "arguments": {
+            name: _encode_spread(item, path) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
+            else _encode(item, join(path, name)) for name, item in value.arguments.items()}}
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, complex):
-        return {"complex": [_encode(value.real, where), _encode(value.imag, where)]}
+        return {"complex": [_encode(value.real, path), _encode(value.imag, path)]}
     if type(value) in (list, tuple):
-        items = [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        items = [_encode(item, join(path, i)) for i, item in enumerate(value)]
         return items if type(value) is list else {"tuple": items}
     if type(value) is dict:
-        return {"dict": [[_encode(key, where), _encode(item, f"{where}[{key!r}]")] for key, item in value.items()]}
+        return {"dict": [[_encode(key, path), _encode(item, join(path, key))] for key, item in value.items()]}
     if isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, jax.core.Tracer):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             data = np.asarray(jax.random.key_data(value))
@@ -91,30 +93,53 @@ def _encode(value: Any, where: str) -> Any:
         # JSON has no NaN: bytes say every value of every dtype exactly.
         return {"array": np.asarray(value).tobytes().hex(), "dtype": str(value.dtype), "shape": list(value.shape),
                 "numpy": isinstance(value, np.ndarray)}
-    raise ValueError(f"{where}: cannot be written to a config: {value!r}")
+    raise ValueError(f"value: expected what a config can hold at '{path}', got {value!r}")
 
 
-def _decode(item: Any, where: str) -> Any:
+def _encode_spread(items: tuple[Any, ...], path: str) -> list[Any]:
+    # *transformations are a tuple by nature; a plain JSON list says it best.
+    return [{"tuple": [item[0], _encode(item[1], join(path, item[0]))]} if is_named(item)
+            else _encode(item, join(path, i)) for i, item in enumerate(items)]
+
+
+def _decode(item: Any, path: str) -> Any:
     if isinstance(item, list):
-        return [_decode(part, f"{where}[{i}]") for i, part in enumerate(item)]
+        return [_decode(part, join(path, i)) for i, part in enumerate(item)]
     if not isinstance(item, dict):
         return item
     if "call" in item:
-        return _decode_call(item, where)
+        return _decode_call(item, path)
     if isinstance(item.get("tuple"), list):
-        return tuple(_decode(item["tuple"], where))
+        return tuple(_decode(item["tuple"], path))
     if isinstance(item.get("dict"), list):
-        return dict(_decode_pair(pair, where) for pair in item["dict"])
+        return dict(_decode_pair(pair, path) for pair in item["dict"])
     try:
         return _decode_number(item)
     except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{where}: expected an encoded value, got {item!r} ({error})") from error
+        raise ValueError(f"{_at(path)}: expected an encoded value, got {item!r} ({error})") from error
 
 
-def _decode_pair(pair: Any, where: str) -> tuple[Any, Any]:
+def _at(path: str) -> str:
+    return f"config at '{path}'" if path else "config"
+
+
+def _decode_spread(items: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(items, list):
+        raise ValueError(f"{_at(path)}: expected a list, got {items!r}")
+    decoded = []
+    for i, item in enumerate(items):
+        pair = item.get("tuple") if isinstance(item, dict) else None
+        if isinstance(pair, list) and is_named(tuple(pair)):
+            decoded.append((pair[0], _decode(pair[1], join(path, pair[0]))))
+        else:
+            decoded.append(_decode(item, join(path, i)))
+    return tuple(decoded)
+
+
+def _decode_pair(pair: Any, path: str) -> tuple[Any, Any]:
     if not (isinstance(pair, list) and len(pair) == 2):
-        raise ValueError(f"{where}: expected a pair [key, value], got {pair!r}")
-    return _decode(pair[0], where), _decode(pair[1], f"{where}[{pair[0]!r}]")
+        raise ValueError(f"{_at(path)}: expected a pair [key, value], got {pair!r}")
+    return _decode(pair[0], path), _decode(pair[1], join(path, pair[0]))
 
 
 def _decode_number(item: dict[str, Any]) -> Any:
@@ -132,22 +157,23 @@ def _decode_number(item: dict[str, Any]) -> Any:
     return array if item["numpy"] else jnp.asarray(array)
 
 
-def _decode_call(item: dict[str, Any], where: str) -> Value:
+def _decode_call(item: dict[str, Any], path: str) -> Value:
     name, given = item["call"], item.get("arguments")
     definition = definition_of(name) if isinstance(name, str) else None
     if definition is None:
-        raise ValueError(f"{where}: unknown name {name!r}; if it is your own factory, import its module first")
+        near = nearest(name, keys()) if isinstance(name, str) else None
+        hint = f"did you mean {near!r}? I" if near else "i"
+        raise ValueError(f"{_at(path)}: unknown name {name!r}; {hint}f it is your own factory, import its module first")
     if not isinstance(given, dict):
-        raise ValueError(f"{where}: expected a dict of arguments for {name}, got {given!r}")
-    unknown = sorted(set(given) - set(definition.signature.parameters))
-    if unknown:
-        raise ValueError(f"{where}: {name} has no argument {unknown[0]!r}")
-    arguments = {key: _decode(part, f"{where}.{key}") for key, part in given.items()}
-    for key, part in arguments.items():
-        if definition.signature.parameters[key].kind == inspect.Parameter.VAR_POSITIONAL:
-            arguments[key] = tuple(part)
-    bound = inspect.BoundArguments(definition.signature, arguments)  # type: ignore[arg-type]
+        raise ValueError(f"{_at(path)}: expected a dict of arguments for {name}, got {given!r}")
+    parameters = definition.signature.parameters
+    for key in given:
+        if key not in parameters:
+            raise ValueError(f"{_at(path)}: {unknown(f'{name}() has no argument', key, parameters)}")
+    arguments = {key: _decode_spread(part, path) if parameters[key].kind == inspect.Parameter.VAR_POSITIONAL
+                 else _decode(part, join(path, key)) for key, part in given.items()}
     try:
-        return definition.call(bound.args, bound.kwargs)
+        made: Value = definition.call(arguments)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {name}: {error}") from error
+        raise ValueError(f"{_at(path)}: {name}: {error}") from error
+    return made

@@ -7,14 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.core.types import Scalar
 
 MAX_STEP = 2**31 - 1
 
 
-def wide_dtype(dtype: Any) -> Any:
+def wide_dtype(dtype: DTypeLike) -> Any:
     """The dtype to compute in: float32 for anything narrower, the dtype itself otherwise."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return dtype
@@ -36,7 +38,7 @@ def as_stored(gradient: Any, param: Any) -> Any:
     return param if alike else gradient
 
 
-def real_dtype(dtype: Any) -> Any:
+def real_dtype(dtype: DTypeLike) -> Any:
     """The dtype of ``abs(x)`` for an ``x`` of ``dtype``, no narrower than float32."""
     return wide_dtype(jnp.finfo(dtype).dtype)
 
@@ -46,7 +48,7 @@ def widen(x: jax.Array) -> jax.Array:
     return cast(x, wide_dtype(x.dtype))
 
 
-def cast(x: Any, dtype: Any) -> jax.Array:
+def cast(x: Any, dtype: DTypeLike) -> jax.Array:
     """``x`` as an array of ``dtype``; a complex value keeps its real part when ``dtype`` is real."""
     x = jnp.asarray(x)
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
@@ -63,6 +65,8 @@ def scalar(x: Scalar) -> Any:
     """
     if isinstance(x, jax.Array):
         return widen(x)
+    if isinstance(x, np.ndarray) and x.ndim > 0:
+        return x.astype(wide_dtype(x.dtype), copy=False)
     return float(x) if jnp.ndim(x) == 0 and not isinstance(x, int) else x
 
 

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.core.numbers import MAX_STEP
-from gradxform.core.types import Step
-from gradxform.core.value import Value, factory, register
+from gradxform.core.numbers import MAX_STEP, scalar
+from gradxform.core.pytree import register
+from gradxform.core.types import ScalarOrSchedule, Step
+from gradxform.core.value import Value, factory
 
 P = ParamSpec("P")
 
@@ -54,6 +55,24 @@ def schedule(function: Callable[P, Callable[[jax.Array], Any]]) -> Callable[P, S
       0.25
     """
     return factory(Schedule, function)
+
+
+def at_step(value: ScalarOrSchedule, step: Any) -> Any:
+    """A hyperparameter at a step, ready for arithmetic: arrays in float32 at least.
+
+    Args:
+      value: a number, or a schedule: ours, optax's or any other function of a step.
+      step: the step, or an array of steps.
+
+    Returns:
+      What the schedule returned, of the shape of ``step``, or the number; a Python number stays one.
+    """
+    if not callable(value):
+        return scalar(value)
+    if jnp.ndim(step) == 0 or isinstance(value, Schedule):
+        return scalar(value(step))
+    # Not every function of a step, nor every schedule of optax's, takes an array of steps.
+    return scalar(jax.vmap(value)(step.reshape(-1)).reshape(step.shape))
 
 
 def as_step(step: Any) -> jax.Array:

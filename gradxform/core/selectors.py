@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,8 @@ class Selector(Value):
         return f"~{parts[0]}" if self.name == "negated" else super().format_in(room)
 
 
-Predicate = Callable[[str, Any], bool]
+P = ParamSpec("P")
+Predicate: TypeAlias = Callable[[str, Any], bool]
 
 
 def compile_pattern(name: str, pattern: Any) -> re.Pattern[str]:
@@ -79,7 +80,7 @@ def compile_pattern(name: str, pattern: Any) -> re.Pattern[str]:
         raise ValueError(f"{name}: expected a regular expression, got {pattern!r} ({error})") from error
 
 
-def _selector(function: Callable[..., Predicate]) -> Callable[..., Selector]:
+def _selector(function: Callable[P, Predicate]) -> Callable[P, Selector]:
     return factory(Selector, function)
 
 

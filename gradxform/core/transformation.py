@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
 import optax
 
 from gradxform.core import stages
+from gradxform.core.definition import Definition
 from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import as_stored
+from gradxform.core.pytree import register
 from gradxform.core.run import run
 from gradxform.core.stages import Around, Stage, named
 from gradxform.core.trees import widened
 from gradxform.core.types import Params, State, Updates
-from gradxform.core.value import Definition, Value, factory, register
+from gradxform.core.value import Value, factory
 
 P = ParamSpec("P")
 
@@ -37,13 +39,22 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
       True
     """
 
+    if TYPE_CHECKING:
+        # What the pair in the tuple is, for checkers that do not look into optax.
+        def init(self, params: Params) -> State:
+            """The state for params."""
+
+        def update(self, updates: Updates, state: State, params: Params | None = None,
+                   **extra: Any) -> tuple[Updates, State]:
+            """The new updates and the new state."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Transformation:
         """Refuses: a bare pair has no call to print or pickle."""
         raise TypeError("a Transformation is made by a factory: decorate the function that returns (init, update) "
                         "with @gradxform.transformation, or keep optax.GradientTransformationExtraArgs")
 
     @classmethod
-    def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Value:
+    def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Self:
         # The pair in the tuple asks this holder for the value, which does not exist until the tuple does.
         holder: list[Transformation] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from gradxform.norm.batch import batch_norm, batch_renorm
 from gradxform.norm.group import group_norm, instance_norm
@@ -12,6 +13,10 @@ from gradxform.norm.lost import LostUpdateWarning
 from gradxform.norm.statistics import BatchStats, Pending, init_batch_stats
 from gradxform.norm.torch import batch_norm_from_torch, batch_norm_to_torch
 from gradxform.norm.weight import weight_standardize
+
+if TYPE_CHECKING:
+    from gradxform.norm import linen as linen
+    from gradxform.norm import nnx as nnx
 
 __all__ = [
     "BatchStats",
@@ -30,8 +35,15 @@ __all__ = [
 ]
 
 
+_LAZY = ("linen", "nnx")
+
+
 def __getattr__(name: str) -> ModuleType:
     # Flax takes longer to import than all the rest; who uses the kernels alone need not wait for it.
-    if name in ("linen", "nnx"):
+    if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

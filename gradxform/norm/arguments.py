@@ -12,13 +12,14 @@ import numpy as np
 
 from gradxform.core import checks
 from gradxform.core.arrays import floating
+from gradxform.core.types import DType
 
 Axes = int | Sequence[int]
 AxisName = str | Sequence[str] | None
 Groups = Sequence[Sequence[int]] | None
 
 
-def result_dtype(dtype: Any, x: jax.Array) -> Any:
+def result_dtype(dtype: DType, x: jax.Array) -> Any:
     """The dtype of the result: ``dtype``, or that of ``x``.
 
     Raises:

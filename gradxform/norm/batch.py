@@ -11,7 +11,7 @@ from jax import lax
 from gradxform.core import checks
 from gradxform.core.arrays import floating
 from gradxform.core.numbers import widen
-from gradxform.core.types import Scalar
+from gradxform.core.types import DType, Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
 from gradxform.norm.moments import Across, Spread, spread
@@ -25,7 +25,7 @@ def batch_norm(
     x: jax.Array, stats: BatchStats, scale: jax.Array | None = None, bias: jax.Array | None = None, *,
     use_running_average: bool, momentum: Scalar | None = 0.99, epsilon: Scalar = 1e-5, axis: Axes = -1,
     mask: jax.Array | None = None, axis_name: AxisName = None, axis_index_groups: Groups = None,
-    running_var: str = "biased", update_every: int = 1, dtype: Any = None,
+    running_var: str = "biased", update_every: int = 1, dtype: DType = None,
 ) -> tuple[jax.Array, BatchStats]:
     """Normalizes each feature by its mean and variance over the batch, or by running ones.
 
@@ -90,7 +90,7 @@ def batch_renorm(
     x: jax.Array, stats: BatchStats, scale: jax.Array | None = None, bias: jax.Array | None = None, *,
     use_running_average: bool, r_max: Scalar = 3.0, d_max: Scalar = 5.0, momentum: Scalar | None = 0.99,
     epsilon: Scalar = 1e-5, axis: Axes = -1, mask: jax.Array | None = None, axis_name: AxisName = None,
-    axis_index_groups: Groups = None, running_var: str = "biased", update_every: int = 1, dtype: Any = None,
+    axis_index_groups: Groups = None, running_var: str = "biased", update_every: int = 1, dtype: DType = None,
 ) -> tuple[jax.Array, BatchStats]:
     """Batch normalization that gives in training what it gives at evaluation, up to a bound.
 
@@ -156,7 +156,7 @@ class _Call:
 
     def __init__(self, x: Any, stats: BatchStats, scale: Any, bias: Any, use_running_average: bool,
                  momentum: Scalar | None, epsilon: Scalar, axis: Axes, mask: Any, axis_name: AxisName,
-                 groups: Groups, running_var: str, update_every: int, dtype: Any) -> None:
+                 groups: Groups, running_var: str, update_every: int, dtype: DType) -> None:
         x = floating("x", x)
         if not isinstance(use_running_average, bool):
             raise TypeError(f"use_running_average: expected True or False, got {use_running_average!r}")

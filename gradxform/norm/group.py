@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gradxform.core import checks
 from gradxform.core.arrays import floating
 from gradxform.core.numbers import widen
-from gradxform.core.types import Scalar
+from gradxform.core.types import DType, Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
 from gradxform.norm.moments import Across, Spread, spread
@@ -26,7 +26,7 @@ MANY = 512
 def group_norm(
     x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, num_groups: int | None = None,
     group_size: int | None = None, epsilon: Scalar = 1e-6, axis: int = -1, reduction_axes: Axes | None = None,
-    mask: jax.Array | None = None, axis_name: AxisName = None, axis_index_groups: Groups = None, dtype: Any = None,
+    mask: jax.Array | None = None, axis_name: AxisName = None, axis_index_groups: Groups = None, dtype: DType = None,
 ) -> jax.Array:
     """Normalizes each example by the mean and variance over groups of its channels.
 
@@ -88,7 +88,7 @@ def group_norm(
 def instance_norm(
     x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, epsilon: Scalar = 1e-6,
     axis: Axes = -1, mask: jax.Array | None = None, axis_name: AxisName = None, axis_index_groups: Groups = None,
-    dtype: Any = None,
+    dtype: DType = None,
 ) -> jax.Array:
     """Normalizes each channel of each example by its mean and variance over the positions.
 
@@ -149,7 +149,7 @@ def _num_groups(channels: int, num_groups: int | None, group_size: int | None) -
 
 
 def _by_channel(x: jax.Array, across: Across, channel: int, groups: int, mask: jax.Array | None,
-                scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: Any) -> jax.Array:
+                scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: DType) -> jax.Array:
     """The statistics of channels, pooled: what is large keeps its shape, which reads fast and may be sharded."""
     @jax.checkpoint
     def pooled(stats: Spread) -> Spread:
@@ -170,7 +170,7 @@ def _by_channel(x: jax.Array, across: Across, channel: int, groups: int, mask: j
 
 
 def _by_group(x: jax.Array, across: Across, channel: int, groups: int, mask: jax.Array | None,
-              scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: Any) -> jax.Array:
+              scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: DType) -> jax.Array:
     """The statistics of groups; with few positions those of channels would not be small beside the input."""
     axes = tuple(axis + (axis > channel) for axis in across.axes) + (channel + 1,)
     masks, scales, biases = (None if array is None else _split(array, channel, groups) for array in (mask, scale, bias))

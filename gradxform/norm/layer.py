@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from gradxform.core.arrays import floating
-from gradxform.core.types import Scalar
+from gradxform.core.types import DType, Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
 from gradxform.norm.moments import Across
@@ -17,7 +17,7 @@ from gradxform.norm.normalize import standardize
 def layer_norm(
     x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, epsilon: Scalar = 1e-6,
     axis: Axes = -1, feature_axis: Axes | None = None, mask: jax.Array | None = None, axis_name: AxisName = None,
-    axis_index_groups: Groups = None, dtype: Any = None,
+    axis_index_groups: Groups = None, dtype: DType = None,
 ) -> jax.Array:
     """Normalizes each example by the mean and variance over its own features.
 
@@ -57,7 +57,7 @@ def layer_norm(
 def rms_norm(
     x: jax.Array, scale: jax.Array | None = None, *, epsilon: Scalar = 1e-6, axis: Axes = -1,
     feature_axis: Axes | None = None, mask: jax.Array | None = None, axis_name: AxisName = None,
-    axis_index_groups: Groups = None, dtype: Any = None,
+    axis_index_groups: Groups = None, dtype: DType = None,
 ) -> jax.Array:
     """Divides each example by the root of the mean square of its features.
 
@@ -92,7 +92,7 @@ def rms_norm(
 
 
 def _layer(x: Any, scale: Any, bias: Any, epsilon: Scalar, axis: Axes, feature_axis: Axes | None, mask: Any,
-           axis_name: AxisName, groups: Groups, dtype: Any, centered: bool) -> jax.Array:
+           axis_name: AxisName, groups: Groups, dtype: DType, centered: bool) -> jax.Array:
     x = floating("x", x)
     axes = arguments.canonical("axis", axis, x.ndim)
     features = axes if feature_axis is None else arguments.canonical("feature_axis", feature_axis, x.ndim)

@@ -12,12 +12,13 @@ from jax import lax
 from gradxform.core.isolate import isolated
 from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
+from gradxform.core.types import DType
 from gradxform.norm.moments import Across, Spread, cleaned, spread
 
 
 @functools.partial(jax.jit, static_argnames=("across", "dtype"))
 def standardize(x: jax.Array, across: Across, mask: jax.Array | None, scale: jax.Array | None, bias: jax.Array | None,
-                epsilon: Any, dtype: Any) -> jax.Array:
+                epsilon: Any, dtype: DType) -> jax.Array:
     """``x`` normalized by its own statistics across ``across``; the other arguments are those of ``normalize``."""
     if mask is None and across.axis_name is None and across.axes == (x.ndim - 1,):
         return _standardize(across, jnp.dtype(dtype), x, scale, bias, epsilon)
@@ -27,7 +28,7 @@ def standardize(x: jax.Array, across: Across, mask: jax.Array | None, scale: jax
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def normalize(x: jax.Array, carrier: jax.Array, stats: Spread, scale: jax.Array | None, bias: jax.Array | None,
-              epsilon: Any, dtype: Any, mask: jax.Array | None = None) -> jax.Array:
+              epsilon: Any, dtype: DType, mask: jax.Array | None = None) -> jax.Array:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, computed in float32 at least and cast once.
 
     Args:
@@ -53,13 +54,13 @@ def normalize(x: jax.Array, carrier: jax.Array, stats: Spread, scale: jax.Array 
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _normalize(dtype: Any, x: jax.Array, carrier: jax.Array, mask: jax.Array | None, shift: jax.Array,
+def _normalize(dtype: DType, x: jax.Array, carrier: jax.Array, mask: jax.Array | None, shift: jax.Array,
                rest: jax.Array, factor: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
     return _affine((cleaned(x, mask) - shift) - rest, factor, scale, bias).astype(dtype)
 
 
 @_normalize.defjvp
-def _normalize_jvp(dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     x, _, mask, shift, rest, factor, scale, _ = primals
     _, d_carrier, _, _, d_rest, d_factor, d_scale, d_bias = tangents
 
@@ -93,7 +94,7 @@ def _normalize_jvp(dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ..
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _standardize(across: Across, dtype: Any, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None,
+def _standardize(across: Across, dtype: DType, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None,
                  epsilon: Any) -> jax.Array:
     """Statistics of rows and affine map in one expression; without a gradient that asks for parts, one kernel."""
     centered = widen(x)
@@ -109,7 +110,7 @@ def _standardize(across: Across, dtype: Any, x: jax.Array, scale: jax.Array | No
 
 
 @_standardize.defjvp
-def _standardize_jvp(across: Across, dtype: Any, primals: tuple[Any, ...], tangents: tuple[Any, ...],
+def _standardize_jvp(across: Across, dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, ...],
                      ) -> tuple[jax.Array, jax.Array]:
     def parts(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any) -> jax.Array:
         carrier = widen(x)

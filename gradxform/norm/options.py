@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gradxform.core import checks
 from gradxform.core.arrays import floating
+from gradxform.core.types import DType
 from gradxform.norm.arguments import Axes, canonical
 from gradxform.norm.batch import RUNNING_VAR, batch_norm, batch_renorm
 from gradxform.norm.group import group_norm, instance_norm
@@ -141,6 +142,6 @@ def _shaped(array: Any, x: jax.Array, axes: Axes) -> Any:
     return array.reshape(shape) if array.size == math.prod(shape) else array
 
 
-def _promoted(dtype: Any, *arrays: Any) -> Any:
+def _promoted(dtype: DType, *arrays: Any) -> Any:
     """Flax's rule for the dtype of the result."""
     return dtype if dtype is not None else jnp.result_type(*(array for array in arrays if array is not None))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
 from gradxform.core.arrays import floating
-from gradxform.core.types import Scalar
+from gradxform.core.types import DType, Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes
 from gradxform.norm.moments import Across
@@ -16,7 +14,7 @@ from gradxform.norm.normalize import standardize
 
 def weight_standardize(
     kernel: jax.Array, scale: jax.Array | None = None, *, epsilon: Scalar = 1e-5, axis: Axes = -1,
-    mask: jax.Array | None = None, dtype: Any = None,
+    mask: jax.Array | None = None, dtype: DType = None,
 ) -> jax.Array:
     """A kernel with zero mean and unit variance over the inputs of each output.
 

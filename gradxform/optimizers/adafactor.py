@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import scalar
+from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import decayed, product
 from gradxform.transforms.clip import clip_by_block_rms
 from gradxform.transforms.combine import chain
@@ -23,7 +23,7 @@ from gradxform.transforms.scale import scale, scale_by_learning_rate, scale_by_p
 def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_factor: int = 128,
               decay_rate: Scalar = 0.8, decay_offset: int = 0, multiply_by_parameter_scale: bool = True,
               clipping_threshold: Scalar | None = 1.0, momentum: Scalar | None = None,
-              dtype_momentum: Any = "float32", weight_decay: ScalarOrSchedule | None = None, eps: Scalar = 1e-30,
+              dtype_momentum: DType = "float32", weight_decay: ScalarOrSchedule | None = None, eps: Scalar = 1e-30,
               factored: bool = True, mask: Mask | None = None, *, relative_step: bool = False,
               rate_on_decay: bool = False, factored_axes: str = "largest",
               clamp_epsilon: bool = False) -> Transformation:
@@ -55,16 +55,13 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
     Returns:
       A transformation that needs params.
 
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
-
     Example:
       >>> import gradxform as gx
       >>> tx = gx.adafactor(0.1)
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]["w"].round(3)
       Array(-0.2, dtype=float32)
     """
+    checks.integer("min_dim_size_to_factor", min_dim_size_to_factor, at_least=1, known=True)
     checks.integer("decay_offset", decay_offset, at_least=0)
     checks.real("eps", eps, at_least=0)
     if clipping_threshold is not None:
@@ -94,7 +91,6 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
 def _relative(learning_rate: ScalarOrSchedule) -> Any:
     """The schedule ``min(learning_rate, 1 / sqrt(t))``, t from 1."""
     def rate(count: jax.Array) -> jax.Array:
-        now = learning_rate(count) if callable(learning_rate) else scalar(learning_rate)
-        return jnp.minimum(now, jax.lax.rsqrt(count.astype(jnp.result_type(float)) + 1))
+        return jnp.minimum(at_step(learning_rate, count), jax.lax.rsqrt(count.astype(jnp.result_type(float)) + 1))
 
     return rate

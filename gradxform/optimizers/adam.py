@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import product, rule_with_decay
 from gradxform.transforms.adam import scale_by_adam
 from gradxform.transforms.amsgrad import scale_by_amsgrad
@@ -16,7 +14,7 @@ from gradxform.transforms.radam import scale_by_radam
 
 @transformation
 def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-         eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule | None = None,
+         eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule | None = None,
          mask: Mask | None = None, *, nesterov: bool = False) -> Transformation:
     """Adam: a moving average of the gradient over the root of a moving average of its square.
 
@@ -25,22 +23,11 @@ def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
     Args:
       learning_rate: a number, or a schedule of it.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decoupled decay, or a schedule of it, which makes this AdamW; None for none.
-        (torch's Adam adds it to the gradient: ``chain(add_decayed_weights(...), adam(...))``.)
+      b1, b2, eps, eps_root, mu_dtype: as in ``scale_by_adam``.
+      weight_decay: factor of the decoupled decay, >= 0, or a schedule of it, which makes this AdamW; None for none.
+        Decay needs params. (torch's Adam adds it to the gradient: ``chain(add_decayed_weights(...), adam(...))``.)
       mask: which leaves decay; None for all.
       nesterov: whether the first moment looks ahead.
-
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx
@@ -54,7 +41,7 @@ def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
 @transformation
 def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-          eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule = 1e-4,
+          eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule = 1e-4,
           mask: Mask | None = None, *, nesterov: bool = False,
           base_learning_rate: Scalar | None = None) -> Transformation:
     """Adam with weight decay that the adaptive rule does not rescale.
@@ -66,24 +53,12 @@ def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
 
     Args:
       learning_rate: a number, or a schedule of it: ``eta_t alpha``.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decay, or a schedule of it (the default is optax's; torch has 1e-2).
-      mask: which leaves decay; None for all.
-      nesterov: whether the first moment looks ahead.
+      b1, b2, eps, eps_root, mu_dtype: as in ``scale_by_adam``.
+      weight_decay: factor of the decay, >= 0, or a schedule of it (the default is optax's; torch has 1e-2).
+      mask, nesterov: as in ``adam``.
       base_learning_rate: the ``alpha`` by which the decay is not multiplied, > 0: a step decays by
         ``weight_decay * learning_rate / base_learning_rate``. For a constant learning rate give that rate, for a
         schedule its peak. None multiplies the decay by the learning rate.
-
-    Returns:
-      A transformation that needs params.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx
@@ -95,13 +70,12 @@ def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
         checks.real("base_learning_rate", base_learning_rate, above=0)
         checks.real("weight_decay", weight_decay, schedule=True)
         weight_decay = product(weight_decay, 1 / base_learning_rate)
-    return rule_with_decay(scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), learning_rate,
-                           weight_decay, mask)
+    return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)
 
 
 @transformation
 def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-          eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule | None = None,
+          eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule | None = None,
           mask: Mask | None = None, *, momentum_decay: Scalar | None = None) -> Transformation:
     """Adam with Nesterov's look-ahead.
 
@@ -110,21 +84,9 @@ def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
 
     Args:
       learning_rate: a number, or a schedule of it.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
-      mask: which leaves decay; None for all.
+      b1, b2, eps, eps_root, mu_dtype: as in ``scale_by_adam``.
+      weight_decay, mask: as in ``adam``.
       momentum_decay: speed of the momentum's warm-up, >= 0 (torch: 4e-3); None for a constant ``b1``.
-
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx
@@ -132,35 +94,21 @@ def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
       >>> f"{float(tx.update({'w': 0.5}, tx.init({'w': 1.0}))[0]['w']):.3f}"
       '-0.147'
     """
-    return rule_with_decay(_nesterov(b1, b2, eps, eps_root, mu_dtype, momentum_decay), learning_rate, weight_decay,
-                           mask)
+    rule = (scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=True) if momentum_decay is None
+            else scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay))
+    return rule_with_decay(rule, learning_rate, weight_decay, mask)
 
 
 @transformation
 def nadamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-           eps_root: Scalar = 0.0, mu_dtype: Any = None, weight_decay: ScalarOrSchedule = 1e-4,
+           eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule = 1e-4,
            mask: Mask | None = None, *, momentum_decay: Scalar | None = None) -> Transformation:
     """AdamW with Nesterov's look-ahead.
 
     Dozat, "Incorporating Nesterov Momentum into Adam" (2016), with decay as in Loshchilov and Hutter (ICLR 2019).
 
     Args:
-      learning_rate: a number, or a schedule of it.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decoupled decay, or a schedule of it.
-      mask: which leaves decay; None for all.
-      momentum_decay: speed of the momentum's warm-up, >= 0 (torch: 4e-3); None for a constant ``b1``.
-
-    Returns:
-      A transformation that needs params.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
+      learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, momentum_decay: as in ``nadam``.
 
     Example:
       >>> import gradxform as gx
@@ -168,13 +116,12 @@ def nadamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999
       >>> tx.update({"w": 0.0}, tx.init({"w": 1.0}), {"w": 1.0})[0]
       {'w': Array(-0.125, dtype=float32)}
     """
-    return rule_with_decay(_nesterov(b1, b2, eps, eps_root, mu_dtype, momentum_decay), learning_rate, weight_decay,
-                           mask)
+    return nadam(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, momentum_decay=momentum_decay)
 
 
 @transformation
 def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-            eps_root: Scalar = 0.0, mu_dtype: Any = None, bias_correction_mu: bool = True,
+            eps_root: Scalar = 0.0, mu_dtype: DType = None, bias_correction_mu: bool = True,
             bias_correction_nu: bool = True, weight_decay: ScalarOrSchedule | None = None,
             mask: Mask | None = None, *, max_of_corrected: bool = True) -> Transformation:
     """Adam whose divisor never shrinks.
@@ -183,24 +130,12 @@ def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99
 
     Args:
       learning_rate: a number, or a schedule of it.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      b1, b2, eps, eps_root, mu_dtype: as in ``scale_by_adam``.
       bias_correction_mu: whether to correct the first moment (the paper does not).
       bias_correction_nu: whether to correct the second moment (the paper does not).
-      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
-      mask: which leaves decay; None for all.
+      weight_decay, mask: as in ``adam``.
       max_of_corrected: whether the largest is taken of the corrected moments, as in optax, or of the raw ones and then
         corrected, as in torch.
-
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx
@@ -228,16 +163,7 @@ def radam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
       eps: added to the root, >= 0.
       eps_root: added under the root, >= 0.
       threshold: the least effective length of the average at which the rate adapts, >= 4.
-      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
-      mask: which leaves decay; None for all.
-      nesterov: whether the first moment looks ahead.
-
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
+      weight_decay, mask, nesterov: as in ``adam``.
 
     Example:
       >>> import gradxform as gx
@@ -247,10 +173,3 @@ def radam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
     """
     return rule_with_decay(scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov), learning_rate,
                            weight_decay, mask)
-
-
-def _nesterov(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: Any,
-              momentum_decay: Scalar | None) -> Transformation:
-    if momentum_decay is None:
-        return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=True)
-    return scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import rule_with_decay
 from gradxform.transforms.belief import scale_by_belief
 from gradxform.transforms.lion import scale_by_lion
@@ -27,16 +25,8 @@ def adabelief(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.
       b2: decay of the variance, in [0, 1).
       eps: added to the root, >= 0.
       eps_root: added to the variance in every step, >= 0.
-      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
-      mask: which leaves decay; None for all.
+      weight_decay, mask: as in ``adam``.
       nesterov: whether the first moment looks ahead.
-
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx
@@ -62,17 +52,9 @@ def yogi(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       b1: decay of the first moment, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       eps: added to the root, >= 0.
-      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
-      mask: which leaves decay; None for all.
+      weight_decay, mask: as in ``adam``.
       bias_correction: whether to correct both moments, as optax does.
       initialize_mu: whether the first moment starts from 1e-6, as in optax, or from 0, as in TensorFlow Addons.
-
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx
@@ -85,7 +67,7 @@ def yogi(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
 
 @transformation
-def lion(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None,
+def lion(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: DType = None,
          weight_decay: ScalarOrSchedule = 1e-3, mask: Mask | None = None) -> Transformation:
     """Steps of one size: the sign of an interpolated momentum.
 
@@ -97,15 +79,7 @@ def lion(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99, m
       b1: weight of the average in the interpolation, in [0, 1).
       b2: decay of the average, in [0, 1).
       mu_dtype: dtype to store the average in; by default that of the leaf, float32 at least.
-      weight_decay: factor of the decoupled decay, or a schedule of it.
-      mask: which leaves decay; None for all.
-
-    Returns:
-      A transformation that needs params.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
+      weight_decay, mask: as in ``adam``.
 
     Example:
       >>> import gradxform as gx

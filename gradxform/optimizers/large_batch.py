@@ -84,12 +84,8 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
     Args:
       learning_rate: a number, or a schedule of it.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      weight_decay: factor of the decay, or a schedule of it.
-      mask: which leaves decay; None for all.
+      b1, b2, eps, eps_root: as in ``scale_by_adam``.
+      weight_decay, mask: as in ``adam``.
       trust_ratio_mask: which leaves have their step scaled; None for all (timm leaves out what does not decay).
       max_trust_ratio: the largest ratio, > 0 (timm's trust_clip: 1); None for no limit.
       stacked: which leaves are layers stacked along their first axis, as by a scan over them, such as
@@ -97,10 +93,6 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
     Returns:
       A transformation that needs params.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx

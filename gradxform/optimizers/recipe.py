@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation
 from gradxform.core.types import Mask, ScalarOrSchedule
 from gradxform.core.which import as_mask
@@ -24,8 +25,7 @@ def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:
         return a * b
 
     def schedule(step: Any) -> Any:
-        now = [part(step) if callable(part) else part for part in (a, b)]
-        return now[0] * now[1]
+        return at_step(a, step) * at_step(b, step)
 
     return schedule
 

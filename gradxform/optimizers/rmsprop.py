@@ -40,13 +40,6 @@ def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar = 0.9, eps: Scalar = 
       rate_in_momentum: whether the momentum sums updates that the learning rate has scaled (optax, Keras), so that a
         change of rate acts with delay, or is scaled after (torch).
 
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
-
     Example:
       >>> import gradxform as gx
       >>> tx = gx.rmsprop(0.1, decay=0.75)
@@ -75,16 +68,8 @@ def adagrad(learning_rate: ScalarOrSchedule, initial_accumulator_value: Scalar =
       learning_rate: a number, or a schedule of it.
       initial_accumulator_value: what the sum starts from, >= 0.
       eps: keeps the divisor from 0, >= 0.
-      weight_decay: factor of the decoupled decay, or a schedule of it; None for none.
-      mask: which leaves decay; None for all.
+      weight_decay, mask: as in ``adam``.
       eps_in_sqrt: whether ``eps`` is added under the root (optax) or to it (torch).
-
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx

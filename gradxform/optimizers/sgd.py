@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import decayed
 from gradxform.transforms.combine import chain, identity
 from gradxform.transforms.momentum import trace
@@ -15,7 +13,7 @@ from gradxform.transforms.scale import scale_by_learning_rate
 
 @transformation
 def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nesterov: bool = False,
-        accumulator_dtype: Any = None, weight_decay: ScalarOrSchedule | None = None,
+        accumulator_dtype: DType = None, weight_decay: ScalarOrSchedule | None = None,
         mask: Mask | None = None) -> Transformation:
     """Gradient descent, with momentum if asked for.
 
@@ -30,13 +28,6 @@ def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nestero
       weight_decay: multiple of the params that is added to the gradient before the momentum, as in torch, or a
         schedule of it; None for none.
       mask: which leaves decay; None for all.
-
-    Returns:
-      A transformation; it needs params if there is weight decay.
-
-    Raises:
-      TypeError: an argument of the wrong kind.
-      ValueError: a number out of its range.
 
     Example:
       >>> import gradxform as gx

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import scalar
 from gradxform.core.schedule import schedule
 from gradxform.core.types import Scalar
 from gradxform.schedules.counting import between, check_steps, gone_and_left, half_cosine, raised, real, whole
@@ -34,7 +33,7 @@ def constant(value: Scalar) -> Callable[[jax.Array], Any]:
       Array(0.5, dtype=float32)
     """
     checks.real("value", value)
-    return lambda step: scalar(value)
+    return lambda step: value
 
 
 @schedule
@@ -61,7 +60,7 @@ def step(init_value: Scalar, gamma: Scalar, every: int | jax.Array) -> Callable[
     checks.real("init_value", init_value)
     checks.real("gamma", gamma, above=0)
     check_steps("every", every)
-    return lambda t: scalar(init_value) * raised(gamma, whole(t) // whole(every))
+    return lambda t: init_value * raised(gamma, whole(t) // whole(every))
 
 
 @schedule
@@ -86,7 +85,7 @@ def exponential(init_value: Scalar, rate: Scalar) -> Callable[[jax.Array], Any]:
     """
     checks.real("init_value", init_value)
     checks.real("rate", rate)
-    return lambda t: scalar(init_value) * jnp.exp(-scalar(rate) * real(t))
+    return lambda t: init_value * jnp.exp(-rate * real(t))
 
 
 @schedule
@@ -125,9 +124,9 @@ def polynomial(init_value: Scalar, end_value: Scalar, steps: int | jax.Array,
         # 0 ** power has an infinite logarithm in its derivative.
         left = jnp.where(over, 1, left)
         log_left = jnp.where(gone < 0.5, jnp.log1p(-jnp.minimum(gone, 0.5)), jnp.log(left))
-        weight = jnp.power(left, scalar(power))
-        return jnp.where(over, scalar(end_value), between(
-            init_value, end_value, -jnp.expm1(scalar(power) * log_left), weight))
+        weight = jnp.power(left, power)
+        return jnp.where(over, end_value, between(
+            init_value, end_value, -jnp.expm1(power * log_left), weight))
 
     return value
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
-from gradxform.core.numbers import scalar
 from gradxform.core.schedule import schedule
 from gradxform.core.types import Scalar, ScalarOrSchedule
 from gradxform.schedules.counting import check_steps, since, value_at, whole
@@ -18,7 +17,7 @@ from gradxform.schedules.counting import check_steps, since, value_at, whole
 
 @schedule
 def piecewise(init_value: Scalar,
-              boundaries_and_scales: Mapping[int, float] | None = None) -> Callable[[jax.Array], Any]:
+              boundaries_and_scales: Mapping[int, Scalar] | None = None) -> Callable[[jax.Array], Any]:
     """A constant that is multiplied by a factor at each of some steps.
 
     The same as ``optax.piecewise_constant_schedule``: at step t the value is ``init_value`` times the product of the
@@ -50,9 +49,9 @@ def piecewise(init_value: Scalar,
         checks.real(f"boundaries_and_scales[{boundary}]", factor, at_least=0)
 
     def value(t: jax.Array) -> Any:
-        level = now = scalar(init_value)
+        level = now = init_value
         for boundary, factor in sorted((boundaries_and_scales or {}).items(), key=lambda item: item[0]):
-            level = level * scalar(factor)
+            level = level * factor
             now = jnp.where(whole(t) >= boundary, level, now)
         return now
 

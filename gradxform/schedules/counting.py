@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks
-from gradxform.core.numbers import MAX_STEP, scalar
-from gradxform.core.schedule import Schedule, float_dtype, whole
+from gradxform.core.numbers import MAX_STEP
+from gradxform.core.schedule import at_step, float_dtype, whole
 from gradxform.core.types import Scalar, ScalarOrSchedule
 
 
@@ -57,7 +57,6 @@ def between(start: Scalar, end: Scalar, gone: jax.Array, left: jax.Array) -> jax
 
     It is exactly ``start`` at ``gone = 0`` and ``end`` at ``left = 0``, and no rounding takes it outside of the two.
     """
-    start, end = scalar(start), scalar(end)
     span = end - start
     return jnp.where(gone <= left, start + gone * span, end - left * span)
 
@@ -71,7 +70,7 @@ def raised(base: Scalar, exponent: jax.Array) -> jax.Array:
     """``base ** exponent`` for a positive base and a whole exponent of any size."""
     exponent = real(exponent)
     if not isinstance(base, float):
-        return jnp.power(scalar(base), exponent)
+        return jnp.power(base, exponent)
     near = float(np.asarray(base, float_dtype()))
     if near in (0.0, base):
         return jnp.power(near, exponent)
@@ -84,9 +83,4 @@ def raised(base: Scalar, exponent: jax.Array) -> jax.Array:
 
 def value_at(schedule: ScalarOrSchedule, step: jax.Array) -> jax.Array:
     """The value of a schedule, ours or any other function of the step, or of a number taken as a constant one."""
-    if not callable(schedule):
-        return real(scalar(schedule))
-    if step.ndim == 0 or isinstance(schedule, Schedule):
-        return real(schedule(step))
-    # Not every function of a step, nor every schedule of optax's, takes an array of steps.
-    return real(jax.vmap(schedule)(step.reshape(-1))).reshape(step.shape)
+    return real(at_step(schedule, step))

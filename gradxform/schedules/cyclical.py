@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks
-from gradxform.core.numbers import MAX_STEP, scalar
+from gradxform.core.numbers import MAX_STEP
 from gradxform.core.schedule import schedule
 from gradxform.core.types import Scalar
 from gradxform.schedules.counting import between, check_steps, half_cosine, portion, raised, real, whole
@@ -71,7 +71,7 @@ def cosine_restarts(init_value: Scalar, steps: int | jax.Array, end_value: Scala
             length = real(last) + 1
             gone = (real(over) + portion(rest, first)) / length
             left = (real(last - over.astype(jnp.uint32)) + portion(first - rest, first)) / length
-        return between(scalar(init_value) * raised(decay, cycle), end_value, *half_cosine(gone, left))
+        return between(init_value * raised(decay, cycle), end_value, *half_cosine(gone, left))
 
     return value
 
@@ -127,7 +127,7 @@ def triangular(base_value: Scalar, max_value: Scalar, half_cycle: int | jax.Arra
         halves, near = t // half, t % half
         rising = halves % 2 == 0
         near, far = portion(near, half), portion(half - near, half)
-        peak = scalar(max_value)
+        peak = max_value
         if mode != "triangular":
             height = raised(0.5, halves // 2) if mode == "triangular2" else raised(gamma, t)
             peak = between(base_value, max_value, height, 1 - height)
@@ -179,9 +179,9 @@ def one_cycle(max_value: Scalar, steps: int | jax.Array, *, warmup_fraction: Sca
     checks.choice("anneal", anneal, ANNEALS)
 
     def value(t: jax.Array) -> jax.Array:
-        fraction, peak = scalar(warmup_fraction), scalar(max_value)
-        start = peak / scalar(div_factor)
-        end = start / scalar(final_div_factor)
+        fraction, peak = warmup_fraction, max_value
+        start = peak / div_factor
+        end = start / final_div_factor
         total = whole(steps)
         t = jnp.minimum(whole(t), total)
         rise, fall = real(fraction * real(total)), real((1 - fraction) * real(total))

@@ -107,7 +107,7 @@ def inverse_sqrt(peak_value: Scalar, warmup_steps: int | jax.Array) -> Callable[
     def value(t: jax.Array) -> jax.Array:
         gone, _ = gone_and_left(t, warmup_steps)
         falling = jnp.sqrt(portion(whole(warmup_steps), jnp.maximum(whole(t), whole(warmup_steps))))
-        return scalar(peak_value) * jnp.where(gone < 1, gone, falling)
+        return peak_value * jnp.where(gone < 1, gone, falling)
 
     return value
 
@@ -161,7 +161,7 @@ def warmup_stable_decay(peak_value: Scalar, warmup_steps: int | jax.Array, stabl
             gone, left = root, left / (1 + root)
         rise = between(init_value, peak_value, *gone_and_left(t, warmup_steps))
         # A fall of no steps is over, but not before it begins.
-        fall = jnp.where(after < whole(stable_steps), scalar(peak_value), between(peak_value, end_value, gone, left))
+        fall = jnp.where(after < whole(stable_steps), peak_value, between(peak_value, end_value, gone, left))
         return jnp.where(whole(t) < whole(warmup_steps), rise, fall)
 
     return value

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gradxform.core import checks
 from gradxform.core.bricks import Leafwise
 from gradxform.core.numbers import abs_sq, scalar, widen
+from gradxform.core.schedule import at_step
 from gradxform.core.slots import Slot
 from gradxform.core.trees import named_leaves, paths, refuse_integers
 from gradxform.core.types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
@@ -79,8 +80,8 @@ def pull(anchor: Params | None, weight: PyTree | None, strength: ScalarOrSchedul
     def start(tree: Params | None, what: str) -> Slot:
         return Slot(start=lambda params: _copies(params, tree, flags("head", head, params), what))
 
-    def at(count: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _now(strength, count - 1), _now(head_strength, count - 1)
+    def at(count: jax.Array) -> tuple[Any, Any]:
+        return at_step(strength, count - 1), at_step(head_strength, count - 1)
 
     def leaf(now: Any, g: jax.Array, p: jax.Array, a: jax.Array | None, *w: jax.Array) -> tuple[Any, ...]:
         old, new = now
@@ -120,7 +121,3 @@ def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[An
         found.append(None if is_new else there[path])
     return found
 
-
-def _now(strength: ScalarOrSchedule, count: jax.Array) -> jax.Array:
-    value = strength(count) if callable(strength) else strength
-    return jnp.asarray(value, jnp.result_type(float) if isinstance(value, float) else None)

@@ -11,7 +11,7 @@ import optax
 
 from gradxform.core import checks
 from gradxform.core.bricks import Each, Leafwise
-from gradxform.core.numbers import scalar
+from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import paths
 from gradxform.core.types import Params, Scalar, ScalarOrSchedule
@@ -54,7 +54,7 @@ def scale_by_layer(decay: Scalar, groups: Groups) -> Leafwise:
       Array(0.125, dtype=float32)
     """
     checks.real("decay", decay, above=0)
-    return _by_layer(groups, lambda count: lambda layer, n, last: scalar(decay) ** (n - layer))
+    return _by_layer(groups, lambda count: lambda layer, n, last: decay ** (n - layer))
 
 
 @transformation
@@ -118,7 +118,7 @@ def discriminative_rates(first: ScalarOrSchedule, last: ScalarOrSchedule, groups
     checks.real("last", last, at_least=0, schedule=True)
 
     def rates(count: jax.Array | None) -> Callable[[int, int, int], Any]:
-        low, high = (scalar(jnp.asarray(end(count))) if callable(end) else scalar(end) for end in (first, last))
+        low, high = (at_step(end, count) for end in (first, last))
 
         def rate(layer: int, n: int, top: int) -> Any:
             place = layer / top if top > 0 else 1.0

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from gradxform.core import checks
 from gradxform.core.bricks import LeafRule, Leafwise
-from gradxform.core.numbers import abs_sq, scalar, sqrt
+from gradxform.core.numbers import abs_sq, sqrt
+from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.types import Scalar, ScalarOrSchedule
+from gradxform.core.types import AnySchedule, Scalar, ScalarOrSchedule
 from gradxform.transforms.combine import identity
 
 
@@ -40,7 +38,7 @@ def scale(step_size: Scalar) -> Leafwise:
 
 
 @transformation
-def scale_by_schedule(step_size_fn: Callable[[Any], Any]) -> Leafwise:
+def scale_by_schedule(step_size_fn: AnySchedule) -> Leafwise:
     """Multiplies updates by a schedule's value at the number of updates made before.
 
     Args:
@@ -128,8 +126,6 @@ def scheduled(value: ScalarOrSchedule, leaf: LeafRule, *, needs_params: bool = F
     if not callable(value):
         return Leafwise(lambda now, g, p: leaf(value, g, p), needs_params=needs_params, elementwise=True)
 
-    def at(count: jax.Array) -> Any:
-        return scalar(jnp.asarray(value(count - 1)))
-
-    return Leafwise(leaf, at=at, state=optax.ScaleByScheduleState, needs_params=needs_params, elementwise=True)
+    return Leafwise(leaf, at=lambda count: at_step(value, count - 1), state=optax.ScaleByScheduleState,
+                    needs_params=needs_params, elementwise=True)
 

@@ -13,7 +13,7 @@ import pytest
 from value_catalog import CASES, VALUES
 
 import gradxform as gx
-from gradxform.core import value as values
+from gradxform.core import definition
 
 
 def through_json(value: Any) -> Any:
@@ -134,7 +134,7 @@ def test_a_users_factory_is_known_by_its_module() -> None:
 
 def test_a_users_factory_does_not_take_the_name_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A script may have a ``clip`` of its own; a config of ours still means ours."""
-    monkeypatch.setattr(values, "_DEFINITIONS", dict(values._DEFINITIONS))
+    monkeypatch.setattr(definition, "_DEFINITIONS", dict(definition._DEFINITIONS))
     config = gx.to_config(gx.clip(1.0))
     script = """
 @gx.transformation
@@ -154,17 +154,17 @@ def a_function(step: Any) -> Any:
 
 
 @pytest.mark.parametrize(("value", "where"), [
-    (gx.sgd(a_function), "sgd.learning_rate"),
-    (gx.stateless(lambda u, p: u), "stateless.f"),
-    (gx.chain(gx.clip(1.0), optax.adam(1e-3)), r"chain.transformations\[1\]"),
-    (gx.chain(gx.clip(1.0), gx.chain(gx.sgd(a_function))),
-     r"chain.transformations\[1\].transformations\[0\].learning_rate"),
-    (gx.masked(gx.clip(1.0), lambda p: True), "masked.mask"),
-    (gx.partition({"a": optax.sgd(0.1)}, {"x": "a"}), r"partition.transforms\['a'\]"),
+    (gx.sgd(a_function), "learning_rate"),
+    (gx.stateless(lambda u, p: u), "f"),
+    (gx.chain(gx.clip(1.0), optax.adam(1e-3)), "1"),
+    (gx.chain(gx.clip(1.0), gx.chain(gx.sgd(a_function))), "1/0/learning_rate"),
+    (gx.named_chain(("clip", gx.clip(1.0)), ("sgd", gx.sgd(a_function))), "sgd/learning_rate"),
+    (gx.masked(gx.clip(1.0), lambda p: True), "mask"),
+    (gx.partition({"a": optax.sgd(0.1)}, {"x": "a"}), "transforms/a"),
     (anything({1, 2}), "item"),
 ])
 def test_what_cannot_be_written_says_where(value: Any, where: str) -> None:
-    with pytest.raises(ValueError, match=f"^[\\w.]*{where}: .*config"):
+    with pytest.raises(ValueError, match=f"^value: expected what a config can hold at '{where}', got "):
         gx.to_config(value)
 
 
@@ -175,7 +175,7 @@ def test_what_is_no_value_is_refused(value: Any) -> None:
 
 
 def test_a_traced_number_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"sgd.learning_rate: cannot be written"):
+    with pytest.raises(ValueError, match=r"at 'learning_rate', got .*Tracer"):
         jax.jit(lambda rate: gx.to_config(gx.sgd(rate)))(0.1)
 
 
@@ -185,7 +185,8 @@ def nested(inner: Any) -> dict[str, Any]:
 
 
 CLIP = {"gradxform": 1, "call": "clip", "arguments": {"max_delta": 1.0}}
-PLACE = r"config.transformations\[1\]"
+PLACE = "config at '1'"
+RATE = "config at '1/max_delta'"
 
 
 @pytest.mark.parametrize(("config", "message"), [
@@ -198,7 +199,7 @@ PLACE = r"config.transformations\[1\]"
     (CLIP | {"gradxform": "1"}, "^config: expected version 1, got '1'"),
     (CLIP | {"gradxform": True}, "^config: expected version 1, got True"),
     (CLIP | {"gradxform": None}, "^config: expected version 1"),
-    (CLIP | {"call": "clop"}, "^config: unknown name 'clop'"),
+    (CLIP | {"call": "clop"}, r"^config: unknown name 'clop'; did you mean 'clip'\?"),
     (CLIP | {"call": 3}, "^config: unknown name 3"),
     (CLIP | {"call": ["clip"]}, "^config: unknown name"),
     (CLIP | {"call": "os.system"}, "^config: unknown name 'os.system'"),
@@ -206,29 +207,30 @@ PLACE = r"config.transformations\[1\]"
     ({"gradxform": 1, "call": "clip"}, "^config: .*arguments"),
     (CLIP | {"arguments": [1.0]}, "^config: .*arguments"),
     (CLIP | {"arguments": {}}, "^config.*max_delta"),
-    (CLIP | {"arguments": {"max_delta": 1.0, "max": 1.0}}, "^config: clip has no argument 'max'"),
+    (CLIP | {"arguments": {"max_delta": 1.0, "max": 1.0}},
+     r"^config: clip\(\) has no argument 'max'; did you mean 'max_delta'\?"),
     (CLIP | {"arguments": {"max_delta": -1.0}}, "max_delta: expected"),
     (CLIP | {"arguments": {"max_delta": "1"}}, "max_delta: expected"),
     ({"gradxform": 1}, "^config: expected"),
     (nested({"call": "clop", "arguments": {}}), f"^{PLACE}: unknown name 'clop'"),
-    (nested({"call": "clip", "arguments": {"min": 1}}), f"^{PLACE}: clip has no argument 'min'"),
+    (nested({"call": "clip", "arguments": {"min": 1}}), rf"^{PLACE}: clip\(\) has no argument 'min'; it has max_delta"),
     (nested({"call": "clip", "arguments": {}}), f"^{PLACE}.*max_delta"),
     (nested({"call": "clip", "arguments": {"max_delta": -1.0}}), f"{PLACE}.*max_delta: expected"),
     (nested(None), r"argument 1: expected a transformation"),
     (nested({"what": 1}), f"^{PLACE}: expected an encoded value"),
-    (nested({"call": "clip", "arguments": {"max_delta": {"float": "much"}}}), f"^{PLACE}.max_delta: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {"float": [1]}}}), f"^{PLACE}.max_delta: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {"dict": 3}}}), f"^{PLACE}.max_delta: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {"dict": [[1, 2, 3]]}}}), f"^{PLACE}.max_delta: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {"array": "00"}}}), f"^{PLACE}.max_delta: "),
+    (nested({"call": "clip", "arguments": {"max_delta": {"float": "much"}}}), f"^{RATE}: "),
+    (nested({"call": "clip", "arguments": {"max_delta": {"float": [1]}}}), f"^{RATE}: "),
+    (nested({"call": "clip", "arguments": {"max_delta": {"dict": 3}}}), f"^{RATE}: "),
+    (nested({"call": "clip", "arguments": {"max_delta": {"dict": [[1, 2, 3]]}}}), f"^{RATE}: "),
+    (nested({"call": "clip", "arguments": {"max_delta": {"array": "00"}}}), f"^{RATE}: "),
     (nested({"call": "clip", "arguments": {"max_delta": {
-        "array": "zz", "dtype": "float32", "shape": [], "numpy": True}}}), f"^{PLACE}.max_delta: "),
+        "array": "zz", "dtype": "float32", "shape": [], "numpy": True}}}), f"^{RATE}: "),
     (nested({"call": "clip", "arguments": {"max_delta": {
-        "array": "00000000", "dtype": "float32", "shape": [2], "numpy": True}}}), f"^{PLACE}.max_delta: "),
+        "array": "00000000", "dtype": "float32", "shape": [2], "numpy": True}}}), f"^{RATE}: "),
     (nested({"call": "clip", "arguments": {"max_delta": {
-        "array": "00000000", "dtype": "object", "shape": [], "numpy": True}}}), f"^{PLACE}.max_delta: "),
+        "array": "00000000", "dtype": "object", "shape": [], "numpy": True}}}), f"^{RATE}: "),
     (nested({"call": "add_noise", "arguments": {"eta": 0.1, "gamma": 0.1, "key": {"key": [0, 1], "impl": "none"}}}),
-     f"^{PLACE}.key: "),
+     "^config at '1/key': "),
 ])
 def test_what_is_no_config_says_where(config: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
