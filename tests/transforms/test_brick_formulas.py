@@ -13,7 +13,7 @@ import oracles
 import pytest
 
 import gradxform as gx
-from gradxform.core.value import definition_of
+from gradxform.core.definition import definition_of
 
 UNITS = {"attention": (0,), "conv/0": (0, 1, 2), "encoder/bias": None, "encoder/kernel": (0,), "temperature": None}
 LARGEST = {"attention": (0, 2), "conv/0": (2, 3), "encoder/bias": None, "encoder/kernel": (0, 1), "temperature": None}
