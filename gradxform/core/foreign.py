@@ -10,7 +10,7 @@ import optax
 
 from gradxform.core.numbers import cast
 from gradxform.core.stages import Around, Stage
-from gradxform.core.trees import align, is_inexact, structure
+from gradxform.core.trees import align, flatten, is_inexact, structure
 from gradxform.core.types import AnyTransformation, Params, State, Updates
 
 
@@ -24,7 +24,7 @@ def stage_of(transformation: AnyTransformation) -> Stage:
     def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:
         if params is not None:
             # It expects updates in the dtype of the params, not in the one that ours compute in.
-            leaves, treedef = jax.tree.flatten(updates)
+            leaves, treedef = flatten(updates)
             like = align(treedef, updates, params, "params")
             updates = treedef.unflatten([cast(x, jnp.result_type(p)) if is_inexact(x) else x
                                          for x, p in zip(leaves, like, strict=True)])

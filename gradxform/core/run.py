@@ -19,6 +19,7 @@ from gradxform.core.bricks import Each, Leafwise, is_empty
 from gradxform.core.numbers import as_wide, cast, wide_dtype
 from gradxform.core.stages import Later, Stage, line_up, nest
 from gradxform.core.trees import (
+    flatten,
     is_inexact,
     is_tracing,
     mismatch,
@@ -49,7 +50,7 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
       The updates and the new state.
     """
     steps = line_up(stage, state, name)
-    leaves, treedef = jax.tree.flatten(updates)
+    leaves, treedef = flatten(updates)
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
     which = Selections(updates, params)
     waiting: list[_Step] = []  # bricks that are run with their neighbours

@@ -49,6 +49,11 @@ def _is_variable(x: Any) -> bool:
     return nnx is not None and isinstance(x, nnx.Variable)
 
 
+def flatten(tree: PyTree) -> tuple[list[Any], Any]:
+    """``jax.tree.flatten``, whose types the stubs of jax leave open."""
+    return jax.tree.flatten(tree)
+
+
 def structure(tree: PyTree) -> Any:
     """``jax.tree.structure``, whose type the stubs of jax leave open."""
     return jax.tree.structure(tree)

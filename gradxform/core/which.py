@@ -11,7 +11,7 @@ import optax
 
 from gradxform.core.arguments import plain
 from gradxform.core.selectors import Selector, compile_pattern, path_matches
-from gradxform.core.trees import align, check_shapes, mismatch, named_leaves, paths, refuse_integers, structure
+from gradxform.core.trees import align, check_shapes, flatten, mismatch, named_leaves, paths, refuse_integers, structure
 from gradxform.core.types import Mask, Params, PyTree, Updates
 
 
@@ -44,7 +44,7 @@ def flags(name: str, which: Mask | str | None, tree: PyTree, what: str = "params
       TypeError: a leaf of the mask is not a bool.
       ValueError: the mask does not fit the tree, with the first path that differs.
     """
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, treedef = flatten(tree)
     if which is None or not leaves:
         return [False] * len(leaves)
     kept = keep(mask_tree(as_mask(name, which), tree, name), tree, what, name)
@@ -61,7 +61,7 @@ def keep(mask: PyTree, tree: PyTree, what: str = "updates", name: str = "mask") 
     """
     if mask is tree:
         return tree
-    chosen, treedef = jax.tree.flatten(mask)
+    chosen, treedef = flatten(mask)
     try:
         parts = treedef.flatten_up_to(tree)
     except (ValueError, TypeError, KeyError):
@@ -158,7 +158,7 @@ class Selections:
     """The selections of one update by their masks, each worked out once."""
 
     def __init__(self, updates: Updates, params: Params | None):
-        leaves, self._treedef = jax.tree.flatten(updates)
+        leaves, self._treedef = flatten(updates)
         self._updates, self._params, self._made = updates, params, dict[tuple[Where, ...], Selection]()
         self._numbered = self._treedef.unflatten(range(len(leaves)))
         self.param_leaves: list[Any] = [None] * len(leaves)
@@ -177,7 +177,7 @@ class Selections:
             numbered = keep(mask, numbered, name=one.name)
             params = None if params is None else keep(mask, params, "params", one.name)
             tree = keep(mask, tree, name=one.name)
-        places, treedef = jax.tree.flatten(numbered)
+        places, treedef = flatten(numbered)
         if params is not None:
             own = align(treedef, tree, params, "params")
             for place, param in zip(places, own, strict=True):
@@ -204,19 +204,19 @@ def _spread(treedef: Any, kept: PyTree) -> list[Any]:
     """What is kept of each leaf of a tree with this structure."""
     hidden = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
     numbered = treedef.unflatten(range(treedef.num_leaves))
-    _, treedef_kept = jax.tree.flatten(kept, is_leaf=hidden)
-    parts = zip(jax.tree.leaves(kept, is_leaf=hidden), treedef_kept.flatten_up_to(numbered), strict=True)
+    above: Any = jax.tree.structure(kept, is_leaf=hidden)
+    parts = zip(jax.tree.leaves(kept, is_leaf=hidden), above.flatten_up_to(numbered), strict=True)
     return [part for part, below in parts for _ in jax.tree.leaves(below)]
 
 
 def _keep_by_path(mask: PyTree, tree: PyTree, what: str, name: str) -> PyTree:
     """As ``keep``, for a mask whose containers are of another kind: a dict for the state of a module."""
     by_path = dict(named_leaves(mask))
-    leaves, treedef = jax.tree.flatten(tree)
-    found = [next((at for at in _prefixes(path) if at in by_path), None) for path in paths(tree)]
-    if None in found or {*found} != {*by_path} or not leaves:
+    leaves, treedef = flatten(tree)
+    found = [next((at for at in _prefixes(path) if at in by_path), "") for path in paths(tree)]
+    if {*found} != {*by_path} or not leaves:
         mismatch(mask, tree, name, what, prefix=True)
-    return treedef.unflatten([leaf if by_path[at] else optax.MaskedNode()  # type: ignore[index]
+    return treedef.unflatten([leaf if by_path[at] else optax.MaskedNode()
                               for leaf, at in zip(leaves, found, strict=True)])
 
 

@@ -56,7 +56,7 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
     """
     checks.real("decay_rate", decay_rate, above=0)
     checks.integer("step_offset", step_offset, at_least=0)
-    checks.integer("min_dim_size_to_factor", min_dim_size_to_factor, at_least=1)
+    checks.integer("min_dim_size_to_factor", min_dim_size_to_factor, at_least=1, known=True)
     checks.real("epsilon", epsilon, at_least=0)
     if decay_rate_fn is not None:
         checks.function("decay_rate_fn", decay_rate_fn)
