@@ -153,7 +153,8 @@ def _carried(body: Computation, place: int) -> bool:
 
 def _cost(module: Module, op: Op, computation: Computation, trips: float, chip: Chip) -> Cost:
     inside = list(module.inside(op))
-    lookups = sum(_slices(one, inside) for one in inside if one.kind in ("gather", "scatter"))
+    named = computation.ops | {one.name: one for one in inside}
+    lookups = sum(_slices(one, named) for one in inside if one.kind in ("gather", "scatter"))
     moved = _moved(module, op, computation)
     seconds = moved / chip.hbm
     if any(one.kind in ("convolution", "dot") for one in inside):
@@ -161,15 +162,11 @@ def _cost(module: Module, op: Op, computation: Computation, trips: float, chip: 
     return Cost(op, trips, trips * moved, trips * seconds, trips * op.cycles, trips * lookups)
 
 
-def _slices(op: Op, inside: list[Op]) -> float:
+def _slices(op: Op, named: dict[str, Op]) -> float:
     """How many slices a gather takes or a scatter puts."""
     if op.kind == "gather":
         return math.prod(op.arrays[0].dims) / max(math.prod(op.numbers("slice_sizes")), 1)
-    name = op.operands[(len(op.operands) - 1) // 2 + 1]
-    window = op.numbers("update_window_dims")
-    updates = next((one for one in inside if one.name == name), None)
-    if updates is None:
-        return 0.0
+    updates, window = named[op.operands[(len(op.operands) - 1) // 2 + 1]], op.numbers("update_window_dims")
     return math.prod(size for axis, size in enumerate(updates.arrays[0].dims) if axis not in window)
 
 

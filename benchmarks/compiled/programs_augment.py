@@ -18,11 +18,11 @@ IMAGES = (64, 224, 224, 3)
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 STAGES: dict[str, Any] = {
     "posterize": A.posterize(4), "solarize": A.solarize(0.5), "invert": A.invert(),
-    "brightness": A.random_brightness(0.4), "saturation": A.random_saturation(0.4), "hue": A.random_hue(0.1),
-    "grayscale": A.random_grayscale(0.5), "contrast": A.random_contrast(0.4), "cutout 56": A.cutout(56), "random_erasing": A.random_erasing(),
-    "flip": A.random_flip_left_right(), "sharpness": A.sharpness(1.5), "autocontrast": A.autocontrast(),
-    "equalize": A.equalize(), "rotation": A.random_rotation(30.0),
-    "rotation, nearest": A.random_rotation(30.0, interpolation="nearest"),
+    "brightness": A.random_brightness(0.4), "contrast": A.random_contrast(0.4),
+    "saturation": A.random_saturation(0.4), "hue": A.random_hue(0.1), "grayscale": A.random_grayscale(0.5),
+    "cutout 56": A.cutout(56), "random_erasing": A.random_erasing(), "flip": A.random_flip_left_right(),
+    "sharpness": A.sharpness(1.5), "autocontrast": A.autocontrast(), "equalize": A.equalize(),
+    "rotation": A.random_rotation(30.0), "rotation, nearest": A.random_rotation(30.0, interpolation="nearest"),
     "affine": A.random_affine(20.0, (0.1, 0.1), (0.8, 1.2), (10.0, 10.0)), "elastic": A.elastic_deformation(50.0, 5.0),
     "random_crop 192": A.random_crop(192), "random_resized_crop 224": A.random_resized_crop(224),
     "gaussian_blur 23": A.gaussian_blur((0.1, 2.0), 23),
