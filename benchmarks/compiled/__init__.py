@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a regex that 'room | name | peer' has to match")
     parser.add_argument("--again", action="store_true", help="compile what the record has, too")
     parser.add_argument("--limit", type=float, default=240.0, metavar="SECONDS",
-                        help="how long a program may take (default %(default)s)")
+                        help="what a program may take of all cores together (default %(default)s)")
     parser.add_argument("--output", type=pathlib.Path, default=None, help="the JSON file")
     parser.add_argument("--against", type=pathlib.Path, default=None, help="a record to print the ratios to")
 

@@ -20,7 +20,7 @@ READING = (
     "A model that nobody has measured: seconds of look-ups (6.4 ns a slice on a v5e, scatters as much).",
     "Loops whose trips the program does not say count for the rounds given there; of a conditional the dearest branch.",
     "FLOP as cost_analysis has them: the body of a loop once, a float32 product at HIGHEST as one pass. Compile "
-    "seconds: of whatever machine compiled, busy or not.",
+    "seconds: of all cores together, so that they are the same on a busy machine.",
 )
 
 
@@ -81,7 +81,7 @@ class Report:
             "fusions": kinds["fusion"], "loops": kinds["while"], "unknown_loops": len(self.work.unknown_loops),
             "copies": kinds["copy"] + kinds["transpose"],
             "kinds": {kind: kinds[kind] for kind in sorted(kinds) if kind not in cost.FREE},
-            "compile_s": round(self.compiled.seconds, 1),
+            "compile_cpu_s": round(self.compiled.seconds, 1),
         }
 
 
@@ -95,7 +95,7 @@ def report_of(compiled: Compiled, chip: Chip, rounds: float = 1.0) -> Report:
 
 
 HEADER = ("program", "of", "HBM MB", "a unit", "temp MiB", "GFLOP", "HBM us", "cycles us", "look-ups", "fusions",
-          "loops", "collectives", "compile s")
+          "loops", "collectives", "compile CPU s")
 
 
 def row(record: Mapping[str, Any]) -> list[str]:
@@ -111,7 +111,7 @@ def row(record: Mapping[str, Any]) -> list[str]:
             f"{record['flop'] / 1e9:,.1f}", f"{record['hbm_us']:,.1f}", f"{record['cycles_us']:,.1f}",
             f"{record['lookups']:,}", str(record["fusions"]),
             f"{record['loops']}{' unknown ' + str(record['unknown_loops']) if record['unknown_loops'] else ''}", sent,
-            f"{record['compile_s']:.1f}"]
+            f"{record['compile_cpu_s']:.1f}"]
 
 
 def table(title: str, records: Iterable[Mapping[str, Any]]) -> None:
@@ -123,7 +123,7 @@ def table(title: str, records: Iterable[Mapping[str, Any]]) -> None:
 
 def compare(new: Mapping[str, Any], old: Mapping[str, Any], keys: Iterable[str]) -> None:
     """Prints what programs have become of those of an older record."""
-    figures = ("hbm_bytes", "temp_bytes", "cycles_us", "lookups", "fusions", "compile_s")
+    figures = ("hbm_bytes", "temp_bytes", "cycles_us", "lookups", "fusions", "compile_cpu_s")
     rows = []
     for key in keys:
         if key in new and key in old and "not_compiled" not in new[key] and "not_compiled" not in old[key]:

@@ -104,7 +104,7 @@ def mesh_of(topology: str, axis: str = "chips", kind: AxisType = AxisType.Auto) 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What became of a function; the numbers are those of one chip."""
+    """What became of a function; the numbers are those of one chip, the seconds those of all processor cores."""
 
     seconds: float
     text: str
@@ -148,9 +148,9 @@ def compile_for(function: Callable[..., Any], arguments: Sequence[Any], mesh: Me
     call = function if hasattr(function, "lower") else jax.jit(function, donate_argnums=tuple(donate))
     with jax.set_mesh(mesh) if told else contextlib.nullcontext():
         lowered = call.lower(*jax.tree.map(placed, arguments))
-    start = time.perf_counter()
+    start = time.process_time()
     program = lowered.compile()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     text, memory = program.as_text() or "", program.memory_analysis()
     if mesh.devices.flat[0].platform == "tpu" and ":T(" not in text:
         raise RuntimeError("program: expected the tiled layouts of a TPU, got none")

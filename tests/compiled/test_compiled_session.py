@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
-import time
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks.compiled import report, session, target
 
 MADE = {"unit": "", "unit_value": None, "fits": True, "hbm_bytes": 8, "temp_bytes": 0, "flop": 0.0, "hbm_us": 0.0,
-        "cycles_us": 0.0, "lookups": 0, "fusions": 1, "loops": 0, "unknown_loops": 0, "compile_s": 0.1,
+        "cycles_us": 0.0, "lookups": 0, "fusions": 1, "loops": 0, "unknown_loops": 0, "compile_cpu_s": 0.1,
         "collectives": {}}
 
 
@@ -77,13 +77,32 @@ def test_without_a_compiler_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_program_that_takes_too_long_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = session.Worker(limit=0.2)
-    monkeypatch.setattr(worker._pool, "submit", lambda function, *args: _submitted(worker))
+    monkeypatch.setattr(session, "compile_one", _busy)
     try:
         assert worker.compile("v5e:1x1", "any") == {"not_compiled": "time: more than 0.2 s"}
-        assert worker._pool.submit(abs, -3).result(60) == 3
+        worker._limit = 60
+        monkeypatch.setattr(session, "compile_one", _quick)
+        assert worker.compile("v5e:1x1", "any") == {"key": "any"}
+        monkeypatch.setattr(session, "compile_one", _fails)
+        assert worker.compile("v5e:1x1", "any") == {"not_compiled": "ValueError: any: not today"}
+        monkeypatch.setattr(session, "compile_one", _ends)
+        assert worker.compile("v5e:1x1", "any") == {"not_compiled": "the compiler ended"}
     finally:
         worker.close()
 
 
-def _submitted(worker: session.Worker) -> Any:
-    return type(worker._pool).submit(worker._pool, time.sleep, 60)
+def _busy(topology: str, key: str) -> dict[str, Any]:
+    while True:
+        pass
+
+
+def _quick(topology: str, key: str) -> dict[str, Any]:
+    return {"key": key}
+
+
+def _fails(topology: str, key: str) -> dict[str, Any]:
+    raise ValueError(f"{key}: not today\nnor tomorrow")
+
+
+def _ends(topology: str, key: str) -> dict[str, Any]:
+    os._exit(1)
