@@ -50,7 +50,8 @@ def test_pointwise_augmentations_look_nothing_up(compiled: Compiled) -> None:
     found = part(compiled, "images")["pointwise"]
     assert found["failed"] == {}
     assert found["lookups"] <= 64 * len(found["names"])  # a parameter an image at most
-    assert found["hbm_bytes"] <= 3.05 * 64 * 224 * 224 * 3 * len(found["names"])
+    # Read, written, and for some of them packed before: four times at most.
+    assert found["hbm_bytes"] <= 4 * 64 * 224 * 224 * 3 * len(found["names"])
 
 
 def test_augmentations_that_move_whole_pixels_look_nothing_up(compiled: Compiled) -> None:
