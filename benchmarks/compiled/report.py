@@ -111,7 +111,7 @@ def row(record: Mapping[str, Any]) -> list[str]:
             f"{record['flop'] / 1e9:,.1f}", f"{record['hbm_us']:,.1f}", f"{record['cycles_us']:,.1f}",
             f"{record['lookups']:,}", str(record["fusions"]),
             f"{record['loops']}{' unknown ' + str(record['unknown_loops']) if record['unknown_loops'] else ''}", sent,
-            f"{record['compile_cpu_s']:.1f}"]
+            "" if record["compile_cpu_s"] is None else f"{record['compile_cpu_s']:.1f}"]
 
 
 def table(title: str, records: Iterable[Mapping[str, Any]]) -> None:
@@ -127,5 +127,5 @@ def compare(new: Mapping[str, Any], old: Mapping[str, Any], keys: Iterable[str])
     rows = []
     for key in keys:
         if key in new and key in old and "not_compiled" not in new[key] and "not_compiled" not in old[key]:
-            rows.append([key, *(f"{old[key][name]:,.0f} -> {new[key][name]:,.0f}" for name in figures)])
+            rows.append([key, *(f"{old[key][name] or 0:,.0f} -> {new[key][name] or 0:,.0f}" for name in figures)])
     harness.table("before and now", ("program", *figures), rows)
