@@ -4,6 +4,7 @@
     python -m benchmarks optimizers --quick    # a few minutes; prints, and writes only where --output says
     python -m benchmarks optimizers --trees transformer --cases clip_adamw --repeats 100
     python -m benchmarks norms                 # forward and backward passes; benchmarks/results/norms-<device>.json
+    python -m benchmarks compiled              # what the compilers for TPU and GPU make of all that, without a device
     python -m benchmarks optimizers --help
 
 It needs the ``bench`` extra; a peer that is not installed is left out, and the output says so.
@@ -22,5 +23,5 @@ record keeps these variables.
 
 A suite is a module with ``HELP``, ``add_arguments(parser)`` and ``run(args)``, listed in ``benchmarks.__main__``. With
 ``VARIABLES``, the command starts anew under those environment variables that are not set: ``norms``, whose passes can
-donate nothing, has glibc keep the memory it once got.
+donate nothing, has glibc keep the memory it once got. ``compiled`` measures nothing and has options of its own.
 """

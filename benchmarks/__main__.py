@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from benchmarks import accelerator, augment, contrastive, harness, norms, optimizers
+from benchmarks import accelerator, augment, compiled, contrastive, harness, norms, optimizers
 
 SUITES: dict[str, ModuleType] = {"optimizers": optimizers, "norms": norms, "contrastive": contrastive,
-                                 "augment": augment, "accelerator": accelerator}
+                                 "augment": augment, "compiled": compiled, "accelerator": accelerator}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -18,12 +18,16 @@ def main(argv: list[str] | None = None) -> None:
     for name, module in SUITES.items():
         suite = suites.add_parser(name, help=module.HELP, description=module.__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-        harness.add_arguments(suite)
+        if module is not compiled:
+            harness.add_arguments(suite)
         module.add_arguments(suite)
     args = parser.parse_args(argv)
     if argv is None:
         harness.start_with(getattr(SUITES[args.suite], "VARIABLES", {}))
     harness.prepare()
+    if SUITES[args.suite] is compiled:  # nothing is timed, and the record is written as it goes
+        compiled.run(args)
+        return
     environment = harness.environment()
     harness.print_environment(environment)
     record = SUITES[args.suite].run(args)

@@ -1,0 +1,50 @@
+"""Counted in the programs of four v5e: what is sent between chips. Nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.compiled
+Compiled = Callable[[str, str], Any]
+
+
+def part(compiled: Compiled, name: str) -> Any:
+    return compiled("four chips", name)
+
+
+def test_steps_of_replicated_params_send_nothing(compiled: Compiled) -> None:
+    found = part(compiled, "replicated")
+    assert len(found["names"]) == 15 and found["failed"] == {}
+    assert found["collectives"] == {}
+
+
+def test_a_data_parallel_step_sends_the_gradients_and_nothing_for_the_norm(compiled: Compiled) -> None:
+    found = part(compiled, "data-parallel")
+    assert found["collectives"] == {"all-reduce": {"count": 1, "bytes": found["params_bytes"]}}
+
+
+def test_images_on_an_explicit_mesh_stay_on_their_chips(compiled: Compiled) -> None:
+    found = part(compiled, "images")
+    assert found["names"] == ["color_jitter", "flip", "random_resized_crop"] and found["failed"] == {}
+    assert found["collectives"] == {}
+
+
+def test_nt_xent_in_shard_map_gathers_the_views_once(compiled: Compiled) -> None:
+    views = 4 * 2 * 4096 * 128
+    sent = part(compiled, "losses")["nt_xent"]["collectives"]
+    assert sent["all-gather"]["bytes"] <= 1.01 * views
+    assert sum(kind["bytes"] for kind in sent.values()) <= 1.3 * views
+
+
+def test_batch_norm_sends_the_sums_of_its_channels(compiled: Compiled) -> None:
+    sent = part(compiled, "losses")["batch_norm"]["collectives"]
+    assert set(sent) == {"all-reduce"}
+    assert sent["all-reduce"]["count"] <= 3
+    assert sent["all-reduce"]["bytes"] <= 5 * 4 * 64
+
+
+def test_a_state_is_placed_like_its_params(compiled: Compiled) -> None:
+    assert part(compiled, "init") == []
