@@ -41,6 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compiles, prints and writes."""
-    from benchmarks.compiled import session
+    from benchmarks.compiled import runner
 
-    session.run(args)
+    runner.run(args)

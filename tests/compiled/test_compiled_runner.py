@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.compiled import report, session, target
+from benchmarks.compiled import report, runner, target
 
 MADE = {"unit": "", "unit_value": None, "fits": True, "hbm_bytes": 8, "temp_bytes": 0, "flop": 0.0, "hbm_us": 0.0,
         "cycles_us": 0.0, "lookups": 0, "fusions": 1, "loops": 0, "unknown_loops": 0, "compile_cpu_s": 0.1,
@@ -22,12 +22,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a worker without a compiler was asked for."""
     found: list[str] = []
 
-    def compile_(self: session.Worker, topology: str, key: str) -> dict[str, Any]:
+    def compile_(self: runner.Worker, topology: str, key: str) -> dict[str, Any]:
         found.append(key)
         return {"not_compiled": "time"} if "hue" in key else MADE
 
     monkeypatch.setattr(target, "missing", lambda topology: None)
-    monkeypatch.setattr(session.Worker, "compile", compile_)
+    monkeypatch.setattr(runner.Worker, "compile", compile_)
     return found
 
 
@@ -59,7 +59,7 @@ def test_one_chip_and_several_have_programs_of_their_own(tmp_path: pathlib.Path,
     assert not set(one) & set(four)
     assert not any("small" in key for key in one)
     assert len(asked) == len(set(asked))
-    programs = [program for module in session.MODULES for program in module.programs()]
+    programs = [program for module in runner.MODULES for program in module.programs()]
     assert len({program.key for program in programs}) == len(programs)
 
 
@@ -76,16 +76,16 @@ def test_without_a_compiler_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_program_that_takes_too_long_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = session.Worker(limit=0.2)
-    monkeypatch.setattr(session, "compile_one", _busy)
+    worker = runner.Worker(limit=0.2)
+    monkeypatch.setattr(runner, "compile_one", _busy)
     try:
         assert worker.compile("v5e:1x1", "any") == {"not_compiled": "time: more than 0.2 s"}
         worker._limit = 60
-        monkeypatch.setattr(session, "compile_one", _quick)
+        monkeypatch.setattr(runner, "compile_one", _quick)
         assert worker.compile("v5e:1x1", "any") == {"key": "any"}
-        monkeypatch.setattr(session, "compile_one", _fails)
+        monkeypatch.setattr(runner, "compile_one", _fails)
         assert worker.compile("v5e:1x1", "any") == {"not_compiled": "ValueError: any: not today"}
-        monkeypatch.setattr(session, "compile_one", _ends)
+        monkeypatch.setattr(runner, "compile_one", _ends)
         assert worker.compile("v5e:1x1", "any") == {"not_compiled": "the compiler ended"}
     finally:
         worker.close()

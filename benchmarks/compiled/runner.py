@@ -1,4 +1,4 @@
-"""A session: compiles programs one after another in a process of its own, and keeps the record."""
+"""The runner: compiles programs one after another in a process of its own, and keeps the record."""
 
 from __future__ import annotations
 
