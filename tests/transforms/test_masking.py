@@ -225,7 +225,7 @@ def test_masks_of_selectors_by_shape_and_path() -> None:
 
 @pytest.mark.parametrize("labels", [("a", 0), (None, "a"), (1, "1", 2)])
 def test_labels_that_cannot_be_sorted_are_refused_when_made(labels: Any) -> None:
-    with pytest.raises(TypeError, match="transforms: expected keys that can be sorted, got .*a|1"):
+    with pytest.raises(TypeError, match=r"transforms: expected keys that can be sorted, got \["):
         gx.partition({label: gx.sgd(0.1) for label in labels}, labels[0])
 
 
