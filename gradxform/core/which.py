@@ -47,8 +47,9 @@ def flags(name: str, which: Mask | str | None, tree: PyTree, what: str = "params
     leaves, treedef = flatten(tree)
     if which is None or not leaves:
         return [False] * len(leaves)
-    kept = keep(mask_tree(as_mask(name, which), tree, name), tree, what, name)
-    return [not isinstance(part, optax.MaskedNode) for part in _spread(treedef, kept)]
+    mask = mask_tree(as_mask(name, which), tree, name)
+    chosen = {*jax.tree.leaves(keep(mask, treedef.unflatten(range(len(leaves))), what, name))}
+    return [place in chosen for place in range(len(leaves))]
 
 
 def keep(mask: PyTree, tree: PyTree, what: str = "updates", name: str = "mask") -> PyTree:
@@ -67,6 +68,16 @@ def keep(mask: PyTree, tree: PyTree, what: str = "updates", name: str = "mask") 
     except (ValueError, TypeError, KeyError):
         return _keep_by_path(mask, tree, what, name)
     return treedef.unflatten([part if flag else optax.MaskedNode() for flag, part in zip(chosen, parts, strict=True)])
+
+
+def is_hidden(x: Any) -> bool:
+    """Whether ``x`` stands for what a mask has taken out of a tree."""
+    return isinstance(x, optax.MaskedNode)
+
+
+def is_partial(tree: PyTree) -> bool:
+    """Whether a mask has taken something out of the tree."""
+    return any(map(is_hidden, jax.tree.leaves(tree, is_leaf=is_hidden)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,15 +211,6 @@ def _bools(name: str, mask: PyTree) -> PyTree:
     return mask
 
 
-def _spread(treedef: Any, kept: PyTree) -> list[Any]:
-    """What is kept of each leaf of a tree with this structure."""
-    hidden = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
-    numbered = treedef.unflatten(range(treedef.num_leaves))
-    above: Any = jax.tree.structure(kept, is_leaf=hidden)
-    parts = zip(jax.tree.leaves(kept, is_leaf=hidden), above.flatten_up_to(numbered), strict=True)
-    return [part for part, below in parts for _ in jax.tree.leaves(below)]
-
-
 def _keep_by_path(mask: PyTree, tree: PyTree, what: str, name: str) -> PyTree:
     """As ``keep``, for a mask whose containers are of another kind: a dict for the state of a module."""
     by_path = dict(named_leaves(mask))
@@ -227,10 +229,8 @@ def _prefixes(path: str) -> list[str]:
 
 def _refuse_idle(where: Where, tree: PyTree) -> None:
     """Refuses a selector with a pattern that no path matches; what an outer mask hides may be what it is for."""
-    hidden = any(isinstance(x, optax.MaskedNode) for x in jax.tree.leaves(
-        tree, is_leaf=lambda x: isinstance(x, optax.MaskedNode)))
     names = paths(tree)
-    for pattern in where.mask.patterns if names and not hidden else ():
+    for pattern in where.mask.patterns if names and not is_partial(tree) else ():
         if not any(pattern.search(name) for name in names):
             raise ValueError(f"{where.name}: expected {pattern.pattern!r} to match some path, got the paths "
                              f"{', '.join(names[:8])}{', ...' * (len(names) > 8)}")

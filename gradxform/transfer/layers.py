@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import optax
 
 from gradxform.core import checks
 from gradxform.core.selectors import compile_pattern
 from gradxform.core.trees import keyed_leaves, named_leaves, path_name
 from gradxform.core.types import Params, PyTree
+from gradxform.core.which import is_hidden, is_partial
 
 Groups = str | Sequence[str]
 
@@ -41,16 +41,15 @@ def layers_of(tree: PyTree, compiled: list[re.Pattern[str]]) -> tuple[dict[str, 
     Raises:
       ValueError: an expression that is the first to match no leaf, or groups in it that are not numbers.
     """
-    hidden = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
-    names = [(path, hidden(leaf)) for path, leaf in named_leaves(tree, hidden)]
-    keys = {name: _key(name, compiled) for name, _ in names}
+    names = [path for path, _ in named_leaves(tree, is_hidden)]
+    keys = {name: _key(name, compiled) for name in names}
     found = sorted({key for key in keys.values() if key is not None})
     rank = {key: i for i, key in enumerate(found)}
     missing = sorted(set(range(len(compiled))) - {key[0] for key in found})
     # A mask may stand for a whole subtree, whose leaves are not known.
-    if missing and names and not any(masked for _, masked in names):
+    if missing and names and not is_partial(tree):
         raise ValueError(f"groups: expected {compiled[missing[0]].pattern!r} to be the first that matches some path, "
-                         f"got the paths {', '.join(name for name, _ in names[:8])}{', ...' * (len(names) > 8)}")
+                         f"got the paths {', '.join(names[:8])}{', ...' * (len(names) > 8)}")
     return {name: len(found) if key is None else rank[key] for name, key in keys.items()}, len(found)
 
 

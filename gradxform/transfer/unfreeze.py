@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gradxform.core import checks, stages
 from gradxform.core.control import branch
@@ -18,8 +17,9 @@ from gradxform.core.run import run
 from gradxform.core.selectors import compile_pattern
 from gradxform.core.stages import Around
 from gradxform.core.transformation import transformation
-from gradxform.core.trees import align, paths
+from gradxform.core.trees import align, paths, structure
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
+from gradxform.core.which import is_partial, keep
 from gradxform.transforms.combine import check_transformation, identity
 
 
@@ -146,9 +146,7 @@ def _starts(tree: PyTree, pairs: list[tuple[re.Pattern[str], int | None]], *,
         found.append(pairs[i][1])
     unused = sorted(set(range(len(pairs))) - used)
     # A mask may have taken the leaves of a pair out of the tree.
-    whole = not any(isinstance(x, optax.MaskedNode) for x in jax.tree.leaves(
-        tree, is_leaf=lambda x: isinstance(x, optax.MaskedNode)))
-    if complete and whole and found and unused:
+    if complete and found and unused and not is_partial(tree):
         raise ValueError(f"schedule: expected {pairs[unused[0]][0].pattern!r} to be the first that matches some path, "
                          "got no such leaf")
     return found
@@ -156,6 +154,4 @@ def _starts(tree: PyTree, pairs: list[tuple[re.Pattern[str], int | None]], *,
 
 def _part(tree: PyTree, own: list[int | None], start: int | None) -> PyTree:
     """``tree`` with an empty node for what has another start."""
-    leaves, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(treedef, [
-        leaf if mine == start else optax.MaskedNode() for leaf, mine in zip(leaves, own, strict=True)])
+    return keep(jax.tree.unflatten(structure(tree), [mine == start for mine in own]), tree)
