@@ -16,6 +16,7 @@ from gradxform.core.numbers import cast, increment, no_update
 from gradxform.core.run import run
 from gradxform.core.stages import Around
 from gradxform.core.transformation import transformation
+from gradxform.core.trees import widened
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
 from gradxform.transforms.combine import check_transformation
 
@@ -78,7 +79,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
 
     def update(updates: Updates, state: SkipNonfiniteState, params: Params | None = None,
                **extra: Any) -> tuple[Updates, SkipNonfiniteState]:
-        zeros = jax.tree.map(no_update, updates)
+        zeros = jax.tree.map(no_update, widened(updates))  # as the updates leave a run
 
         def step() -> tuple[Updates, State, jax.Array]:
             new, inner_state = run(stage, updates, state.inner_state, params, extra, "skip_nonfinite")

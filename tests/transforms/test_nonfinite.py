@@ -84,6 +84,16 @@ def test_updates_that_overflow_their_dtype_are_skipped(dtype: str, given: str) -
     assert int(state.skipped_steps) == 1
 
 
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_both_ways_leave_in_the_dtype_of_the_params(value: float) -> None:
+    tx = gx.skip_nonfinite(gx.chain(gx.clip(1.0), gx.sgd(0.5)), 3)
+    gradients, params = {"w": jnp.full(2, value, jnp.bfloat16)}, {"w": jnp.ones(2)}
+    updates, state = jax.jit(tx.update)(gradients, tx.init(params), params)
+    assert updates["w"].dtype == jnp.float32
+    np.testing.assert_array_equal(updates["w"], -0.5 if value == 1.0 else 0.0)
+    assert int(state.skipped_steps) == (0 if value == 1.0 else 1)
+
+
 def test_updates_of_wide_params_have_the_range_of_the_params() -> None:
     tx = gx.skip_nonfinite(gx.scale(1e6), 3)
     gradients, params = {"w": jnp.full(2, 2.0, jnp.float16)}, {"w": jnp.ones(2)}
