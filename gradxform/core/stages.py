@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from gradxform.core.bricks import Leafwise
 from gradxform.core.trees import refuse_integers
 from gradxform.core.types import AnyTransformation, Params, State, Updates
-from gradxform.core.which import Where, kept_tree
+from gradxform.core.which import Where, kept_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def init(stage: Stage, params: Params) -> State:
     """The state of a stage for params."""
     if isinstance(stage, Chain):
         return stage.pack([init(part, params) for part in stage.parts])
-    params = kept_tree(stage.where, params, complete=True)
+    params = kept_params(stage.where, params)
     if isinstance(stage, Leafwise) and not stage.any_dtype:
         refuse_integers(params, "params")
     return stage.init(params)

@@ -99,23 +99,17 @@ class Where:
         return mask_tree(self.mask, tree, self.name)
 
 
-def kept_tree(where: tuple[Where, ...], tree: PyTree, what: str = "params", *, complete: bool = False) -> PyTree:
-    """What some masks, from the outermost in, leave of a tree.
-
-    Args:
-      where: the masks.
-      tree: the tree.
-      what: what messages call it.
-      complete: whether a pattern in a mask has to match some path.
+def kept_params(where: tuple[Where, ...], params: Params) -> Params:
+    """What some masks, from the outermost in, leave of the params of a run that starts.
 
     Raises:
-      ValueError: a mask does not fit, or its pattern matches nothing.
+      ValueError: a mask does not fit, or a pattern in it matches nothing.
     """
     for one in where:
-        if complete and isinstance(one.mask, Selector):
-            _refuse_idle(one, tree)
-        tree = keep(one(tree), tree, what, one.name)
-    return tree
+        if isinstance(one.mask, Selector):
+            _refuse_idle(one, params)
+        params = keep(one(params), params, "params", one.name)
+    return params
 
 
 def kept_extra(where: tuple[Where, ...], updates: Updates, extra: Mapping[str, Any]) -> Mapping[str, Any]:
