@@ -3,8 +3,8 @@
 A chain then costs what one fused expression costs: a clip is a factor inside it, not a pass of its own. The expression
 is traced once for each shape and dtype, not once for each leaf.
 
-Numbers are handled here and nowhere else: every leaf is widened to float32 at least before the first brick sees it,
-what is kept is stored as it was, and the update is cast once, at the end.
+Bricks get and return wide numbers: every leaf is widened to float32 at least before the first of them sees it, what is
+kept is stored as it was, and the update is cast once, at the end.
 """
 
 from __future__ import annotations
@@ -56,10 +56,12 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
     waiting: list[_Step] = []  # bricks that are run with their neighbours
     finished: list[Any] = []
 
-    def flush(dtype_of: Callable[[Any, Any], Any]) -> None:
-        leave = [dtype_of(own, None if param is None else jnp.result_type(param))
+    def flush(*, last: bool = False) -> None:
+        leave = [out(own, None if param is None else jnp.result_type(param))
                  for own, param in zip(dtypes, which.param_leaves, strict=True)]
-        leaves[:] = _apply(waiting, leaves, which.param_leaves, leave)
+        wide = [wide_dtype(jnp.promote_types(own, dtype)) if jnp.issubdtype(own, jnp.inexact) else own
+                for own, dtype in zip(dtypes, leave, strict=True)]
+        leaves[:] = _apply(waiting, leaves, which.param_leaves, wide, leave if last else wide)
         waiting.clear()
 
     for part, own in steps:
@@ -69,12 +71,12 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
                 raise ValueError(f"{name}: expected params, got None; {part.name} needs them: "
                                  "call update(updates, state, params)")
             if part.whole and waiting:
-                flush(as_wide)
+                flush()
             waiting.append(_Step(part, own, here, here.take(leaves) if part.whole else None))
             finished.append(waiting[-1])
             continue
         if waiting:
-            flush(as_wide)
+            flush()
         seen = here.take(leaves)
         new, own = part.update(seen, own, here.params, **kept_extra(part.where, updates, extra))
         if structure(new) != here.treedef:
@@ -82,7 +84,7 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
         for place, leaf in zip(here.places, jax.tree.leaves(new), strict=True):
             leaves[place] = leaf
         finished.append(own)
-    flush(out)
+    flush(last=True)
     states = [own.state() if isinstance(own, _Step) else own for own in finished]
     for i, (part, _) in enumerate(steps):
         if isinstance(states[i], Later):
@@ -95,7 +97,7 @@ class _Step:
 
     def __init__(self, brick: Leafwise, state: State, which: Selection, updates: Updates | None):
         if not brick.any_dtype:
-            which.check()
+            _ = which.checked  # or it raises
         self.brick, self.which = brick, which
         self.now, self.rest = brick.begin(state, updates)
         self.slots = {name: self._of_leaves(name, getattr(state, name)) for name in brick.slots}
@@ -135,10 +137,13 @@ class _Step:
         return self.rest._replace(**{name: self.which.treedef.unflatten(values) for name, values in self.slots.items()})
 
 
-def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], dtypes: list[Any]) -> list[Any]:
-    """The leaves after some bricks in a row, in these dtypes; each step is given what is kept of its leaves."""
-    def expression(update: Any, param: Any, kept: Any, each: Any, members: tuple[int, ...], dtype: Any) -> Any:
-        wide = wide_dtype(jnp.promote_types(update.dtype, dtype) if is_inexact(update) else update.dtype)
+def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], wides: list[Any], dtypes: list[Any]) -> list[Any]:
+    """The leaves after some bricks in a row, computed in one dtype and left in another.
+
+    Each step is given what is kept of its leaves.
+    """
+    def expression(update: Any, param: Any, kept: Any, each: Any, members: tuple[int, ...], wide: Any,
+                   dtype: Any) -> Any:
         update, param = cast(update, wide), None if param is None else widened(param)
         new = []
         for i, own, value in zip(members, kept, each, strict=True):
@@ -148,17 +153,17 @@ def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], dtypes: lis
         return cast(update, dtype), new
 
     # Under a trace, jit records the expression once for each shape and dtype and calls it for the other leaves.
-    jitted = jax.jit(expression, static_argnums=(4, 5)) if is_tracing(leaves) else expression
+    jitted = jax.jit(expression, static_argnums=(4, 5, 6)) if is_tracing(leaves) else expression
     made: list[Any] = []
-    for place, (leaf, param, dtype) in enumerate(zip(leaves, params, dtypes, strict=True)):
+    for place, (leaf, param, wide, dtype) in enumerate(zip(leaves, params, wides, dtypes, strict=True)):
         members = tuple(i for i, step in enumerate(steps) if place in step.which.order)
         if not members:
-            made.append(leaf if getattr(leaf, "dtype", None) == dtype else cast(leaf, dtype))
+            made.append(leaf if dtype == jax.dtypes.float0 else cast(leaf, dtype))
             continue
         own = [steps[i].kept(place) for i in members]
         each = [steps[i].each(place) for i in members]
         call = jitted if is_inexact(leaf) else expression  # jit takes no array of jax's float0
-        update, new = call(jnp.asarray(leaf), param, own, each, members, dtype)
+        update, new = call(jnp.asarray(leaf), param, own, each, members, wide, dtype)
         made.append(update)
         for i, stored in zip(members, new, strict=True):
             steps[i].keep(place, stored)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from gradxform.core import checks
 from gradxform.core.numbers import cast, real_dtype, wide_dtype, widen
 from gradxform.core.trees import is_inexact, refuse_integers
 from gradxform.core.types import DType, Params, PyTree, Scalar
@@ -29,8 +30,8 @@ class Slot:
       fill: the number it starts from.
       axes: ``axes(shape)``, which axes of a leaf of this shape the accumulator has: a row of a matrix has ``(0,)``.
         None for a leaf that has no such accumulator, where one number stands in its place. By default all axes.
-      start: ``start(params)``, a tree like ``params`` to start from in place of a number, each leaf in its own dtype.
-        Where it has an empty node nothing is kept, and the brick is given None.
+      start: ``start(params)``, a tree like ``params`` of new arrays to start from in place of a number; they keep their
+        dtypes. Where it has an empty node nothing is kept, and the brick is given None.
 
     Example:
       >>> import gradxform as gx, jax.numpy as jnp
@@ -43,6 +44,9 @@ class Slot:
     fill: Scalar = 0.0
     axes: Callable[[Shape], Axes] | None = None
     start: Callable[[Params], PyTree] | None = None
+
+    def __post_init__(self) -> None:
+        checks.inexact_dtype("dtype", self.dtype)
 
     def new(self, params: Params) -> PyTree:
         """The accumulators that a run starts with.
@@ -77,15 +81,17 @@ class Slot:
         return jnp.zeros_like(old) if self._axes(leaf) is None else cast(x, old.dtype)
 
     def _axes(self, leaf: Shape) -> Axes:
-        return tuple(range(len(leaf))) if self.axes is None else self.axes(leaf)
+        axes = tuple(range(len(leaf))) if self.axes is None else self.axes(leaf)
+        return None if axes is None else tuple(axis % len(leaf) for axis in axes)
 
     def _of(self, leaf: Any) -> jax.Array:
         own = jnp.result_type(leaf)
         dtype = real_dtype(own) if self.real else wide_dtype(own)
         if self.dtype is not None and not jnp.issubdtype(dtype, jnp.complexfloating):
             dtype = self.dtype
-        axes, shape = self._axes(jnp.shape(leaf)), self.shape(jnp.shape(leaf))
-        if not isinstance(leaf, jax.Array) or axes is None:
+        shape = jnp.shape(leaf)
+        axes, shape = self._axes(shape), self.shape(shape)
+        if not isinstance(leaf, jax.Array) or axes is None or any(a >= b for a, b in zip(axes, axes[1:], strict=False)):
             return jnp.full(shape, self.fill, dtype)
         if isinstance(leaf, jax.core.Tracer):
             # A constant has no layout under jit. One that looks as if it depended on the leaf is laid out like it.

@@ -1,7 +1,6 @@
 """The three kinds of work inside a transformation: a brick, a chain of stages, and control around a stage.
 
-What changes a transformation without running it (a mask, how its slots are stored, where they lie) is a rewrite of
-the bricks in it: see ``rewrite``.
+What changes a transformation without running it, as a mask does, is a rewrite of the bricks in it: see ``rewrite``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,9 +33,9 @@ def as_mask(name: str, which: Mask | str) -> Mask:
 
 def mask_tree(mask: Mask, tree: PyTree, name: str = "mask") -> PyTree:
     """The mask as a tree of bools. A tree without leaves (a placeholder) is its own mask."""
-    if not jax.tree.leaves(tree) or not callable(mask):
-        return mask if jax.tree.leaves(tree) else tree
-    return _bools(name, jax.tree.map(plain, mask(tree)))
+    if not jax.tree.leaves(tree):
+        return tree
+    return _bools(name, jax.tree.map(plain, mask(tree))) if callable(mask) else mask
 
 
 def flags(name: str, which: Mask | str | None, tree: PyTree, what: str = "params") -> list[bool]:
@@ -139,20 +140,19 @@ class Selection:
     places: list[int]
     order: dict[int, int]
     params: Params | None
-    checked: list[bool] = dataclasses.field(default_factory=list)
 
-    def check(self) -> None:
-        """Refuses integers, and params of other shapes; looked at once.
+    @functools.cached_property
+    def checked(self) -> bool:
+        """True, once no leaf was found to be of integers and no param of another shape.
 
         Raises:
           TypeError: a leaf of integers, with its path.
           ValueError: a param of another shape, with its path.
         """
-        if not self.checked:
-            refuse_integers(self.tree, "updates")
-            if self.params is not None:
-                check_shapes(self.tree, jax.tree.leaves(self.tree), jax.tree.leaves(self.params), "updates", "params")
-            self.checked.append(True)
+        refuse_integers(self.tree, "updates")
+        if self.params is not None:
+            check_shapes(self.tree, jax.tree.leaves(self.tree), jax.tree.leaves(self.params), "updates", "params")
+        return True
 
     def take(self, leaves: list[Any]) -> Updates:
         """The tree of these leaves out of all."""

@@ -25,7 +25,8 @@ def masked(inner: AnyTransformation, mask: Mask | str, *, mask_compatible_extra_
     Args:
       inner: the transformation; it sees no trace of the other leaves and keeps no state for them.
       mask: a tree of bools or a prefix of one, a function from params to one, a selector, or a regular
-        expression of paths.
+        expression of paths. A function is given the params, and the gradients as they come in: it may look at paths,
+        shapes and dtypes, but not at values.
       mask_compatible_extra_args: whether extra arguments of ``update`` with the structure of the updates are masked.
 
     Returns:
@@ -61,7 +62,8 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
       A transformation with the state of optax's.
 
     Raises:
-      TypeError: a value of ``transforms`` is not a transformation.
+      TypeError: a value of ``transforms`` is not a transformation, or the labels cannot be sorted, as jax sorts the
+        keys of a dict.
       ValueError: a leaf has a label without a transformation (with its path), or the labels do not fit the params.
 
     Example:
