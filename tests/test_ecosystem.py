@@ -524,7 +524,8 @@ def sharded() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mesh", ["auto", "explicit"])
-@pytest.mark.parametrize("check", ["eager init", "jitted init", "values", "shardings after a step", "factored"])
+@pytest.mark.parametrize("check", ["eager init", "jitted init", "values", "shardings after a step", "factored",
+                                   "adafactor's state"])
 def test_on_a_mesh(sharded: dict[str, Any], mesh: str, check: str) -> None:
     assert sharded["devices"] == 8
     assert sharded[mesh][check] == []

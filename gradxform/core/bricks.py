@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -112,25 +113,39 @@ class Leafwise:
         given += [getattr(state, name) for name in self.scalars]
         if self.at is None:
             return None, state
-        now = self.at(*given, *([updates] if self.whole else []))
+        names = ["count"] * self.counts + [*self.scalars] + ["updates"] * self.whole
+        now = self._call("at", names, *given, *([updates] if self.whole else []))
         if not self.scalars:
             return now, state
         now, *new = self._parts("at", now, ["now", *self.scalars])
+        for name, x in zip(self.scalars, new, strict=True):
+            self._fits("at", name, x, getattr(state, name))
         return now, state._replace(**{name: cast_like(x, getattr(state, name))
                                       for name, x in zip(self.scalars, new, strict=True)})
 
     def step(self, now: Any, g: jax.Array, p: Any, kept: Sequence[Any]) -> tuple[jax.Array, list[Any]]:
         """The new update of a leaf and what is kept of it, as they are stored."""
-        result = self.leaf(now, g, p, *(None if is_empty(x) else slot.read(x)
-                                        for slot, x in zip(self.slots.values(), kept, strict=True)))
+        result = self._call("leaf", ["now", "g", "p", *self.slots], now, g, p, *(
+            None if is_empty(x) else slot.read(x) for slot, x in zip(self.slots.values(), kept, strict=True)))
         update, *new = self._parts("leaf", result, ["update", *self.slots]) if self.slots else (result,)
-        self._fits("update", update, g)
+        self._fits("leaf", "update", update, g)
         stored = []
         for (name, slot), x, old in zip(self.slots.items(), new, kept, strict=True):
             if not is_empty(old):
-                self._fits(name, x, old)
+                self._fits("leaf", name, x, old)
             stored.append(old if is_empty(old) else slot.write(x, old, g.shape))
         return jnp.asarray(update), stored
+
+    def _call(self, function: str, names: list[str], *given: Any) -> Any:
+        try:
+            return getattr(self, function)(*given)
+        except TypeError:
+            found = inspect.signature(getattr(self, function))
+            try:
+                found.bind(*given)
+            except TypeError:
+                raise TypeError(f"{self.name}: expected {function} to take ({', '.join(names)}), got {found}") from None
+            raise
 
     def _parts(self, function: str, result: Any, names: list[str]) -> Sequence[Any]:
         if isinstance(result, (tuple, list)) and len(result) == len(names):
@@ -138,13 +153,15 @@ class Leafwise:
         found = f"{len(result)} of them" if isinstance(result, (tuple, list)) else _kind(result)
         raise TypeError(f"{self.name}: expected {function} to return ({', '.join(names)}), got {found}")
 
-    def _fits(self, name: str, x: Any, like: Any) -> None:
-        known = isinstance(x, (jax.Array, int, float, complex)) or (hasattr(x, "dtype") and hasattr(x, "shape"))
-        if not known:
-            raise TypeError(f"{self.name}: expected leaf to return an array as {name}, got {_kind(x)}")
+    def _fits(self, function: str, name: str, x: Any, like: Any) -> None:
+        expected = f"{self.name}: expected {function} to return"
+        if not isinstance(x, (int, float, complex)) and not _is_array(x):
+            raise TypeError(f"{expected} an array as {name}, got {_kind(x)}")
         if jnp.shape(x) != jnp.shape(like):
-            raise TypeError(f"{self.name}: expected leaf to return {name} of shape {jnp.shape(like)}, "
-                            f"got shape {jnp.shape(x)}")
+            raise TypeError(f"{expected} {name} of shape {jnp.shape(like)}, got shape {jnp.shape(x)}")
+        for kind, what in ((jnp.complexfloating, "real numbers"), (jax.dtypes.extended, "numbers")):
+            if jnp.issubdtype(jnp.result_type(x), kind) and not jnp.issubdtype(jnp.result_type(like), kind):
+                raise TypeError(f"{expected} {what} as {name}, got {jnp.result_type(x)}")
 
 
 def is_empty(kept: Any) -> bool:
@@ -158,5 +175,9 @@ def cast_like(x: Any, old: Any) -> Any:
     return x.astype(old.dtype) if jnp.issubdtype(old.dtype, jnp.inexact) else x
 
 
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array) or (hasattr(x, "dtype") and hasattr(x, "shape"))
+
+
 def _kind(x: Any) -> str:
-    return "None" if x is None else f"a {type(x).__name__}"
+    return "None" if x is None else "an array" if _is_array(x) else f"a {type(x).__name__}"

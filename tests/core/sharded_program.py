@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import warnings
 from typing import Any
@@ -68,7 +69,7 @@ def on_mesh(kind: AxisType) -> dict[str, list[str]]:
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS, is_leaf=is_spec)
     params, grads = jax.device_put((PARAMS, GRADS), (shardings, shardings))
     single = jitted(TX, *jitted(TX, PARAMS, TX.init(PARAMS), GRADS), GRADS)
-    found: dict[str, list[str]] = {}
+    found = {"adafactor's state": adafactor_on_mesh(kind)}
     with jax.set_mesh(mesh):
         found["eager init"] = misplaced(TX.init(params), shardings)
         found["jitted init"] = misplaced(jax.jit(TX.init)(params), shardings)
@@ -82,6 +83,32 @@ def on_mesh(kind: AxisType) -> dict[str, list[str]]:
             jitted(factored, PARAMS, factored.init(PARAMS), GRADS),
             jitted(factored, params, factored.init(params), grads))
     return found
+
+
+def adafactor_on_mesh(kind: AxisType) -> list[str]:
+    """What Adafactor keeps lies as its param does along the axes that are left, from ``init`` on; so a scan runs."""
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
+    params, grads = {"w": jnp.ones((16, 8))}, {"w": jnp.sin(jnp.arange(128.0)).reshape(16, 8)}
+    on_devices = functools.partial(jax.device_put, device=NamedSharding(mesh, P("data", "model")))
+    wrong = []
+    for least, specs in ((4, {"v_row": P("model"), "v_col": P("data")}), (128, {"v": P("data", "model")})):
+        tx = gx.adafactor(0.1, min_dim_size_to_factor=least)
+
+        def two_steps(params: Any, state: Any, grads: Any, tx: Any = tx) -> Any:
+            return jax.lax.scan(lambda carry, _: (step(tx, *carry, grads), None), (params, state), length=2)[0]
+
+        single = two_steps(params, tx.init(params), grads)
+        with jax.set_mesh(mesh):
+            many = on_devices(params)
+            states = {"eager init": tx.init(many), "jitted init": jax.jit(tx.init)(many)}
+            after = two_steps(many, states["eager init"], on_devices(grads))
+            states["scan"] = after[1]
+            wrong += [f"scan: {path}" for path in differences(single, after)]
+        for (when, state), (name, spec) in itertools.product(states.items(), specs.items()):
+            kept = getattr(state[0], name)["w"]
+            if not kept.sharding.is_equivalent_to(NamedSharding(mesh, spec), kept.ndim):
+                wrong.append(f"{when}: {name} of shape {kept.shape}: {kept.sharding}, expected {spec}")
+    return wrong
 
 
 def in_shard_map() -> list[str]:
