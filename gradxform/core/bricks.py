@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core.numbers import increment
-from gradxform.core.slots import Slot
+from gradxform.core.slots import Slot, stored_as
 from gradxform.core.types import Params, State, Updates
 from gradxform.core.which import Where
 
@@ -45,7 +45,8 @@ class Leafwise:
         of that name (the number of this update, from 1), then the scalars, then the updates if it is ``whole``; with
         scalars it returns ``(now, *scalars)``.
       state: the class of the state, a NamedTuple with a field for each slot and scalar, and maybe ``count``.
-      scalars: what it keeps beside the count and the slots: the number each starts from, or a function that makes it.
+      scalars: what it keeps beside the count and the slots: the number each starts from, stored in float32 at least, or
+        a function that makes what it starts from.
       whole: whether ``at`` looks at all updates, as a global norm must.
       needs_params: whether ``update`` has to be given the params.
       elementwise: whether each element of a leaf is worked out from the same element of what is read, so that leaves
@@ -83,6 +84,9 @@ class Leafwise:
     name: str = "Leafwise"
 
     def __post_init__(self) -> None:
+        for name, slot in self.slots.items():
+            if not isinstance(slot, Slot):
+                raise TypeError(f"slots: expected a Slot as {name!r}, got {slot!r}")
         fields = getattr(self.state, "_fields", None)
         declared = {*self.slots, *self.scalars}
         required = set(fields or ()) - {"count", *getattr(self.state, "_field_defaults", ())}
@@ -99,7 +103,8 @@ class Leafwise:
         """The state that a run starts with; ``params`` has the leaves that the brick works on."""
         if self.check is not None:
             self.check(params)
-        scalars = {name: start() if callable(start) else jnp.asarray(start, jnp.result_type(float))
+        # Copies: what is in a state may be donated, and the user's key or number is not.
+        scalars = {name: jnp.array(start()) if callable(start) else jnp.array(start, jnp.result_type(float))
                    for name, start in self.scalars.items()}
         count = {"count": jnp.zeros([], jnp.int32)} if self.counts else {}
         return self.state(**count, **scalars, **{name: slot.new(params) for name, slot in self.slots.items()})
@@ -120,7 +125,7 @@ class Leafwise:
         now, *new = self._parts("at", now, ["now", *self.scalars])
         for name, x in zip(self.scalars, new, strict=True):
             self._fits("at", name, x, getattr(state, name))
-        return now, state._replace(**{name: cast_like(x, getattr(state, name))
+        return now, state._replace(**{name: stored_as(getattr(state, name), x)
                                       for name, x in zip(self.scalars, new, strict=True)})
 
     def step(self, now: Any, g: jax.Array, p: Any, kept: Sequence[Any]) -> tuple[jax.Array, list[Any]]:
@@ -167,12 +172,6 @@ class Leafwise:
 def is_empty(kept: Any) -> bool:
     """Whether an empty node stands where something may be kept of a leaf."""
     return not jax.tree_util.all_leaves([kept])
-
-
-def cast_like(x: Any, old: Any) -> Any:
-    """A new scalar in the dtype of the old; a key as it is."""
-    x = jnp.asarray(x)
-    return x.astype(old.dtype) if jnp.issubdtype(old.dtype, jnp.inexact) else x
 
 
 def _is_array(x: Any) -> bool:

@@ -78,7 +78,7 @@ class Slot:
         """What is kept of ``x`` for a leaf of this shape, stored as ``old`` was."""
         # A number that stands for nothing is written anew: handed through from the old state, it keeps the compiler for
         # a TPU from finishing one leaf before the next (Adafactor: 18.0 bytes a param to and from HBM, not 13.9).
-        return jnp.zeros_like(old) if self._axes(leaf) is None else cast(x, old.dtype)
+        return jnp.zeros_like(old) if self._axes(leaf) is None else stored_as(old, x)
 
     def _axes(self, leaf: Shape) -> Axes:
         axes = tuple(range(len(leaf))) if self.axes is None else self.axes(leaf)
@@ -91,7 +91,7 @@ class Slot:
             dtype = self.dtype
         shape = jnp.shape(leaf)
         axes, shape = self._axes(shape), self.shape(shape)
-        if not isinstance(leaf, jax.Array) or axes is None or any(a >= b for a, b in zip(axes, axes[1:], strict=False)):
+        if not isinstance(leaf, jax.Array) or axes is None or list(axes) != sorted({*axes}):
             return jnp.full(shape, self.fill, dtype)
         if isinstance(leaf, jax.core.Tracer):
             # A constant has no layout under jit. One that looks as if it depended on the leaf is laid out like it.
@@ -100,6 +100,11 @@ class Slot:
             never = jnp.any(never, axis=gone) if gone else never
             return jnp.where(never, jnp.ones([], dtype), jnp.full([], self.fill, dtype))
         return jnp.full(shape, self.fill, dtype, device=_layout(leaf, axes))
+
+
+def stored_as(old: Any, x: Any) -> jax.Array:
+    """``x`` in the dtype of the value that it takes the place of; a key as it is."""
+    return x if jnp.issubdtype(old.dtype, jax.dtypes.extended) else cast(x, old.dtype)
 
 
 def _layout(leaf: jax.Array, axes: tuple[int, ...]) -> Any:
