@@ -433,6 +433,70 @@ def test_selectors_and_combinators_in_an_nnx_optimizer() -> None:
     assert traces == 1
 
 
+def floats(numbers: dict[str, Any]) -> dict[str, float]:
+    assert all(isinstance(x, (int, float, jax.Array)) for x in numbers.values())
+    return {name: float(x) for name, x in numbers.items()}
+
+
+INSIDE: dict[str, tuple[Callable[[gx.Transformation], Any], str]] = {
+    "itself": (lambda tx: tx, ""), "chain": (lambda tx: optax.chain(optax.scale(1.0), tx), "1/"),
+    "MultiSteps": (lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(), "inner_opt_state/"),
+}
+RATES = gx.schedules.cosine(3e-4, 10)
+
+
+@pytest.mark.parametrize("wrapper", INSIDE)
+@pytest.mark.parametrize("trainer", ["linen", "nnx"])
+def test_looking_into_a_train_state_and_an_nnx_optimizer(wrapper: str, trainer: str) -> None:
+    """With variables for arrays or without: the numbers after 0, 1 and 3 updates, and no 'value' in a path."""
+    wrap, path = INSIDE[wrapper]
+    tx = wrap(gx.chain(gx.record_norms(), gx.clip_by_global_norm(0.5), gx.record_norms(), gx.sgd(RATES)))
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    gradient = jax.tree.map(jnp.ones_like, nnx.state(model))  # three ones
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    state = TrainState.create(apply_fn=model.__call__, params=nnx.to_pure_dict(nnx.state(model)), tx=tx)
+    for step in range(4):
+        holder: Any = state if trainer == "linen" else optimizer
+        if step != 2:
+            wanted = {f"{path}1/max_norm": 0.5, f"{path}1/eps": 0.0, f"{path}3/learning_rate": float(RATES(step))}
+            assert floats(gx.hyperparams(holder)) == pytest.approx(wanted)
+            assert floats(gx.hyperparams(tx, holder.opt_state)) == pytest.approx(wanted)
+            norms = floats(gx.metrics(holder))
+            assert norms == floats(gx.metrics(holder.opt_state))
+            assert set(norms) == {f"{above}{name}" for above in ("", f"{path}2/") for name in (
+                "gradient_norm", "update_norm", "param_norm")}
+            assert norms["gradient_norm"] == pytest.approx(3**0.5 if step else 0.0)
+            assert norms[f"{path}2/gradient_norm"] == pytest.approx(0.5 if step else 0.0)
+        if trainer == "linen":
+            state = state.apply_gradients(grads=nnx.to_pure_dict(gradient))
+        else:
+            optimizer.update(model, gradient)
+
+
+def test_looking_into_an_nnx_optimizer_with_injected_numbers() -> None:
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.inject_hyperparams(gx.adamw)(0.1), wrt=nnx.Param)
+    for rate in (0.1, 0.05, 0.02, 0.01):
+        optimizer.opt_state.hyperparams["learning_rate"][...] = jnp.float32(rate)
+        got = floats(gx.hyperparams(optimizer))
+        assert got["inner_state/learning_rate"] == pytest.approx(rate)
+        assert got["inner_state/b2"] == pytest.approx(0.999)
+        optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model)))
+
+
+@pytest.mark.parametrize("guard", ["skip", "skip in a chain"])
+def test_skipped_steps_of_an_nnx_optimizer(guard: str) -> None:
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    tx = gx.skip_nonfinite(gx.chain(gx.record_norms(), gx.sgd(RATES)), 5)
+    optimizer = nnx.Optimizer(model, tx if guard == "skip" else optax.chain(tx), wrt=nnx.Param)
+    for skipped in range(3):
+        numbers = floats(gx.metrics(optimizer))
+        assert (numbers["skipped_steps"], numbers["consecutive_skips"], len(numbers)) == (skipped, skipped, 5)
+        optimizer.update(model, jax.tree.map(lambda x: x * jnp.nan, nnx.state(model)))
+    path = "tx/1/learning_rate" if guard == "skip" else "0/tx/1/learning_rate"
+    assert floats(gx.hyperparams(optimizer))[path] == pytest.approx(3e-4)  # no step was made
+
+
 # Buffers, shapes, meshes, other platforms.
 
 @pytest.mark.parametrize("name", [*RECIPES, *COMBINED])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
 import optax
 
-from gradxform.core import stages
+from gradxform.core import inside, stages
 from gradxform.core.definition import Definition
 from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import as_stored
@@ -57,8 +57,11 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
     def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Self:
         # The pair in the tuple asks this holder for the value, which does not exist until the tuple does.
         holder: list[Transformation] = []
+        anew = inside.asked()
 
         def init(params: Params) -> State:
+            if inside.asked():
+                return inside.Place(holder[0], anew)
             return stages.init(holder[0].stage, params)
 
         def update(updates: Updates, state: State, params: Params | None = None,

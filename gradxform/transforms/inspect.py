@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from gradxform.core import inside
 from gradxform.core.stages import Around, Chain, count_of
 from gradxform.core.transformation import Transformation
 from gradxform.core.types import AnyTransformation, State
@@ -17,20 +19,29 @@ from gradxform.transforms.nonfinite import SkipNonfiniteState
 from gradxform.transforms.record import RecordNormsState
 
 
-def hyperparams(tx: AnyTransformation, state: State) -> dict[str, Any]:
+def hyperparams(tx: Any, state: State = None) -> dict[str, Any]:
     """The current value of every numeric hyperparameter, schedules evaluated at the state's step.
 
     The step is the number of updates made, so a schedule shows the rate of the next one.
 
+    Another library's transformation shows nothing of its own, but what it has of ours inside: under the path of its
+    state there (``0/learning_rate`` in ``optax.chain``, ``inner_opt_state/learning_rate`` in ``optax.MultiSteps``).
+    Which and where they are its ``init`` tells, called with optax's placeholder for params. Nothing is shown where it
+    fails on that (labels by a function that needs real params, ``optax.flatten``) or makes ours anew in each call.
+    ``optax.inject_hyperparams`` of a factory of ours is known: it shows the numbers in its state, and of a schedule
+    given to it the one that optax put there, the rate of the last update.
+
     Args:
-      tx: a transformation; those of other libraries inside it show nothing.
-      state: its state.
+      tx: a transformation, ours or one with ours inside; or, alone, what has ``tx`` and ``opt_state``: a train state
+        of flax, an ``nnx.Optimizer``.
+      state: its state, of arrays or of variables of Flax NNX.
 
     Returns:
       A dict from the path of each hyperparameter (``learning_rate``; inside a chain ``1/learning_rate``; inside a
       named chain ``rate/learning_rate``) to a number or a scalar array.
 
     Raises:
+      TypeError: ``tx`` is not a transformation, or its state is missing.
       ValueError: ``state`` is not the state of ``tx``.
 
     Example:
@@ -39,14 +50,21 @@ def hyperparams(tx: AnyTransformation, state: State) -> dict[str, Any]:
       >>> gx.hyperparams(tx, tx.init({"w": 0.0}))
       {'0/max_norm': 1.0, '0/eps': 0.0, '1/learning_rate': Array(0.5, dtype=float32), '1/momentum': 0.9}
     """
-    return dict(_hyperparams(tx, state, ""))
+    if state is None and _is_trainer(tx):
+        tx, state = tx.tx, tx.opt_state
+    if not callable(getattr(tx, "init", None)):
+        raise TypeError(f"tx: expected a transformation, or alone what has tx and opt_state, got {type(tx).__name__}")
+    if state is None:
+        raise TypeError("state: expected the state of tx, got None")
+    return dict(_hyperparams(tx, _pure(state), ""))
 
 
-def metrics(state: State) -> dict[str, jax.Array]:
+def metrics(state: Any) -> dict[str, jax.Array]:
     """What recording transformations stored in a state.
 
     Args:
-      state: the state of any transformation, optax's or flax's containers around it included.
+      state: the state of any transformation, optax's or flax's containers around it included; or what has one as its
+        ``opt_state``, beside a ``tx``: a train state of flax, an ``nnx.Optimizer``.
 
     Returns:
       A dict of scalars by name: ``gradient_norm``, ``update_norm`` and ``param_norm`` of ``record_norms``,
@@ -60,9 +78,19 @@ def metrics(state: State) -> dict[str, jax.Array]:
       Array(0., dtype=float32)
     """
     found: dict[str, jax.Array] = {}
-    for where, name, value in _metrics(state, ()):
+    for where, name, value in _metrics(_pure(state.opt_state if _is_trainer(state) else state), ()):
         found[f"{where}/{name}" if name in found else name] = value
     return found
+
+
+def _is_trainer(x: Any) -> bool:
+    return hasattr(x, "tx") and hasattr(x, "opt_state")
+
+
+def _pure(state: State) -> State:
+    """The state with arrays for variables of Flax NNX; who has a variable has imported it."""
+    nnx = sys.modules.get("flax.nnx")
+    return state if nnx is None else nnx.as_pure(state)
 
 
 def _metrics(state: State, above: tuple[Any, ...]) -> Iterator[tuple[str, str, jax.Array]]:
@@ -81,6 +109,8 @@ def _metrics(state: State, above: tuple[Any, ...]) -> Iterator[tuple[str, str, j
 
 def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(tx, Transformation):
+        for path, inner, part in inside.parts(tx, state):
+            yield from _hyperparams(inner, part, f"{prefix}{path}/" if path else prefix)
         return
     for name, value in tx.arguments.items():
         if callable(value) and name in tx._definition.schedules | {"step_size_fn", "every"}:
@@ -91,7 +121,7 @@ def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[t
         elif _is_numeric(value):
             yield prefix + name, value
     for key, (inner, part) in _inner(tx, state).items():
-            yield from _hyperparams(inner, part, f"{prefix}{key}/")
+        yield from _hyperparams(inner, part, f"{prefix}{key}/")
 
 
 def _inner(tx: Transformation, state: State) -> Mapping[str, tuple[Any, State]]:
@@ -107,5 +137,3 @@ def _is_numeric(value: Any) -> bool:
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return False
     return isinstance(value, (numbers.Number, jax.Array, np.ndarray)) and not isinstance(value, (bool, Value))
-
-

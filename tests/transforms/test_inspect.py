@@ -21,7 +21,7 @@ rate = gx.schedules.linear(1.0, 0.0, 10)
 decay = gx.schedules.linear(0.5, 0.1, 4)
 
 
-def after(tx: gx.Transformation, steps: int) -> Any:
+def after(tx: Any, steps: int) -> Any:
     state = tx.init(PARAMS)
     update = jax.jit(tx.update)
     for _ in range(steps):
@@ -29,7 +29,7 @@ def after(tx: gx.Transformation, steps: int) -> Any:
     return state
 
 
-def shown(tx: gx.Transformation, steps: int) -> dict[str, float]:
+def shown(tx: Any, steps: int) -> dict[str, float]:
     return {name: float(value) for name, value in gx.hyperparams(tx, after(tx, steps)).items()}
 
 
@@ -122,6 +122,110 @@ def test_hyperparams_refuses_a_state_of_another_kind() -> None:
         gx.hyperparams(gx.scale_by_schedule(rate), gx.scale(1.0).init(PARAMS))
     with pytest.raises(ValueError, match="state"):
         gx.hyperparams(gx.chain(gx.scale(1.0), gx.sgd(rate)), gx.chain(gx.scale(1.0)).init(PARAMS))
+
+
+# ---- ours inside another library's ----
+
+
+inject = optax.inject_hyperparams
+THEIRS: dict[str, tuple[Callable[[], Any], list[dict[str, float]]]] = {
+    # before the first step, after one, after three
+    "chain": (
+        lambda: optax.chain(optax.scale_by_adam(), gx.sgd(rate), optax.clip(1.0), gx.chain(gx.clip(2.0), gx.sgd(rate))),
+        [{"1/learning_rate": x, "3/0/max_delta": 2.0, "3/1/learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+    "twins": (  # one state for two of ours and one of theirs
+        lambda: optax.chain(optax.sgd(0.3), gx.sgd(0.2), gx.sgd(0.1)),
+        [{"1/learning_rate": 0.2, "2/learning_rate": 0.1}] * 3),
+    "named_chain": (
+        lambda: optax.named_chain(("a", optax.sgd(rate)), ("b", gx.sgd(rate))),
+        [{"b/learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+    # Three micro-batches, one step of two.
+    "MultiSteps": (
+        lambda: optax.MultiSteps(gx.sgd(rate), 2), [{"inner_opt_state/learning_rate": x} for x in (1.0, 1.0, 0.9)]),
+    "MultiSteps as a pair": (
+        lambda: optax.MultiSteps(gx.chain(gx.clip(2.0), gx.sgd(rate)), 2).gradient_transformation(),
+        [{"inner_opt_state/0/max_delta": 2.0, "inner_opt_state/1/learning_rate": x} for x in (1.0, 1.0, 0.9)]),
+    "inject_hyperparams": (
+        lambda: inject(gx.sgd)(0.25, momentum=0.5),
+        [{"inner_state/learning_rate": 0.25, "inner_state/momentum": 0.5}] * 3),
+    # What optax keeps is the rate of the last update; a schedule that it leaves alone is ours.
+    "inject_hyperparams of a schedule": (
+        lambda: inject(gx.sgd)(rate), [{"inner_state/learning_rate": x} for x in (1.0, 1.0, 0.8)]),
+    "inject_hyperparams beside a schedule": (
+        lambda: inject(gx.sgd, static_args="learning_rate")(rate, momentum=0.5),
+        [{"inner_state/learning_rate": x, "inner_state/momentum": 0.5} for x in (1.0, 0.9, 0.7)]),
+    "inject_hyperparams in MultiSteps in a chain": (
+        lambda: optax.chain(optax.clip(1.0), optax.MultiSteps(inject(gx.sgd)(rate), 2).gradient_transformation()),
+        [{"1/inner_opt_state/inner_state/learning_rate": 1.0}] * 3),
+    "masked": (
+        lambda: optax.masked(gx.sgd(rate), gx.path_matches("body")),
+        [{"inner_state/learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+    "partition": (
+        lambda: optax.partition(
+            {"a": gx.sgd(rate), "b": optax.sgd(rate), "c": gx.sgd(decay)}, {"body": "a", "head": "b"}),
+        [{"inner_states/a/inner_state/learning_rate": a, "inner_states/c/inner_state/learning_rate": c}
+         for a, c in ((1.0, 0.5), (0.9, 0.4), (0.7, 0.2))]),
+    "apply_if_finite": (
+        lambda: optax.apply_if_finite(gx.adam(rate, eps=0.5), 3),
+        [{"inner_state/learning_rate": x, "inner_state/b1": 0.9, "inner_state/b2": 0.999, "inner_state/eps": 0.5,
+          "inner_state/eps_root": 0.0} for x in (1.0, 0.9, 0.7)]),
+    "in ours": (
+        lambda: gx.chain(gx.clip(2.0), optax.chain(optax.clip(1.0), gx.sgd(rate))),
+        [{"0/max_delta": 2.0, "1/1/learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+    "a pair of ours": (
+        lambda: optax.GradientTransformation(*gx.sgd(rate)), [{"learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+    # Shown nowhere: what is only made when its init is called may be another in the next update.
+    "a factory between": (lambda: inject(lambda learning_rate: gx.sgd(2 * learning_rate))(0.25), [{}] * 3),
+    "made anew by a wrapper": (
+        lambda: optax.GradientTransformation(
+            lambda params: gx.sgd(0.25).init(params), lambda u, s, p=None: gx.sgd(0.125).update(u, s, p)), [{}] * 3),
+    "a chain made anew": (lambda: inject(lambda rate: optax.chain(gx.sgd(rate)))(0.25), [{}] * 3),
+    "no placeholder taken": (lambda: optax.flatten(gx.sgd(rate)), [{}] * 3),
+    "none of ours": (lambda: optax.adamw(rate), [{}] * 3),
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_hyperparams_of_ours_inside_theirs(name: str) -> None:
+    make, wanted = THEIRS[name]
+    tx = make()
+    for steps, numbers in zip((0, 1, 3), wanted, strict=True):
+        assert shown(tx, steps) == pytest.approx(numbers, rel=1e-5)
+
+
+def test_a_number_set_in_the_state_of_inject_hyperparams_is_shown() -> None:
+    tx = inject(gx.sgd)(0.25)
+    state = tx.init(PARAMS)
+    state.hyperparams["learning_rate"] = jnp.float32(0.125)
+    assert float(gx.hyperparams(tx, state)["inner_state/learning_rate"]) == 0.125
+    updates, _ = tx.update(GRADIENTS, state, PARAMS)
+    assert float(updates["head"][0]) == 0.375  # the rate of the next update, as shown
+
+
+def test_hyperparams_inside_theirs_inside_jit() -> None:
+    tx = optax.chain(optax.clip(1.0), inject(gx.sgd)(0.25), gx.sgd(rate))
+
+    @jax.jit
+    def step(state: Any) -> Any:
+        return gx.hyperparams(tx, tx.update(GRADIENTS, state, PARAMS)[1])
+
+    got = {key: float(value) for key, value in step(tx.init(PARAMS)).items()}
+    assert got == pytest.approx({"1/inner_state/learning_rate": 0.25, "2/learning_rate": 0.9})
+
+
+def test_hyperparams_refuses_a_state_that_is_not_that_of_theirs() -> None:
+    tx = optax.chain(optax.clip(1.0), gx.sgd(rate))
+    with pytest.raises(ValueError, match="state: expected the state of tx, got a tuple"):
+        gx.hyperparams(tx, tx.init(PARAMS)[:1])
+    with pytest.raises(ValueError, match="sgd: expected the state"):
+        gx.hyperparams(tx, optax.chain(optax.clip(1.0), optax.clip(1.0)).init(PARAMS))
+
+
+def test_hyperparams_refuses_what_is_no_transformation_and_a_missing_state() -> None:
+    with pytest.raises(TypeError, match=r"tx: expected a transformation.* got int"):
+        gx.hyperparams(3, ())
+    with pytest.raises(TypeError, match="state: expected the state of tx"):
+        gx.hyperparams(gx.sgd(rate))
 
 
 # ---- record_norms ----
