@@ -26,11 +26,7 @@ def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, e
     Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (ICLR 2018), algorithm 2, which corrects no bias.
 
     Args:
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      mu_dtype: dtype to store the first moment in; by default that of the leaf, float32 at least.
+      b1, b2, eps, eps_root, mu_dtype: as in ``scale_by_adam``.
       bias_correction_mu: whether to correct the first moment (the paper does not).
       bias_correction_nu: whether to correct the second moment (the paper does not).
       max_of_corrected: whether the largest is taken of the corrected moments, as in optax, or of the raw ones and then

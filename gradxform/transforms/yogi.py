@@ -27,10 +27,7 @@ def scale_by_yogi(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-3, eps_
     ``v = v - (1-b2) sign(v - g**2) g**2``. The paper corrects no bias and starts from a mean squared gradient.
 
     Args:
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
+      b1, b2, eps, eps_root: as in ``scale_by_adam``.
       initial_accumulator_value: what the moments start from, >= 0.
       bias_correction: whether to correct both moments, as optax does and the paper does not.
       initialize_mu: whether the first moment starts from ``initial_accumulator_value`` too, as in optax, so that it
