@@ -98,11 +98,14 @@ def named(stage: Stage, name: str) -> Stage:
     return stage
 
 
-def init(stage: Stage, params: Params) -> State:
-    """The state of a stage for params."""
+def init(stage: Stage, params: Params, made: dict[tuple[Where, ...], Params] | None = None) -> State:
+    """The state of a stage for params; ``made`` is what masks that came before have left of them."""
+    made = {} if made is None else made
     if isinstance(stage, Chain):
-        return stage.pack([init(part, params) for part in stage.parts])
-    params = kept_params(stage.where, params)
+        return stage.pack([init(part, params, made) for part in stage.parts])
+    if stage.where not in made:
+        made[stage.where] = kept_params(stage.where, params)
+    params = made[stage.where]
     if isinstance(stage, Leafwise) and not stage.any_dtype:
         refuse_integers(params, "params")
     return stage.init(params)

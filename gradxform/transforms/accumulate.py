@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from gradxform.core.slots import Slot
 from gradxform.core.stages import Around
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import align, check_shapes, refuse_integers
-from gradxform.core.types import AnyTransformation, Params, State, Updates
+from gradxform.core.types import AnySchedule, AnyTransformation, Params, State, Updates
 from gradxform.transforms.combine import check_transformation
 
 
@@ -36,7 +35,7 @@ class AccumulateState(NamedTuple):
 
 
 @transformation
-def accumulate(tx: AnyTransformation, every: int | Callable[[Any], Any]) -> Around | Transformation:
+def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Transformation:
     """Averages the gradients of ``every`` micro-batches and runs a transformation once on their mean.
 
     The sum is kept in float32 at least. On the other micro-batches the updates are zero and the work of ``tx`` is not

@@ -113,7 +113,7 @@ def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[t
             yield from _hyperparams(inner, part, f"{prefix}{path}/" if path else prefix)
         return
     for name, value in tx.arguments.items():
-        if callable(value) and name in tx._definition.schedules | {"step_size_fn", "every"}:
+        if callable(value) and name in tx._definition.schedules:
             step = count_of(tx.stage, state, tx.name)
             if step is None:
                 raise ValueError(f"state: expected the state of {tx.name}, which counts its steps, got {state!r}")

@@ -26,7 +26,8 @@ def record_norms() -> Around:
     """Records three norms and changes nothing.
 
     ``gradient_norm`` is the norm of what comes in at its place: put first in a chain, the gradient before the clip.
-    ``update_norm`` is the norm of what leaves the outermost chain, and ``param_norm`` that of the params, NaN where
+    ``update_norm`` is the norm of what leaves the outermost chain (inside ``accumulate`` and the like, of what leaves
+    the transformation in there), and ``param_norm`` that of the params, NaN where
     none were given. Read them with ``metrics(state)``.
 
     Returns:
