@@ -134,7 +134,8 @@ class _Step:
         return self.brick.step(now, update, param, kept)
 
     def state(self) -> State:
-        return self.rest._replace(**{name: self.which.treedef.unflatten(values) for name, values in self.slots.items()})
+        new = {name: self.which.treedef.unflatten(values) for name, values in self.slots.items()}
+        return self.rest._replace(**new) if new else self.rest
 
 
 def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], wides: list[Any], dtypes: list[Any]) -> list[Any]:

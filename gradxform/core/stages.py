@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import jax
+
 from gradxform.core.bricks import Leafwise
 from gradxform.core.trees import refuse_integers
 from gradxform.core.types import AnyTransformation, Params, State, Updates
@@ -120,7 +122,9 @@ def line_up(stage: Stage, state: State, name: str) -> list[tuple[Leafwise | Arou
     if isinstance(stage, Chain):
         parts = zip(stage.parts, stage.states(state, name), strict=True)
         return [pair for part, own in parts for pair in line_up(part, own, name)]
-    if isinstance(stage, Leafwise) and not isinstance(state, stage.state):
+    # What keeps nothing takes any state of nothing: None is a habit there.
+    nothing = isinstance(stage, Leafwise) and not stage.state._fields and not jax.tree.leaves(state)
+    if isinstance(stage, Leafwise) and not isinstance(state, stage.state) and not nothing:
         raise ValueError(f"{name}: expected the state of {stage.name}, {stage.state.__name__}, got {_short(state)}; "
                          "make it with init(params)")
     return [(stage, state)]

@@ -90,7 +90,7 @@ def identity() -> Chain:
       >>> gx.identity().update({"w": 2.0}, gx.identity().init({"w": 1.0}))[0]
       {'w': Array(2., dtype=float32)}
     """
-    return Chain((), pack=lambda states: optax.EmptyState(), unpack=lambda state: (), state=optax.EmptyState)
+    return Chain((), pack=lambda states: optax.EmptyState(), unpack=lambda state: (), state=object)
 
 
 @transformation

@@ -179,6 +179,19 @@ def test_the_state_of_a_shorter_chain() -> None:
         tx.update(PARAMS, (optax.EmptyState(),), PARAMS)
 
 
+@pytest.mark.parametrize("state", [None, (), {}, optax.EmptyState()], ids=str)
+@pytest.mark.parametrize("make", [lambda: gx.scale(0.5), lambda: gx.clip_by_global_norm(100.0), lambda: gx.identity()])
+def test_what_keeps_nothing_takes_any_state_of_nothing(make: Callable[[], gx.Transformation], state: Any) -> None:
+    updates, after = make().update(PARAMS, state)
+    assert after == state or after == optax.EmptyState()
+    assert jax.tree.structure(updates) == jax.tree.structure(PARAMS)
+
+
+def test_what_keeps_nothing_refuses_the_state_of_something() -> None:
+    with pytest.raises(ValueError, match="expected the state of scale, EmptyState, got ScaleByAdamState"):
+        gx.scale(0.5).update(PARAMS, gx.scale_by_adam().init(PARAMS))
+
+
 def test_a_function_that_changes_the_tree() -> None:
     tx = gx.stateless(lambda updates, params: {"head": updates["head"]})
     with pytest.raises(ValueError, match="'body/bias'"):
