@@ -91,8 +91,8 @@ ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augmen
                          "masking": M, "transfer": T}
 
 NO_PROGRAM = {
-    "a type": {"Leafwise", "NonfiniteError", "Rule", "Schedule", "Selector", "Transformation", "augment.Augmentation",
-               "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue", "norm.BatchStats", "norm.LostUpdateWarning",
+    "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector", "Slot",
+               "Transformation", "augment.Augmentation", "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue", "norm.BatchStats", "norm.LostUpdateWarning",
                "norm.Pending", "masking.CorruptedTokens", "masking.RandomMask", "transfer.LoadReport"},
     "a room": {*ROOMS, "plot"} - {""},
     "makes factories": {"augment.augmentation", "schedule", "transformation"},
