@@ -43,7 +43,7 @@ class Leafwise:
       slots: what it keeps for each leaf, by the names of the fields of ``state``.
       at: the numbers of one step, worked out once for all leaves. It is called with the count if ``state`` has a field
         of that name (the number of this update, from 1), then the scalars, then the updates if it is ``whole``; with
-        scalars it returns ``(now, *scalars)``.
+        scalars it returns ``(now, *scalars)``. A value of its own for each leaf goes in as an ``Each``.
       state: the class of the state, a NamedTuple with a field for each slot and scalar, and maybe ``count``.
       scalars: what it keeps beside the count and the slots: the number each starts from, stored in float32 at least, or
         a function that makes what it starts from.
@@ -53,11 +53,11 @@ class Leafwise:
         may be joined or divided.
       any_dtype: whether leaves of integers and keys may come.
       check: ``check(params)`` refuses params that it cannot work on, when a run starts.
-      where: which leaves it works on: all masks around it, from the outermost in.
-      name: what messages call it.
+      where: which leaves it works on: all masks around it, from the outermost in; put there by ``masked`` and the like.
+      name: what messages call it; by default its factory's.
 
     Raises:
-      TypeError: ``state`` lacks a field for a slot or a scalar, or has one for neither.
+      TypeError: ``state`` lacks a field for a slot or a scalar, or has one for neither; ``at`` is missing.
 
     Example:
       >>> import gradxform as gx, jax.numpy as jnp
@@ -84,9 +84,10 @@ class Leafwise:
     name: str = "Leafwise"
 
     def __post_init__(self) -> None:
-        for name, slot in self.slots.items():
-            if not isinstance(slot, Slot):
-                raise TypeError(f"slots: expected a Slot as {name!r}, got {slot!r}")
+        if not isinstance(self.slots, Mapping) or not all(isinstance(slot, Slot) for slot in self.slots.values()):
+            raise TypeError(f"slots: expected a dict of Slots by name, got {self.slots!r}")
+        if self.at is None and (self.whole or self.scalars):
+            raise TypeError("at: expected a function of the scalars and of the whole updates, got None")
         fields = getattr(self.state, "_fields", None)
         declared = {*self.slots, *self.scalars}
         required = set(fields or ()) - {"count", *getattr(self.state, "_field_defaults", ())}

@@ -92,8 +92,9 @@ ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augmen
 
 NO_PROGRAM = {
     "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector", "Slot",
-               "Transformation", "augment.Augmentation", "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue", "norm.BatchStats", "norm.LostUpdateWarning",
-               "norm.Pending", "masking.CorruptedTokens", "masking.RandomMask", "transfer.LoadReport"},
+               "Transformation", "augment.Augmentation", "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue",
+               "norm.BatchStats", "norm.LostUpdateWarning", "norm.Pending", "masking.CorruptedTokens",
+               "masking.RandomMask", "transfer.LoadReport"},
     "a room": {*ROOMS, "plot"} - {""},
     "makes factories": {"augment.augmentation", "schedule", "transformation"},
     "runs in Python": {"check_finite", "from_config", "hyperparams", "metrics", "to_config", "masking.num_kept",
