@@ -72,7 +72,7 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
                                  "call update(updates, state, params)")
             if part.whole and waiting:
                 flush()
-            waiting.append(_Step(part, own, here, here.take(leaves) if part.whole else None))
+            waiting.append(_Step(part, own, here, widened(here.take(leaves)) if part.whole else None))
             finished.append(waiting[-1])
             continue
         if waiting:

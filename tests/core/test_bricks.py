@@ -302,3 +302,14 @@ def test_a_complex_leaf_stays_complex() -> None:
     updates, state = tx.update({"w": jnp.full(1, 2 + 1j)}, tx.init(params), params)
     assert complex(updates["w"][0]) == -1 + 2j
     assert complex(state.mean["w"][0]) == 2 + 1j
+
+
+def test_at_sees_the_updates_as_wide_as_leaf_does() -> None:
+    def at(updates: Any) -> Any:
+        assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
+        return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(updates))
+
+    tx = gx.transformation(lambda: gx.Leafwise(lambda now, g, p: g / now, at=at, whole=True))()
+    gradients = {"w": jnp.full(3, 300.0, jnp.float16), "b": jnp.zeros(1, jnp.bfloat16)}  # whose squares overflow
+    updates, _ = tx.update(gradients, tx.init(gradients))
+    np.testing.assert_allclose(np.asarray(updates["w"], np.float32), 300 / 270_000, rtol=1e-3)
