@@ -81,7 +81,7 @@ class Leafwise:
     any_dtype: bool = False
     check: Callable[[Params], object] | None = None
     where: tuple[Where, ...] = ()
-    name: str = "Leafwise"
+    name: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.slots, Mapping) or not all(isinstance(slot, Slot) for slot in self.slots.values()):

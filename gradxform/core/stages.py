@@ -62,12 +62,16 @@ class Around:
       update: ``update(updates, state, params, **extra)``. Updates come in the dtype of the gradients or in float32 at
         least, and may leave in either. In place of a state it may return one that is ``Later``.
       inner: ``inner(state)``, the transformations inside, each with its own part of the state, by key.
+      state: the class of the state.
+      name: what messages call it; by default its factory's.
       where: which leaves it works on: all masks around it, from the outermost in.
     """
 
     init: Callable[[Params], State]
     update: Callable[..., tuple[Updates, State]]
     inner: Callable[[State], Mapping[str, tuple[Any, State]]] | None = None
+    state: type = object
+    name: str = ""
     where: tuple[Where, ...] = ()
 
 
@@ -94,10 +98,8 @@ def only(stage: Stage, where: Where) -> Stage:
 
 
 def named(stage: Stage, name: str) -> Stage:
-    """The stage; a brick that has no name yet is called by that of its factory."""
-    if isinstance(stage, Leafwise) and stage.name == Leafwise.name:
-        return dataclasses.replace(stage, name=name)
-    return stage
+    """The stage; a brick or control that has no name yet is called by that of its factory."""
+    return stage if isinstance(stage, Chain) or stage.name else dataclasses.replace(stage, name=name)
 
 
 def init(stage: Stage, params: Params, made: dict[tuple[Where, ...], Params] | None = None) -> State:
@@ -124,7 +126,7 @@ def line_up(stage: Stage, state: State, name: str) -> list[tuple[Leafwise | Arou
         return [pair for part, own in parts for pair in line_up(part, own, name)]
     # What keeps nothing takes any state of nothing: None is a habit there.
     nothing = isinstance(stage, Leafwise) and not stage.state._fields and not jax.tree.leaves(state)
-    if isinstance(stage, Leafwise) and not isinstance(state, stage.state) and not nothing:
+    if not isinstance(state, stage.state) and not nothing:
         raise ValueError(f"{name}: expected the state of {stage.name}, {stage.state.__name__}, got {_short(state)}; "
                          "make it with init(params)")
     return [(stage, state)]

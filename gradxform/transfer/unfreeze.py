@@ -114,8 +114,8 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
                 new[i] = u
         return jax.tree.unflatten(treedef, new), UnfreezeState(increment(state.step), before_state, inner_states)
 
-    return Around(init, update, inner=lambda state: {"before": (before, state.before_state)} | {
-        f"optimizer/{start}": (optimizer, part) for start, part in state.inner_states.items()})
+    return Around(init, update, lambda state: {"before": (before, state.before_state)} | {
+        f"optimizer/{start}": (optimizer, part) for start, part in state.inner_states.items()}, UnfreezeState)
 
 
 def _pairs(schedule: Any) -> list[tuple[re.Pattern[str], int | None]]:

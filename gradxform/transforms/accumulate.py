@@ -116,7 +116,7 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
             jnp.where(over, jnp.zeros_like(state.micro_step), increment(state.micro_step)), total, inner_state,
             jnp.where(over, jnp.zeros_like(weights), weights), jnp.where(due, increment(count), count))
 
-    return Around(init, update, inner=lambda state: {"tx": (tx, state.inner_state)})
+    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, AccumulateState)
 
 
 def _plus(total: jax.Array, gradient: Any, weight: Any) -> jax.Array:

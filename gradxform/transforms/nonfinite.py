@@ -105,7 +105,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
                          too_many, consecutive, total)
         return new, state
 
-    return Around(init, update, inner=lambda state: {"tx": (tx, state.inner_state)})
+    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, SkipNonfiniteState)
 
 
 def check_finite(state: State) -> None:

@@ -53,4 +53,4 @@ def record_norms() -> Around:
         weights = jnp.full_like(state.param_norm, jnp.nan) if params is None else norm_of(params)
         return updates, Later(lambda left: RecordNormsState(came_in, norm_of(left), weights))
 
-    return Around(init, update)
+    return Around(init, update, state=RecordNormsState)

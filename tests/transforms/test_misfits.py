@@ -187,6 +187,14 @@ def test_what_keeps_nothing_takes_any_state_of_nothing(make: Callable[[], gx.Tra
     assert jax.tree.structure(updates) == jax.tree.structure(PARAMS)
 
 
+@pytest.mark.parametrize("state", [[1, 2], {"micro_step": 0}, optax.EmptyState(), None], ids=str)
+def test_wrappers_refuse_the_state_of_something_else(state: Any) -> None:
+    for name, tx in {"accumulate": gx.accumulate(gx.sgd(0.1), 2), "skip_nonfinite": gx.skip_nonfinite(gx.sgd(0.1), 2),
+                     "record_norms": gx.record_norms()}.items():
+        with pytest.raises(ValueError, match=f"{name}: expected the state of {name}, .*State, got .*init\\(params\\)"):
+            tx.update(PARAMS, state, PARAMS)
+
+
 def test_what_keeps_nothing_refuses_the_state_of_something() -> None:
     with pytest.raises(ValueError, match="expected the state of scale, EmptyState, got ScaleByAdamState"):
         gx.scale(0.5).update(PARAMS, gx.scale_by_adam().init(PARAMS))
