@@ -7,6 +7,7 @@ Transformations, optimizers and selectors are named here; the other rooms are mo
 from gradxform import augment, losses, masking, norm, plot, schedules, transfer
 from gradxform.core.bricks import Leafwise
 from gradxform.core.config import from_config, to_config
+from gradxform.core.manual import ShardingError
 from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.selectors import Selector, ndim_at_least, path_matches
 from gradxform.core.slots import Slot
@@ -114,6 +115,7 @@ __all__ = [
     "Selector",
     "set_to_zero",
     "sgd",
+    "ShardingError",
     "skip_nonfinite",
     "Slot",
     "stateless",

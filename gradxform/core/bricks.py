@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gradxform.core.manual import AxisName, check_axis_name
 from gradxform.core.numbers import increment
 from gradxform.core.slots import Slot, stored_as
 from gradxform.core.types import Params, State, Updates
@@ -51,6 +52,8 @@ class Leafwise:
       needs_params: whether ``update`` has to be given the params.
       elementwise: whether each element of a leaf is worked out from the same element of what is read, so that leaves
         may be joined or divided.
+      axis_name: the named axes along which it takes pieces of leaves together; None where it needs whole leaves, and
+        pieces of them, in ``shard_map``, are refused.
       any_dtype: whether leaves of integers and keys may come.
       check: ``check(params)`` refuses params that it cannot work on, when a run starts.
       where: which leaves it works on: all masks around it, from the outermost in; put there by ``masked`` and the like.
@@ -78,12 +81,14 @@ class Leafwise:
     whole: bool = False
     needs_params: bool = False
     elementwise: bool = False
+    axis_name: AxisName = ()
     any_dtype: bool = False
     check: Callable[[Params], object] | None = None
     where: tuple[Where, ...] = ()
     name: str = ""
 
     def __post_init__(self) -> None:
+        check_axis_name(self.axis_name)
         if not isinstance(self.slots, Mapping) or not all(isinstance(slot, Slot) for slot in self.slots.values()):
             raise TypeError(f"slots: expected a dict of Slots by name, got {self.slots!r}")
         if self.at is None and (self.whole or self.scalars):

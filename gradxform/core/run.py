@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core.bricks import Each, Leafwise, is_empty
+from gradxform.core.manual import refuse_pieces
 from gradxform.core.numbers import as_wide, cast, wide_dtype
 from gradxform.core.stages import Later, Stage, line_up, nest
 from gradxform.core.trees import (
@@ -98,6 +99,7 @@ class _Step:
     def __init__(self, brick: Leafwise, state: State, which: Selection, updates: Updates | None):
         if not brick.any_dtype:
             _ = which.checked  # or it raises
+        refuse_pieces(brick.name, brick.axis_name, which.tree, which.params if brick.needs_params else None)
         self.brick, self.which = brick, which
         self.now, self.rest = brick.begin(state, updates)
         self.slots = {name: self._of_leaves(name, getattr(state, name)) for name in brick.slots}

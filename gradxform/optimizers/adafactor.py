@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
+from gradxform.core.manual import AxisName
 from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
@@ -26,7 +27,7 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
               dtype_momentum: DType = "float32", weight_decay: ScalarOrSchedule | None = None, eps: Scalar = 1e-30,
               factored: bool = True, mask: Mask | None = None, *, relative_step: bool = False,
               rate_on_decay: bool = False, factored_axes: str = "largest",
-              clamp_epsilon: bool = False) -> Transformation:
+              clamp_epsilon: bool = False, axis_name: AxisName = None) -> Transformation:
     """Adam's second moment in the memory of its row and column sums, with steps relative to the params.
 
     Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (ICML 2018), algorithms 4 to 6.
@@ -51,6 +52,7 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
         step and the scale of the params never do.
       factored_axes: ``"largest"`` (optax) or ``"last"`` (torch, Keras).
       clamp_epsilon: whether the square is held at ``eps`` or more, as in torch.
+      axis_name: as in ``scale_by_factored_rms``.
 
     Returns:
       A transformation that needs params.
@@ -70,15 +72,15 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
         checks.real("momentum", momentum, at_least=0, below=1)
     checks.inexact_dtype("dtype_momentum", dtype_momentum)
     rule = scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps,
-                                 factored_axes=factored_axes, clamp_epsilon=clamp_epsilon)
+                                 factored_axes=factored_axes, clamp_epsilon=clamp_epsilon, axis_name=axis_name)
     rate = _relative(1.0 if learning_rate is None else learning_rate) if relative_step else learning_rate
     parts = [rule]
     if clipping_threshold is not None:
-        parts.append(clip_by_block_rms(clipping_threshold))
+        parts.append(clip_by_block_rms(clipping_threshold, axis_name=axis_name))
     if rate is not None:
         parts.append(scale_by_learning_rate(rate, flip_sign=False))
     if multiply_by_parameter_scale:
-        parts.append(scale_by_param_block_rms())
+        parts.append(scale_by_param_block_rms(axis_name=axis_name))
     if momentum is not None:
         parts.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
     if rate_on_decay and weight_decay is not None and learning_rate is not None:

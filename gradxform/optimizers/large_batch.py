@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from gradxform.core import checks
+from gradxform.core.manual import AxisName
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
 from gradxform.core.which import as_mask, mask_tree
@@ -23,7 +24,8 @@ from gradxform.transforms.trust_ratio import scale_by_trust_ratio
 def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None,
          trust_coefficient: Scalar = 0.001, eps: Scalar = 0.0, trust_ratio_mask: Mask | None = None,
          momentum: Scalar = 0.9, nesterov: bool = False, *, norm_of_sum: bool = True,
-         rate_in_momentum: bool = True, stacked: Mask | None = None) -> Transformation:
+         rate_in_momentum: bool = True, stacked: Mask | None = None,
+         axis_name: AxisName = None) -> Transformation:
     """Momentum whose step in each layer is a fixed fraction of the norm of its weights.
 
     You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (2017), algorithm 1:
@@ -45,6 +47,7 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
         scaled after (timm).
       stacked: which leaves are layers stacked along their first axis, as by a scan over them, such as
         ``path_matches("^blocks/")``: each layer has a ratio of its own. None for none.
+      axis_name: as in ``scale_by_trust_ratio``.
 
     Returns:
       A transformation that needs params.
@@ -60,7 +63,7 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
       {'w': Array(-0.2, dtype=float32)}
     """
     checks.real("momentum", momentum, at_least=0, at_most=1)
-    of = {"trust_coefficient": trust_coefficient, "eps": eps}
+    of = {"trust_coefficient": trust_coefficient, "eps": eps, "axis_name": axis_name}
     if norm_of_sum:
         rule = [add_decayed_weights(weight_decay, mask), _ratio(trust_ratio_mask, stacked, **of)]
     elif callable(weight_decay) or mask is not None:
@@ -76,7 +79,7 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
 def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-6,
          eps_root: Scalar = 0.0, weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None, *,
          trust_ratio_mask: Mask | None = None, max_trust_ratio: Scalar | None = None,
-         stacked: Mask | None = None) -> Transformation:
+         stacked: Mask | None = None, axis_name: AxisName = None) -> Transformation:
     """Adam whose step in each layer has the norm of its weights.
 
     You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (ICLR 2020), algorithm 2:
@@ -90,6 +93,7 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       max_trust_ratio: the largest ratio, > 0 (timm's trust_clip: 1); None for no limit.
       stacked: which leaves are layers stacked along their first axis, as by a scan over them, such as
         ``path_matches("^blocks/")``: each layer has a ratio of its own. None for none.
+      axis_name: as in ``scale_by_trust_ratio``.
 
     Returns:
       A transformation that needs params.
@@ -102,7 +106,7 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
     """
     if max_trust_ratio is not None:
         checks.real("max_trust_ratio", max_trust_ratio, above=0)
-    ratio = _ratio(trust_ratio_mask, stacked, max_ratio=max_trust_ratio)
+    ratio = _ratio(trust_ratio_mask, stacked, max_ratio=max_trust_ratio, axis_name=axis_name)
     return chain(scale_by_adam(b1, b2, eps, eps_root), add_decayed_weights(weight_decay, mask), ratio,
                  scale_by_learning_rate(learning_rate))
 

@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from gradxform.core import checks
 from gradxform.core.bricks import Leafwise
+from gradxform.core.manual import AxisName, spread
 from gradxform.core.numbers import abs_sq, lerp, sqrt
 from gradxform.core.slots import Axes, Shape, Slot
 from gradxform.core.transformation import transformation
@@ -23,7 +25,8 @@ from gradxform.core.types import Scalar
 def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_offset: int = 0,
                           min_dim_size_to_factor: int = 128, epsilon: Scalar = 1e-30,
                           decay_rate_fn: Callable[[Any, Any], Any] | None = None, *,
-                          factored_axes: str = "largest", clamp_epsilon: bool = False) -> Leafwise:
+                          factored_axes: str = "largest", clamp_epsilon: bool = False,
+                          axis_name: AxisName = None) -> Leafwise:
     """Divides by the root of a second moment that is kept as row and column means.
 
     Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (ICML 2018), algorithm 4:
@@ -40,6 +43,7 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
       factored_axes: ``"largest"`` factors the two largest axes, as optax does, ``"last"`` the last two, as torch and
         Keras do.
       clamp_epsilon: whether the square is held at ``epsilon`` or more, as in torch, instead of adding it.
+      axis_name: as in ``adaptive_grad_clip``; whether a piece is factored depends on its own shape.
 
     Returns:
       A transformation with the state of optax's.
@@ -84,15 +88,21 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
             v = lerp(v, square, weight)
             return g / sqrt(v), v_row, v_col, v
         short, long = axes
-        v_row = lerp(v_row, jnp.mean(square, axis=long), weight)
-        v_col = lerp(v_col, jnp.mean(square, axis=short), weight)
-        mean = jnp.mean(v_row, axis=short - (short > long), keepdims=True)
+        rows, cols = spread(g, axis_name, (long,)), spread(g, axis_name, (short,))
+        v_row = lerp(v_row, _over(jnp.mean(square, axis=long), rows), weight)
+        v_col = lerp(v_col, _over(jnp.mean(square, axis=short), cols), weight)
+        mean = _over(jnp.mean(v_row, axis=short - (short > long), keepdims=True), cols)
         row, col = sqrt(v_row / mean), sqrt(v_col)
         return g / jnp.expand_dims(row, long) / jnp.expand_dims(col, short), v_row, v_col, v
 
     slots = {"v_row": Slot(real=True, axes=functools.partial(without, 1)),
              "v_col": Slot(real=True, axes=functools.partial(without, 0)), "v": Slot(real=True, axes=whole)}
-    return Leafwise(leaf, slots, at, optax.FactoredState)
+    return Leafwise(leaf, slots, at, optax.FactoredState, axis_name=axis_name)
+
+
+def _over(mean: jax.Array, along: tuple[str, ...]) -> jax.Array:
+    """The mean of a whole leaf from those of its pieces, which are of one size."""
+    return lax.pmean(mean, along) if along else mean
 
 
 def _power(step: jax.Array, rate: Scalar) -> jax.Array:

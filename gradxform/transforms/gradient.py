@@ -7,16 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from gradxform.core import checks
 from gradxform.core.bricks import Each, Leafwise
+from gradxform.core.manual import AxisName, spread
 from gradxform.core.numbers import sqrt
 from gradxform.core.transformation import transformation
 from gradxform.core.types import Scalar, Updates
 
 
 @transformation
-def centralize(output_axis: int = 0) -> Leafwise:
+def centralize(output_axis: int = 0, *, axis_name: AxisName = None) -> Leafwise:
     """Subtracts from the gradient of each output unit its mean over the inputs.
 
     Yong et al., "Gradient Centralization" (ECCV 2020), equation 1: the mean of a leaf of two or more axes runs over
@@ -25,6 +27,7 @@ def centralize(output_axis: int = 0) -> Leafwise:
     Args:
       output_axis: the axis of the outputs. The default is optax's and right for torch's layout; the kernels of Flax
         and Haiku have it last: -1.
+      axis_name: as in ``adaptive_grad_clip``.
 
     Returns:
       A transformation without state.
@@ -47,13 +50,14 @@ def centralize(output_axis: int = 0) -> Leafwise:
         if not -g.ndim <= output_axis < g.ndim:
             raise ValueError(f"output_axis: expected an axis of an array of shape {g.shape}, got {output_axis}")
         inputs = tuple(axis for axis in range(g.ndim) if axis != output_axis % g.ndim)
-        return g - jnp.mean(g, axis=inputs, keepdims=True)
+        mean, along = jnp.mean(g, axis=inputs, keepdims=True), spread(g, axis_name, inputs)
+        return g - (lax.pmean(mean, along) if along else mean)
 
-    return Leafwise(leaf)
+    return Leafwise(leaf, axis_name=axis_name)
 
 
 @transformation
-def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int) -> Leafwise:
+def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int, *, axis_name: AxisName = None) -> Leafwise:
     """Adds Gaussian noise of decaying variance.
 
     Neelakantan et al., "Adding Gradient Noise Improves Learning for Very Deep Networks" (2015), equation 1:
@@ -63,6 +67,7 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int) -> Leafwise:
       eta: variance in the first step, >= 0.
       gamma: speed of the decay, >= 0.
       key: a seed, or a key from ``jax.random.key``.
+      axis_name: as in ``global_norm``: each piece has noise of its own, a whole leaf the same on each device.
 
     Returns:
       A transformation that counts its updates and carries its key: the same state gives the same noise.
@@ -87,10 +92,13 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int) -> Leafwise:
 
     def leaf(now: Any, g: jax.Array, p: Any) -> jax.Array:
         noise_key, deviation = now
+        for name in spread(g, axis_name):
+            noise_key = jax.random.fold_in(noise_key, lax.axis_index(name))
         return g + deviation * jax.random.normal(noise_key, g.shape, g.dtype)
 
     _check_key(key)
-    return Leafwise(leaf, at=at, state=optax.AddNoiseState, scalars={"rng_key": lambda: _as_key(key)}, whole=True)
+    return Leafwise(leaf, at=at, state=optax.AddNoiseState, scalars={"rng_key": lambda: _as_key(key)}, whole=True,
+                    axis_name=axis_name)
 
 
 def _check_key(key: Any) -> None:

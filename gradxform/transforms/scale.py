@@ -8,6 +8,7 @@ import optax
 
 from gradxform.core import checks
 from gradxform.core.bricks import LeafRule, Leafwise
+from gradxform.core.manual import AxisName, size, total
 from gradxform.core.numbers import abs_sq, sqrt
 from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
@@ -91,7 +92,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None = None, *,
 
 
 @transformation
-def scale_by_param_block_rms(min_scale: Scalar = 1e-3) -> Leafwise:
+def scale_by_param_block_rms(min_scale: Scalar = 1e-3, *, axis_name: AxisName = None) -> Leafwise:
     """Multiplies the update of each leaf by the root mean square of that leaf of the params.
 
     Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018), section 8, where
@@ -99,6 +100,7 @@ def scale_by_param_block_rms(min_scale: Scalar = 1e-3) -> Leafwise:
 
     Args:
       min_scale: the least factor, >= 0.
+      axis_name: as in ``global_norm``.
 
     Returns:
       A transformation without state that needs params.
@@ -113,12 +115,13 @@ def scale_by_param_block_rms(min_scale: Scalar = 1e-3) -> Leafwise:
       Array([3.535..., 0...], dtype=float32)
     """
     checks.real("min_scale", min_scale, at_least=0)
-    return Leafwise(lambda now, g, p: g * jnp.maximum(block_rms(p), min_scale), needs_params=True)
+    return Leafwise(lambda now, g, p: g * jnp.maximum(block_rms(p, axis_name), min_scale), needs_params=True,
+                    axis_name=axis_name)
 
 
-def block_rms(x: jax.Array) -> jax.Array:
+def block_rms(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The root mean square of one leaf; 0 for a leaf without elements."""
-    return sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))
+    return sqrt(total(abs_sq(x), axis_name) / max(size(x, axis_name), 1))
 
 
 def scheduled(value: ScalarOrSchedule, leaf: LeafRule, *, needs_params: bool = False) -> Leafwise:

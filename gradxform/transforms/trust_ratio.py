@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gradxform.core import checks
 from gradxform.core.bricks import Leafwise
+from gradxform.core.manual import AxisName, total
 from gradxform.core.numbers import abs_sq, sqrt
 from gradxform.core.transformation import transformation
 from gradxform.core.types import Scalar
@@ -17,7 +18,7 @@ from gradxform.core.types import Scalar
 @transformation
 def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0, eps: Scalar = 0.0, *,
                          weight_decay: Scalar = 0.0, max_ratio: Scalar | None = None,
-                         layer_axis: int | None = None) -> Leafwise:
+                         layer_axis: int | None = None, axis_name: AxisName = None) -> Leafwise:
     """Scales the update of each leaf by the norm of the leaf over the norm of its update.
 
     You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (2017), equation 6 (LARS), and You et
@@ -33,6 +34,7 @@ def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0
       max_ratio: the largest ratio, > 0; None for no limit.
       layer_axis: the axis along which layers are stacked in every leaf, as by a scan over them: each has a ratio of
         its own. None where a leaf is one layer.
+      axis_name: as in ``global_norm``; with ``layer_axis`` as in ``adaptive_grad_clip``.
 
     Returns:
       A transformation without state that needs params.
@@ -57,7 +59,7 @@ def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0
         checks.integer("layer_axis", layer_axis)
 
     def leaf(now: Any, u: jax.Array, p: jax.Array) -> jax.Array:
-        p_norm, u_norm = _norm(p, min_norm, layer_axis), _norm(u, min_norm, layer_axis)
+        p_norm, u_norm = (_norm(x, min_norm, layer_axis, axis_name) for x in (p, u))
         moving = (p_norm > 0) & (u_norm > 0)
         divisor = u_norm + weight_decay * p_norm + eps
         ratio = trust_coefficient * p_norm / jnp.where(moving, divisor, 1)
@@ -65,12 +67,12 @@ def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0
             ratio = jnp.minimum(ratio, max_ratio)
         return (u + weight_decay * p) * jnp.where(moving, ratio, 1)
 
-    return Leafwise(leaf, needs_params=True)
+    return Leafwise(leaf, needs_params=True, axis_name=axis_name)
 
 
-def _norm(x: jax.Array, least: Scalar, layer_axis: int | None) -> jax.Array:
+def _norm(x: jax.Array, least: Scalar, layer_axis: int | None, axis_name: AxisName) -> jax.Array:
     """The norm of the whole array, or of each of the layers along an axis, with axes of length 1 beside it."""
     if layer_axis is not None and not -x.ndim <= layer_axis < x.ndim:
         raise ValueError(f"layer_axis: expected leaves with an axis {layer_axis}, got shape {x.shape}")
     within = None if layer_axis is None else tuple(axis for axis in range(x.ndim) if axis != layer_axis % x.ndim)
-    return jnp.maximum(sqrt(jnp.sum(abs_sq(x), within, keepdims=within is not None)), least)
+    return jnp.maximum(sqrt(total(abs_sq(x), axis_name, within, keepdims=within is not None)), least)

@@ -91,7 +91,8 @@ ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augmen
                          "masking": M, "transfer": T}
 
 NO_PROGRAM = {
-    "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector", "Slot",
+    "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector",
+               "ShardingError", "Slot",
                "Transformation", "augment.Augmentation", "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue",
                "norm.BatchStats", "norm.LostUpdateWarning", "norm.Pending", "masking.CorruptedTokens",
                "masking.RandomMask", "transfer.LoadReport"},

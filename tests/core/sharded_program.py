@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from pieces import all_pieces
 
 import gradxform as gx
 
@@ -158,4 +159,5 @@ if __name__ == "__main__":
         "shard_map": in_shard_map(),
         "shard_map with a mean": in_shard_map_with_a_mean(),
         "a sharded population": sharded_population(),
+        **all_pieces(),
     }))

@@ -135,3 +135,16 @@ def test_adaptive_grad_clip_needs_axes_for_many_dimensions() -> None:
     tx = gx.adaptive_grad_clip(0.1, axis=(0, 2))
     got, _ = tx.update(params, tx.init(params), params)
     np.testing.assert_allclose(got["w"], 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis_name", [3, ("x", 0), {"x": "rows"}])
+@pytest.mark.parametrize("brick", [lambda axis: gx.clip_by_global_norm(1.0, axis_name=axis),
+                                   lambda axis: gx.record_norms(axis_name=axis)], ids=["clip", "record"])
+def test_an_axis_name_that_names_no_axis(brick: Callable[..., gx.Transformation], axis_name: object) -> None:
+    with pytest.raises(TypeError, match="axis_name: expected the name of an axis, a tuple of them, or a dict"):
+        brick(axis_name)
+
+
+def test_record_norms_starts_from_shapes_alone() -> None:
+    params = {"w": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)}
+    assert gx.record_norms().init(params).param_norm.dtype == jnp.float32

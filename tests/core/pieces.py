@@ -1,0 +1,107 @@
+"""Bricks that read whole leaves, on pieces of them inside ``shard_map``: used by ``sharded_program.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import gradxform as gx
+
+PARAMS = {"w": jnp.cos(jnp.arange(48.0)).reshape(8, 6), "b": jnp.arange(1.0, 4.0)}
+GRADS = {"w": jnp.sin(2 * jnp.arange(48.0)).reshape(8, 6) * 3, "b": jnp.ones(3)}
+SPECS = {"w": P("x"), "b": P()}
+
+# Each in terms of ``axis_name``, with the name its message has.
+BRICKS: dict[str, Callable[[Any], gx.Transformation]] = {
+    "clip_by_global_norm": lambda axis: gx.clip_by_global_norm(1.0, axis_name=axis),
+    "clip_by_block_rms": lambda axis: gx.clip_by_block_rms(0.5, axis_name=axis),
+    "adaptive_grad_clip": lambda axis: gx.adaptive_grad_clip(0.1, axis_name=axis),
+    "centralize": lambda axis: gx.centralize(-1, axis_name=axis),
+    "scale_by_param_block_rms": lambda axis: gx.scale_by_param_block_rms(axis_name=axis),
+    "scale_by_trust_ratio": lambda axis: gx.scale_by_trust_ratio(axis_name=axis),
+    "scale_by_factored_rms": lambda axis: gx.adafactor(0.1, 2, factored_axes="last", axis_name=axis),
+    "record_norms": lambda axis: gx.chain(gx.record_norms(axis_name=axis), gx.sgd(0.5)),
+    "lamb": lambda axis: gx.lamb(0.1, axis_name=axis),
+    "lars": lambda axis: gx.lars(0.1, axis_name=axis),
+}
+
+
+def two_steps(tx: gx.Transformation, params: Any, grads: Any) -> Any:
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(grads, state, params)
+        params = gx.apply_updates(params, updates)
+    return params, gx.metrics(state)
+
+
+def on_pieces(tx: gx.Transformation, params: Any, grads: Any, *, check_vma: bool = True) -> Any:
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    specs = {name: SPECS[name] for name in params}
+    # That what is whole leaves as P() is itself a check: it may not differ from device to device.
+    mapped = jax.shard_map(lambda p, g: two_steps(tx, p, g), mesh=mesh, in_specs=(specs, specs),
+                           out_specs=(specs, P()), check_vma=check_vma)
+    placed = {name: jax.device_put(x, NamedSharding(mesh, specs[name])) for name, x in params.items()}
+    return jax.jit(mapped)(placed, grads)
+
+
+def together() -> Iterator[str]:
+    """With ``axis_name`` pieces give what the whole gives."""
+    for name, brick in BRICKS.items():
+        for check_vma, keys in ((True, ("w", "b")), (False, ("w",))):
+            params, grads = ({key: tree[key] for key in keys} for tree in (PARAMS, GRADS))
+            whole = jax.jit(two_steps)(brick(None), params, grads)
+            pieces = on_pieces(brick({"x": 0}), params, grads, check_vma=check_vma)
+            for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
+                if not np.allclose(a, b, rtol=1e-5, atol=1e-6):
+                    yield f"{name}, check_vma={check_vma}: {a} is not {b}"
+
+
+def refused() -> Iterator[str]:
+    """Without it, pieces are refused by the name of the brick, the path and the axis."""
+    for name, brick in BRICKS.items():
+        try:
+            on_pieces(brick(None), PARAMS, GRADS)
+            yield f"{name}: nothing was raised"
+        except gx.ShardingError as error:
+            expected = {"lamb": "scale_by_trust_ratio", "lars": "scale_by_trust_ratio"}.get(name, name)
+            if not str(error).startswith(f"{expected}: ") or "along 'x' at 'w'" not in str(error):
+                yield f"{name}: {error}"
+    for name in ("adaptive_grad_clip", "centralize", "scale_by_factored_rms"):
+        try:
+            on_pieces(BRICKS[name]("x"), PARAMS, GRADS)
+            yield f"{name}: nothing was raised"
+        except gx.ShardingError as error:
+            if "such as {'x': 0}" not in str(error):
+                yield f"{name}: {error}"
+
+
+def by_itself() -> Iterator[str]:
+    """``axis_name=()`` is each device by itself: a member of a population on each."""
+    params, grads = {"w": PARAMS["w"]}, {"w": GRADS["w"]}
+    for name, brick in BRICKS.items():
+        if name == "record_norms":
+            continue  # its norms differ from device to device, and leave as such
+        whole = [two_steps(brick(None), {"w": params["w"][i:i + 2]}, {"w": grads["w"][i:i + 2]})[0]["w"]
+                 for i in range(0, 8, 2)]
+        pieces = on_pieces(brick(()), params, grads)[0]["w"]
+        if not np.allclose(np.concatenate(whole), pieces, rtol=1e-5, atol=1e-6):
+            yield name
+
+
+def noise() -> Iterator[str]:
+    """Each piece has noise of its own, a whole leaf the same everywhere."""
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    moved = np.asarray(on_pieces(gx.add_noise(1.0, 0.5, key=0, axis_name="x"), zeros, zeros)[0]["w"])
+    if len({row.tobytes() for row in moved}) != 8:
+        yield "rows of two pieces have the same noise"
+
+
+def all_pieces() -> dict[str, list[str]]:
+    """What is wrong, by check."""
+    return {f"pieces {check.__name__}": list(check()) for check in (together, refused, by_itself, noise)}
