@@ -30,7 +30,7 @@ from gradxform.core.trees import (
     widened,
 )
 from gradxform.core.types import Params, State, Updates
-from gradxform.core.which import Selection, Selections, kept_extra
+from gradxform.core.which import Selection, Selections
 
 
 def run(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Mapping[str, Any],
@@ -79,10 +79,10 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
         if waiting:
             flush()
         seen = here.take(leaves)
-        new, own = part.update(seen, own, here.params, **kept_extra(part.where, updates, extra))
+        new, own = part.update(seen, own, here.params, **which.extra(part.where, extra))
         if structure(new) != here.treedef:
             mismatch(seen, new, "the updates that came in", "the updates that went out")
-        for place, leaf in zip(here.places, jax.tree.leaves(new), strict=True):
+        for place, leaf in zip(here.order, jax.tree.leaves(new), strict=True):
             leaves[place] = leaf
         finished.append(own)
     flush(last=True)

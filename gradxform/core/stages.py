@@ -1,6 +1,6 @@
 """The three kinds of work inside a transformation: a brick, a chain of stages, and control around a stage.
 
-What changes a transformation without running it, as a mask does, is a rewrite of the bricks in it: see ``rewrite``.
+What changes a transformation without running it, as a mask does, is a rewrite of the bricks in it: see ``only``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 from gradxform.core.bricks import Leafwise
 from gradxform.core.trees import refuse_integers
 from gradxform.core.types import AnyTransformation, Params, State, Updates
-from gradxform.core.which import Where, kept_params
+from gradxform.core.which import Selections, Where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +85,11 @@ class Later:
 Stage: TypeAlias = Leafwise | Chain | Around
 
 
-def rewrite(stage: Stage, change: Callable[[Leafwise | Around], Stage]) -> Stage:
-    """The stage with ``change`` made to each brick and each control in it."""
-    if isinstance(stage, Chain):
-        return dataclasses.replace(stage, parts=tuple(rewrite(part, change) for part in stage.parts))
-    return change(stage)
-
-
 def only(stage: Stage, where: Where) -> Stage:
-    """The stage, working on some of the leaves only; it sees no trace of the others."""
-    return rewrite(stage, lambda part: dataclasses.replace(part, where=(where, *part.where)))
+    """The stage, each brick and control in it working on some of the leaves only; it sees no trace of the others."""
+    if isinstance(stage, Chain):
+        return dataclasses.replace(stage, parts=tuple(only(part, where) for part in stage.parts))
+    return dataclasses.replace(stage, where=(where, *stage.where))
 
 
 def named(stage: Stage, name: str) -> Stage:
@@ -102,14 +97,12 @@ def named(stage: Stage, name: str) -> Stage:
     return stage if isinstance(stage, Chain) or stage.name else dataclasses.replace(stage, name=name)
 
 
-def init(stage: Stage, params: Params, made: dict[tuple[Where, ...], Params] | None = None) -> State:
-    """The state of a stage for params; ``made`` is what masks that came before have left of them."""
-    made = {} if made is None else made
+def init(stage: Stage, params: Params, which: Selections | None = None) -> State:
+    """The state of a stage for params; ``which`` are their selections, where some have been made."""
+    which = Selections(params, starts=True) if which is None else which
     if isinstance(stage, Chain):
-        return stage.pack([init(part, params, made) for part in stage.parts])
-    if stage.where not in made:
-        made[stage.where] = kept_params(stage.where, params)
-    params = made[stage.where]
+        return stage.pack([init(part, params, which) for part in stage.parts])
+    params = which[stage.where].tree
     if isinstance(stage, Leafwise) and not stage.any_dtype:
         refuse_integers(params, "params")
     return stage.init(params)

@@ -129,7 +129,7 @@ def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str, *, prefix: bool = F
     def fits(path: str) -> bool:
         if path in here and path in there:
             return (here[path] is None) == (there[path] is None)
-        below = path in here and any(other.startswith(path + "/") for other in there)
+        below = here.get(path) is not None and any(other.startswith(path + "/") for other in there)
         above = path in there and any(path.startswith(other + "/") for other in here)
         return prefix and (below or above or "(root)" in here)
 
@@ -137,7 +137,19 @@ def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str, *, prefix: bool = F
         if not fits(path):
             raise ValueError(f"{b_name} and {a_name} do not fit at '{path}': "
                              f"{a_name}: {_describe(here, path)}; {b_name}: {_describe(there, path)}")
-    raise ValueError(f"{b_name} and {a_name} do not fit: {a_name}: {structure(a)}; {b_name}: {structure(b)}")
+    # The same leaves in other containers, or None for a subtree: the first node that is another.
+    key_path: tuple[Any, ...] = ()
+    while True:
+        (ours, a_node), (theirs, b_node) = map(_one_level, (a, b))
+        if a_node != b_node:
+            raise ValueError(f"{b_name} and {a_name} do not fit at '{path_name(key_path)}': {a_name}: {structure(a)}; "
+                             f"{b_name}: {structure(b)}")
+        key_path, a, b = next(((*key_path, *key), x, y) for (key, x), (_, y) in zip(ours, theirs, strict=True)
+                              if structure(x) != structure(y) and not (prefix and jax.tree_util.all_leaves([x])))
+
+
+def _one_level(tree: PyTree) -> Any:
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
 
 
 def _leaves_by_path(tree: PyTree) -> dict[str, Any]:

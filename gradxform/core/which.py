@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import optax
 from gradxform.core.arguments import plain
 from gradxform.core.selectors import Selector, compile_pattern, path_matches
 from gradxform.core.trees import align, check_shapes, flatten, mismatch, named_leaves, paths, refuse_integers, structure
-from gradxform.core.types import Mask, Params, PyTree, Updates
+from gradxform.core.types import Mask, Params, PyTree
 
 
 def as_mask(name: str, which: Mask | str) -> Mask:
@@ -61,8 +62,6 @@ def keep(mask: PyTree, tree: PyTree, what: str = "updates", name: str = "mask") 
     Raises:
       ValueError: it does not fit, with the first path that differs.
     """
-    if mask is tree:
-        return tree
     chosen, treedef = flatten(mask)
     try:
         parts = treedef.flatten_up_to(tree)
@@ -89,55 +88,32 @@ class Where:
       mask: as the user gave it, or a function that makes it a tree.
       name: of the argument, for messages.
       extra: whether extra arguments with the structure of the updates are masked too.
+      label: what its leaves are where the stage works; one that is no bool is of a function that checks its own.
     """
 
     mask: Any
     name: str = "mask"
     extra: bool = False
+    label: bool | int = True
 
-    def __call__(self, tree: PyTree) -> PyTree:
-        """The tree of bools for ``tree``."""
-        return mask_tree(self.mask, tree, self.name)
-
-
-def kept_params(where: tuple[Where, ...], params: Params) -> Params:
-    """What some masks, from the outermost in, leave of the params of a run that starts.
-
-    Raises:
-      ValueError: a mask does not fit, or a pattern in it matches nothing.
-    """
-    for one in where:
-        if isinstance(one.mask, Selector):
-            _refuse_idle(one, params)
-        params = keep(one(params), params, "params", one.name)
-    return params
-
-
-def kept_extra(where: tuple[Where, ...], updates: Updates, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The extra arguments of an update, those that are like the updates masked as they are."""
-    for one in where:
-        if one.extra:
-            mask, same = one(updates), structure(updates)
-            extra = {key: keep(mask, value) if structure(value) == same else value for key, value in extra.items()}
-        updates = keep(one(updates), updates)
-    return extra
+    def labels(self, tree: PyTree) -> PyTree:
+        """The mask as a tree of bools, or of other labels."""
+        return mask_tree(self.mask, tree, self.name) if isinstance(self.label, bool) else self.mask(tree)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-    """Some of the leaves of the updates.
+    """Some of the leaves of a tree.
 
     Attributes:
-      tree: the updates with empty nodes for the others.
+      tree: the tree with empty nodes for the others.
       treedef: its structure.
-      places: where its leaves are among all leaves, in order.
-      order: the other way round: the number of the leaf at a place.
+      order: the number of each of its leaves by the place of the leaf among all, in order.
       params: the params of these leaves, or None.
     """
 
-    tree: Updates
+    tree: PyTree
     treedef: Any
-    places: list[int]
     order: dict[int, int]
     params: Params | None
 
@@ -154,48 +130,66 @@ class Selection:
             check_shapes(self.tree, jax.tree.leaves(self.tree), jax.tree.leaves(self.params), "updates", "params")
         return True
 
-    def take(self, leaves: list[Any]) -> Updates:
+    def take(self, leaves: list[Any]) -> PyTree:
         """The tree of these leaves out of all."""
-        return self.treedef.unflatten([leaves[place] for place in self.places])
+        return self.treedef.unflatten([leaves[place] for place in self.order])
 
 
 class Selections:
-    """The selections of one update by their masks, each worked out once."""
+    """What masks, from the outermost in, leave of the updates of a step, or of the params of a run that starts.
 
-    def __init__(self, updates: Updates, params: Params | None):
-        leaves, self._treedef = flatten(updates)
-        self._updates, self._params, self._made = updates, params, dict[tuple[Where, ...], Selection]()
-        self._numbered = self._treedef.unflatten(range(len(leaves)))
+    Each mask is worked out once, for all stages that it is around.
+    """
+
+    def __init__(self, tree: PyTree, params: Params | None = None, *, starts: bool = False):
+        leaves, treedef = flatten(tree)
+        self._what, self._starts = "params" if starts else "updates", starts
+        self._made, self._labels = dict[tuple[Where, ...], Selection](), dict[tuple[Any, ...], PyTree]()
+        # The tree, the places of its leaves and the params, as the masks leave them.
+        self._left: dict[tuple[Where, ...], Any] = {(): (tree, treedef.unflatten(range(len(leaves))), params)}
         self.param_leaves: list[Any] = [None] * len(leaves)
-        if params is not None:
-            self._all_params(leaves)
+        # What a mask hides may have another structure; what it does not hide is checked where it is used.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            self.param_leaves = [x if jax.tree_util.all_leaves([x]) else None for x in treedef.flatten_up_to(params)]
 
     def __getitem__(self, where: tuple[Where, ...]) -> Selection:
+        """The selection by some masks.
+
+        Raises:
+          ValueError: a mask does not fit, or a pattern in it matches nothing in the params of a run that starts.
+        """
         if where not in self._made:
-            self._made[where] = self._select(where)
+            tree, numbered, params = self._behind(where)
+            places, treedef = flatten(numbered)
+            if params is not None:
+                for place, param in zip(places, align(treedef, tree, params, "params"), strict=True):
+                    self.param_leaves[place] = param
+            self._made[where] = Selection(tree, treedef, {place: i for i, place in enumerate(places)}, params)
         return self._made[where]
 
-    def _select(self, where: tuple[Where, ...]) -> Selection:
-        tree, numbered, params = self._updates, self._numbered, self._params
-        for one in where:
-            mask = one(tree)
-            numbered = keep(mask, numbered, name=one.name)
-            params = None if params is None else keep(mask, params, "params", one.name)
-            tree = keep(mask, tree, name=one.name)
-        places, treedef = flatten(numbered)
-        if params is not None:
-            own = align(treedef, tree, params, "params")
-            for place, param in zip(places, own, strict=True):
-                self.param_leaves[place] = param
-        return Selection(tree, treedef, places, {place: i for i, place in enumerate(places)}, params)
+    def extra(self, where: tuple[Where, ...], given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The extra arguments of an update, those that are like the updates masked as they are."""
+        for n, one in enumerate(where, 1):
+            if one.extra:
+                mask, same = self._mask(where[:n]), structure(self._behind(where[:n - 1])[0])
+                given = {key: keep(mask, value) if structure(value) == same else value for key, value in given.items()}
+        return given
 
-    def _all_params(self, leaves: list[Any]) -> None:
-        # What a mask hides may have another structure; what it does not hide is checked where it is used.
-        try:
-            own = self._treedef.flatten_up_to(self._params)
-        except (ValueError, TypeError, KeyError):
-            return
-        self.param_leaves = [x if jax.tree_util.all_leaves([x]) else None for x in own]
+    def _behind(self, where: tuple[Where, ...]) -> tuple[PyTree, PyTree, Params | None]:
+        if where not in self._left:
+            (tree, numbered, params), mask, name = self._behind(where[:-1]), self._mask(where), where[-1].name
+            self._left[where] = (keep(mask, tree, self._what, name), keep(mask, numbered, self._what, name),
+                                 None if params is None else keep(mask, params, "params", name))
+        return self._left[where]
+
+    def _mask(self, where: tuple[Where, ...]) -> PyTree:
+        *outer, one = where
+        tree, key = self._behind(tuple(outer))[0], (*outer, id(one.mask))
+        if key not in self._labels:
+            if self._starts and isinstance(one.mask, Selector):
+                _refuse_idle(one, tree)
+            self._labels[key] = one.labels(tree)
+        return jax.tree.map(lambda label: label == one.label, self._labels[key])
 
 
 def _bools(name: str, mask: PyTree) -> PyTree:

@@ -12,7 +12,7 @@ from gradxform.core.stages import Chain, Stage, only
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import named_leaves
 from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State
-from gradxform.core.which import Where, as_mask, mask_tree
+from gradxform.core.which import Where, as_mask
 from gradxform.transforms.combine import check_transformation, set_to_zero
 
 
@@ -77,21 +77,20 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
     for label, tx in transforms.items():
         check_transformation(f"transforms[{label!r}]", tx)
 
-    def labels_of(tree: PyTree) -> PyTree:
+    numbers = {label: i for i, label in enumerate(transforms)}
+
+    def numbered(tree: PyTree) -> PyTree:
         if not jax.tree.leaves(tree):
             return tree
         labels = param_labels(tree) if callable(param_labels) else param_labels
         for path, label in named_leaves(labels):
-            if label not in transforms:
-                raise ValueError(f"param_labels: expected one of {sorted(map(repr, transforms))} at '{path}', "
+            if label not in numbers:
+                raise ValueError(f"param_labels: expected one of {sorted(map(repr, numbers))} at '{path}', "
                                  f"got {label!r}")
-        return labels
+        return jax.tree.map(numbers.__getitem__, labels)
 
-    def has(label: Hashable) -> Callable[[PyTree], PyTree]:
-        return lambda tree: jax.tree.map(lambda own: own == label, labels_of(tree))
-
-    return _divided({label: only(stage_of(tx), Where(has(label), "param_labels", mask_compatible_extra_args))
-                     for label, tx in transforms.items()},
+    return _divided({label: only(stage_of(tx), Where(numbered, "param_labels", mask_compatible_extra_args, i))
+                     for i, (label, tx) in enumerate(transforms.items())},
                     {f"transforms/{label}": tx for label, tx in transforms.items()})
 
 
@@ -147,11 +146,7 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask | str
     """
     check_transformation("optimizer", optimizer)
     mask = as_mask("freeze_mask", freeze_mask)
-
-    def thawed(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda frozen: not frozen, mask_tree(mask, tree, "freeze_mask"))
-
-    return _divided({"train": only(stage_of(optimizer), Where(thawed, "freeze_mask")),
+    return _divided({"train": only(stage_of(optimizer), Where(mask, "freeze_mask", label=False)),
                      "freeze": only(stage_of(set_to_zero()), Where(mask, "freeze_mask"))}, {"optimizer": optimizer})
 
 

@@ -15,6 +15,7 @@ import gradxform as gx
 from gradxform.core import trees
 
 PARAMS = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "b": jnp.ones(2)}
+X = jnp.ones(2)
 TX = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1))
 
 
@@ -105,12 +106,27 @@ def test_inside_combinators_and_under_jit(make: Any, misfit: str) -> None:
     ({"a": True}, "b"),
     ({"a": True, "b": True, "c": True}, "c"),
     ({"a": {"kernel": True, "bias": {"deep": True}}, "b": False}, "a/bias"),
+    ({"a": {"kernel": True, "bias": None}, "b": False}, "a/bias"),
+    ({"a": None, "b": True}, "a'"),
 ])
 def test_masks_that_do_not_fit(mask: Any, path: str) -> None:
     for tx in (gx.masked(gx.scale(0.5), mask), gx.adamw(0.1, mask=mask), gx.freeze(mask),
                gx.selective_transform(gx.sgd(0.1), freeze_mask=mask)):
-        with pytest.raises(ValueError, match=f"mask.*'{path}"):
+        with pytest.raises(ValueError, match=f"mask do not fit at '{path}"):
             tx.init(PARAMS)
+    with pytest.raises(ValueError, match=r"mask do not fit at '\(root\)': mask: PyTreeDef\(None\)"):
+        gx.masked(gx.scale(0.5), None).init(PARAMS)
+
+
+def test_the_same_leaves_in_other_containers_name_the_first_that_differs() -> None:
+    ours, theirs = {"a": [X], "x": {"y": (X, [X])}}, {"a": [X], "x": {"y": (X, (X,))}}
+    tx = gx.adam(0.1)
+    with pytest.raises(ValueError, match=r"state and updates .* at 'x/y/1': updates: PyTreeDef\(\[\*\]\); state"):
+        tx.update(ours, tx.init(theirs))
+    with pytest.raises(ValueError, match=r"at 'x/y/1': params: .*; updates: PyTreeDef\(\(\*,\)\)"):
+        gx.apply_updates(ours, theirs)
+    with pytest.raises(ValueError, match=r"at '1': mask: None"):
+        gx.masked(tx, [True, None]).init((X, theirs))
 
 
 @pytest.mark.parametrize("mask", [

@@ -167,6 +167,24 @@ def test_partition_gives_each_label_its_own_transformation() -> None:
     equal(updates["head"], wanted)
 
 
+def test_labels_are_worked_out_once_for_all_of_them() -> None:
+    seen = []
+
+    def labels(tree: Any) -> Any:
+        seen.append(tree)
+        return {"body": {"bias": "slow", "kernel": "fast"}, "head": "none"}
+
+    tx = gx.partition({"fast": gx.chain(gx.trace(0.5), gx.scale(2.0), gx.add_decayed_weights(0.5, {"body": True})),
+                       "slow": gx.scale(0.5), "none": gx.set_to_zero()}, labels)
+    state = tx.init(PARAMS)
+    assert len(seen) == 1
+    updates, _ = tx.update(GRADIENTS, state, PARAMS)
+    assert len(seen) == 2
+    equal(updates, {"body": {"bias": 0.5 * GRADIENTS["body"]["bias"],
+                             "kernel": 2 * GRADIENTS["body"]["kernel"] + 0.5 * PARAMS["body"]["kernel"]},
+                    "head": jax.tree.map(jnp.zeros_like, PARAMS["head"])})
+
+
 @pytest.mark.parametrize("labels", [
     {"body": {"bias": "a", "kernel": "b"}, "head": "b"},
     lambda params: {"body": {"bias": "a", "kernel": "b"}, "head": "b"},
