@@ -14,7 +14,7 @@ from gradxform.augment import inputs as forms
 from gradxform.augment.batching import STRATEGIES, apply_batch
 from gradxform.augment.stage import Stage, closed, opened
 from gradxform.core import checks
-from gradxform.core.keys import one_key
+from gradxform.core.arrays import one_key
 from gradxform.core.pytree import register
 from gradxform.core.value import Value, factory
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -48,10 +50,7 @@ def kind(parameter: inspect.Parameter) -> Kind:
     options = [option for option in _options(annotation) if option is not type(None)]
     if options == [bool]:
         return Kind.BOOL
-    found = Kind(0)
-    for part in _kinds(annotation):
-        found |= part
-    return found
+    return functools.reduce(operator.or_, _kinds(annotation), Kind(0))
 
 
 def takes_none(parameter: inspect.Parameter) -> bool:
@@ -136,9 +135,8 @@ def plain(value: Any) -> Any:
         value = value.copy()  # the caller's may change later
         value.setflags(write=False)
         return value
-    if isinstance(value, jax.Array) and value.dtype == bool and value.ndim == 0 and not is_traced(value):
-        return bool(value)
-    return value
+    known = isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    return bool(value) if known and value.dtype == bool and value.ndim == 0 else value
 
 
 def _each(change: Callable[[Any], Any], value: Any, keys: Callable[[Any], Any] = lambda key: key) -> Any:
@@ -160,8 +158,3 @@ def dtype_name(name: str, value: Any) -> str | None:
         return None if value is None else jnp.dtype(value).name
     except TypeError as error:
         raise TypeError(f"{name}: expected a dtype, got {value!r}") from error
-
-
-def is_traced(x: Any) -> bool:
-    """Whether ``x`` stands for an array that is only known when the program runs."""
-    return isinstance(x, jax.core.Tracer)

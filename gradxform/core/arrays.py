@@ -1,4 +1,4 @@
-"""Checks of arrays and of the numbers that shape them."""
+"""Checks of arrays, of random keys, and of the numbers that shape arrays."""
 
 from __future__ import annotations
 
@@ -95,6 +95,29 @@ def pair(name: str, value: Any, *, at_least: int = 1) -> tuple[int, int]:
     if len(value) != 2:
         raise TypeError(f"{name}: expected an integer or a pair of them, got {value!r}")
     return size(name, value[0], at_least=at_least), size(name, value[1], at_least=at_least)
+
+
+def one_key(name: str, key: Any) -> jax.Array:
+    """``key`` as a typed key, whether it is one already or the raw data of one.
+
+    Raises:
+      TypeError: it is no key, or several.
+    """
+    if isinstance(key, (jax.Array, np.ndarray)):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            if key.ndim == 0:
+                return jnp.asarray(key)
+            raise TypeError(f"{name}: expected one key, got an array of keys of shape {key.shape}; vmap over it, or "
+                            f"take one of them")
+        if key.dtype == jnp.uint32 and key.ndim == 1:
+            try:
+                return jax.random.wrap_key_data(jnp.asarray(key))
+            except (TypeError, ValueError):
+                pass
+        found = f"an array of dtype {key.dtype} and shape {key.shape}"
+    else:
+        found = repr(key)
+    raise TypeError(f"{name}: expected a key from jax.random.key or jax.random.PRNGKey, got {found}")
 
 
 def _of_kind(name: str, x: Any, kinds: tuple[Any, ...], what: str) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gradxform.core.manual import AxisName, check_axis_name
-from gradxform.core.numbers import increment
+from gradxform.core.numbers import float_dtype, increment
 from gradxform.core.slots import Slot, stored_as
 from gradxform.core.types import Params, State, Updates
 from gradxform.core.which import Where
@@ -110,7 +110,7 @@ class Leafwise:
         if self.check is not None:
             self.check(params)
         # Copies: what is in a state may be donated, and the user's key or number is not.
-        scalars = {name: jnp.array(start()) if callable(start) else jnp.array(start, jnp.result_type(float))
+        scalars = {name: jnp.array(start()) if callable(start) else jnp.array(start, float_dtype())
                    for name, start in self.scalars.items()}
         count = {"count": jnp.zeros([], jnp.int32)} if self.counts else {}
         return self.state(**count, **scalars, **{name: slot.new(params) for name, slot in self.slots.items()})

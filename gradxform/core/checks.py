@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -42,10 +43,7 @@ def real(name: str, value: Any, *, at_least: float | None = None, below: float |
     if not is_concrete(value):
         wanted = "a real number or a schedule" if schedule else "a real number"
         raise TypeError(f"{name}: expected {wanted}, got {value!r}")
-    if math.isnan(value):
-        raise ValueError(f"{name}: expected {_range(at_least, above, below, at_most)}, got nan")
-    if not _inside(value, at_least, above, below, at_most):
-        raise ValueError(f"{name}: expected {_range(at_least, above, below, at_most)}, got {value!r}")
+    _within(name, value, "a real number", at_least=at_least, above=above, below=below, at_most=at_most)
 
 
 def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None,
@@ -74,8 +72,7 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if not _inside(int(value), at_least, None, None, at_most):
-        raise ValueError(f"{name}: expected {_range(at_least, None, None, at_most, 'an integer')}, got {value!r}")
+    _within(name, value, "an integer", at_least=at_least, at_most=at_most)
 
 
 def choice(name: str, value: Any, options: tuple[str, ...]) -> None:
@@ -114,14 +111,13 @@ def _is_placeholder(value: Any) -> bool:
     return type(value) is object or isinstance(value, jax.ShapeDtypeStruct)
 
 
-def _inside(x: float, at_least: float | None, above: float | None, below: float | None,
-            at_most: float | None) -> bool:
-    return ((at_least is None or x >= at_least) and (above is None or x > above)
-            and (below is None or x < below) and (at_most is None or x <= at_most))
+_BOUNDS = {"at_least": (">=", operator.ge), "above": (">", operator.gt), "below": ("<", operator.lt),
+           "at_most": ("<=", operator.le)}
 
 
-def _range(at_least: float | None, above: float | None, below: float | None, at_most: float | None,
-           what: str = "a real number") -> str:
-    bounds = [f"{sign} {bound}" for sign, bound in
-              ((">=", at_least), (">", above), ("<", below), ("<=", at_most)) if bound is not None]
-    return f"{what} {' and '.join(bounds)}".strip()
+def _within(name: str, value: Any, what: str, **bounds: float | None) -> None:
+    """Refuses NaN and a number that is out of bounds."""
+    limits = [(*_BOUNDS[side], bound) for side, bound in bounds.items() if bound is not None]
+    if math.isnan(value) or not all(fits(value, bound) for _, fits, bound in limits):
+        wanted = " and ".join(f"{sign} {bound}" for sign, _, bound in limits)
+        raise ValueError(f"{name}: expected {what} {wanted}".rstrip() + f", got {value!r}")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.core.definition import definition_of, keys
+from gradxform.core.definition import DEFINITIONS
 from gradxform.core.places import is_named, join
 from gradxform.core.suggest import nearest, unknown
 from gradxform.core.value import Value
@@ -73,7 +73,8 @@ def _encode(value: Any, path: str) -> Any:
     if isinstance(value, Value):
         parameters = value._definition.signature.parameters
         return {"call": value._definition.key, "arguments": {
-            name: _encode_spread(item, path) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
+            # *transformations are a tuple by nature; a plain JSON list says it best.
+            name: _encode(list(item), path) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
             else _encode(item, join(path, name)) for name, item in value.arguments.items()}}
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -82,7 +83,8 @@ def _encode(value: Any, path: str) -> Any:
     if isinstance(value, complex):
         return {"complex": [_encode(value.real, path), _encode(value.imag, path)]}
     if type(value) in (list, tuple):
-        items = [_encode(item, join(path, i)) for i, item in enumerate(value)]
+        items = [{"tuple": [item[0], _encode(item[1], join(path, item[0]))]} if is_named(item)
+                 else _encode(item, join(path, i)) for i, item in enumerate(value)]
         return items if type(value) is list else {"tuple": items}
     if type(value) is dict:
         return {"dict": [[_encode(key, path), _encode(item, join(path, key))] for key, item in value.items()]}
@@ -96,15 +98,9 @@ def _encode(value: Any, path: str) -> Any:
     raise ValueError(f"value: expected what a config can hold at '{path}', got {value!r}")
 
 
-def _encode_spread(items: tuple[Any, ...], path: str) -> list[Any]:
-    # *transformations are a tuple by nature; a plain JSON list says it best.
-    return [{"tuple": [item[0], _encode(item[1], join(path, item[0]))]} if is_named(item)
-            else _encode(item, join(path, i)) for i, item in enumerate(items)]
-
-
 def _decode(item: Any, path: str) -> Any:
     if isinstance(item, list):
-        return [_decode(part, join(path, i)) for i, part in enumerate(item)]
+        return [_decode_item(part, path, i) for i, part in enumerate(item)]
     if not isinstance(item, dict):
         return item
     if "call" in item:
@@ -123,17 +119,11 @@ def _at(path: str) -> str:
     return f"config at '{path}'" if path else "config"
 
 
-def _decode_spread(items: Any, path: str) -> tuple[Any, ...]:
-    if not isinstance(items, list):
-        raise ValueError(f"{_at(path)}: expected a list, got {items!r}")
-    decoded = []
-    for i, item in enumerate(items):
-        pair = item.get("tuple") if isinstance(item, dict) else None
-        if isinstance(pair, list) and is_named(tuple(pair)):
-            decoded.append((pair[0], _decode(pair[1], join(path, pair[0]))))
-        else:
-            decoded.append(_decode(item, join(path, i)))
-    return tuple(decoded)
+def _decode_item(item: Any, path: str, i: int) -> Any:
+    pair = item.get("tuple") if isinstance(item, dict) else None
+    if isinstance(pair, list) and is_named(tuple(pair)):
+        return pair[0], _decode(pair[1], join(path, pair[0]))
+    return _decode(item, join(path, i))
 
 
 def _decode_pair(pair: Any, path: str) -> tuple[Any, Any]:
@@ -159,19 +149,21 @@ def _decode_number(item: dict[str, Any]) -> Any:
 
 def _decode_call(item: dict[str, Any], path: str) -> Value:
     name, given = item["call"], item.get("arguments")
-    definition = definition_of(name) if isinstance(name, str) else None
+    definition = DEFINITIONS.get(name) if isinstance(name, str) else None
     if definition is None:
-        near = nearest(name, keys()) if isinstance(name, str) else None
+        near = nearest(name, DEFINITIONS) if isinstance(name, str) else None
         hint = f"did you mean {near!r}? I" if near else "i"
         raise ValueError(f"{_at(path)}: unknown name {name!r}; {hint}f it is your own factory, import its module first")
     if not isinstance(given, dict):
         raise ValueError(f"{_at(path)}: expected a dict of arguments for {name}, got {given!r}")
-    parameters = definition.signature.parameters
-    for key in given:
+    parameters, arguments = definition.signature.parameters, {}
+    for key, part in given.items():
         if key not in parameters:
             raise ValueError(f"{_at(path)}: {unknown(f'{name}() has no argument', key, parameters)}")
-    arguments = {key: _decode_spread(part, path) if parameters[key].kind == inspect.Parameter.VAR_POSITIONAL
-                 else _decode(part, join(path, key)) for key, part in given.items()}
+        spread = parameters[key].kind == inspect.Parameter.VAR_POSITIONAL
+        if spread and not isinstance(part, list):
+            raise ValueError(f"{_at(path)}: expected a list, got {part!r}")
+        arguments[key] = tuple(_decode(part, path)) if spread else _decode(part, join(path, key))
     try:
         made: Value = definition.call(arguments)
     except (TypeError, ValueError) as error:

@@ -13,7 +13,8 @@ from gradxform.core import arguments as given
 from gradxform.core.suggest import unknown
 from gradxform.core.types import Kind
 
-_DEFINITIONS: dict[str, Definition] = {}
+DEFINITIONS: dict[str, Definition] = {}
+"""The factories whose modules have been imported, by their names in a config."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,21 +99,6 @@ class Definition:
         if missing:
             return f"{self.name}() needs {', '.join(map(repr, missing))}"
         return None
-
-
-def register(definition: Definition) -> None:
-    """Makes a factory known to configs."""
-    _DEFINITIONS[definition.key] = definition
-
-
-def definition_of(name: str) -> Definition | None:
-    """The factory of this name in a config, if its module has been imported."""
-    return _DEFINITIONS.get(name)
-
-
-def keys() -> list[str]:
-    """The names that a config may hold."""
-    return list(_DEFINITIONS)
 
 
 def public_name(function: Callable[..., Any]) -> str:

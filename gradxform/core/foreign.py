@@ -14,11 +14,17 @@ from gradxform.core.trees import align, flatten, is_inexact, structure
 from gradxform.core.types import AnyTransformation, Params, State, Updates
 
 
-def stage_of(transformation: AnyTransformation) -> Stage:
-    """The stage of any transformation, ours or another library's."""
+def stage_of(transformation: AnyTransformation, name: str = "tx") -> Stage:
+    """The stage of any transformation, ours or another library's, given as the argument ``name``.
+
+    Raises:
+      TypeError: it has no ``init`` and ``update``.
+    """
     stage: Stage | None = getattr(transformation, "stage", None)
     if isinstance(stage, Stage):
         return stage
+    if not all(callable(getattr(transformation, part, None)) for part in ("init", "update")):
+        raise TypeError(f"{name}: expected a transformation, got {transformation!r}")
     tx = optax.with_extra_args_support(transformation)
 
     def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:

@@ -16,6 +16,11 @@ from gradxform.core.types import Scalar
 MAX_STEP = 2**31 - 1
 
 
+def float_dtype() -> Any:
+    """The dtype of a number that is counted with or set: float32, or float64 where jax has 64-bit types on."""
+    return jnp.result_type(float)
+
+
 def wide_dtype(dtype: DTypeLike) -> Any:
     """The dtype to compute in: float32 for anything narrower, the dtype itself otherwise."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
@@ -87,7 +92,7 @@ def increment(count: jax.Array) -> jax.Array:
 
 def debias(decay: Scalar, count: jax.Array) -> jax.Array:
     """``1 - decay**count``, without the cancellation that loses four digits at ``decay=0.999, count=1``."""
-    steps = count.astype(jnp.result_type(float))
+    steps = count.astype(float_dtype())
     if isinstance(decay, (int, float)):
         return -jnp.expm1(steps * (math.log(decay) if decay > 0 else -math.inf))
     return _debias(jnp.asarray(scalar(decay)), steps)

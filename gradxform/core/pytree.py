@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradxform.core.arguments import is_traced
 from gradxform.core.definition import Definition
 
 KeyPath: typing.TypeAlias = tuple[Any, ...]
@@ -162,7 +161,7 @@ def _identity(value: Numbers) -> tuple[Hashable, ...]:
 def _number_identity(x: Any) -> Hashable:
     if isinstance(x, Numbers):
         return _identity(x)
-    if is_traced(x):
+    if isinstance(x, jax.core.Tracer):
         return ("traced", id(x))
     if isinstance(x, (jax.Array, np.ndarray)):
         raw = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.core.numbers import MAX_STEP, scalar
+from gradxform.core.numbers import MAX_STEP, float_dtype, scalar
 from gradxform.core.pytree import register
 from gradxform.core.types import ScalarOrSchedule, Step
 from gradxform.core.value import Value, factory
@@ -99,8 +99,3 @@ def whole(steps: Any) -> jax.Array:
         steps = jnp.minimum(steps, MAX_STEP)
     narrow = steps.dtype.itemsize < 4 or jnp.issubdtype(steps.dtype, jnp.unsignedinteger)
     return steps.astype(jnp.int32) if narrow else steps
-
-
-def float_dtype() -> Any:
-    """The dtype of a schedule's value."""
-    return jnp.result_type(float)

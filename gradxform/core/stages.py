@@ -92,11 +92,6 @@ def only(stage: Stage, where: Where) -> Stage:
     return dataclasses.replace(stage, where=(where, *stage.where))
 
 
-def named(stage: Stage, name: str) -> Stage:
-    """The stage; a brick or control that has no name yet is called by that of its factory."""
-    return stage if isinstance(stage, Chain) or stage.name else dataclasses.replace(stage, name=name)
-
-
 def init(stage: Stage, params: Params, which: Selections | None = None) -> State:
     """The state of a stage for params; ``which`` are their selections, where some have been made."""
     which = Selections(params, starts=True) if which is None else which

@@ -7,52 +7,18 @@ from collections.abc import Iterable
 
 # What an argument is called elsewhere (optax, torch, Keras, papers), without case and underscores, and what here: the
 # first of these that there is.
-SYNONYMS = {
-    "lr": ("learning_rate", "init_value", "peak_value", "max_value"),
-    "rate": ("learning_rate",),
-    "eta": ("learning_rate",),
-    "alpha": ("learning_rate", "end_value", "decay"),
-    "stepsize": ("learning_rate", "half_cycle"),
-    "maxlr": ("max_value", "learning_rate"),
-    "baselr": ("base_value", "learning_rate"),
-    "initiallearningrate": ("init_value",),
-    "peaklr": ("peak_value", "max_value"),
-    "peakvalue": ("init_value", "max_value"),
-    "etamin": ("end_value",),
-    "minlr": ("end_value",),
-    "beta": ("b1", "decay", "momentum"),
-    "betas": ("b1",),
-    "beta1": ("b1",),
-    "beta2": ("b2",),
-    "rho": ("decay", "b2"),
-    "epsilon": ("eps",),
-    "momentum": ("b1", "decay"),
-    "wd": ("weight_decay",),
-    "l2": ("weight_decay",),
-    "decay": ("weight_decay", "gamma", "rate"),
-    "weightdecayrate": ("weight_decay",),
-    "weightdecaymask": ("mask",),
-    "dampening": ("momentum",),
-    "gamma": ("decay", "rate"),
-    "norm": ("max_norm",),
-    "maxgradnorm": ("max_norm",),
-    "dtype": ("mu_dtype", "accumulator_dtype", "dtype_momentum"),
-    "n": ("steps", "every"),
-    "tmax": ("steps",),
-    "t0": ("steps",),
-    "tmult": ("factor",),
-    "totalsteps": ("steps",),
-    "decaysteps": ("steps",),
-    "transitionsteps": ("steps",),
-    "numsteps": ("steps",),
-    "warmup": ("warmup_steps", "steps"),
-    "everyk": ("every",),
-    "everykschedule": ("every",),
-    "prob": ("p",),
-    "probability": ("p",),
-    "regex": ("pattern",),
-    "ndim": ("n",),
-}
+_ELSEWHERE = """
+lr: learning_rate init_value peak_value max_value; rate eta: learning_rate; alpha: learning_rate end_value decay
+stepsize: learning_rate half_cycle; maxlr: max_value learning_rate; baselr: base_value learning_rate
+initiallearningrate: init_value; peaklr: peak_value max_value; peakvalue: init_value max_value; etamin minlr: end_value
+beta: b1 decay momentum; betas beta1: b1; beta2: b2; rho: decay b2; epsilon: eps; momentum: b1 decay
+wd l2 weightdecayrate: weight_decay; weightdecaymask: mask; decay: weight_decay gamma rate; gamma: decay rate
+dampening: momentum; norm maxgradnorm: max_norm; dtype: mu_dtype accumulator_dtype dtype_momentum; n: steps every
+tmax t0 totalsteps decaysteps transitionsteps numsteps: steps; warmup: warmup_steps steps; tmult: factor
+everyk everykschedule: every; prob probability: p; regex: pattern; ndim: n
+"""
+SYNONYMS = {name: here.split() for line in _ELSEWHERE.replace(";", "\n").strip().splitlines()
+            for names, here in [line.split(":")] for name in names.split()}
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import as_stored
 from gradxform.core.pytree import register
 from gradxform.core.run import run
-from gradxform.core.stages import Around, Stage, named
+from gradxform.core.stages import Around, Chain, Stage
 from gradxform.core.trees import widened
 from gradxform.core.types import Params, State, Updates
 from gradxform.core.value import Value, factory
@@ -55,22 +56,18 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
 
     @classmethod
     def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Self:
-        # The pair in the tuple asks this holder for the value, which does not exist until the tuple does.
-        holder: list[Transformation] = []
         anew = inside.asked()
 
         def init(params: Params) -> State:
             if inside.asked():
-                return inside.Place(holder[0], anew)
-            return stages.init(holder[0].stage, params)
+                return inside.Place(tx, anew)
+            return stages.init(tx.stage, params)
 
         def update(updates: Updates, state: State, params: Params | None = None,
                    **extra: Any) -> tuple[Updates, State]:
-            tx = holder[0]
             return run(tx.stage, updates, state, params, extra, tx.name, as_stored)
 
-        tx = tuple.__new__(cls, (init, update))
-        holder.append(tx)
+        tx = tuple.__new__(cls, (init, update))  # the pair knows the value that it is part of
         return tx
 
     @functools.cached_property
@@ -78,14 +75,12 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
         """The work inside: what the factory returned, as one of the kinds in ``gradxform.core.stages``."""
         return _as_stage(self.built, self.name)
 
-    @property
+    @functools.cached_property
     def built(self) -> Any:
         """What the factory's function returned, checked to be a transformation."""
-        if "_built" not in self.__dict__:
-            built = self._definition.build(self._arguments)
-            _as_stage(built, self.name)
-            self.__dict__["_built"] = built
-        return self.__dict__["_built"]
+        built = self._definition.build(self._arguments)
+        _as_stage(built, self.name)
+        return built
 
     def _replace(self, **pair: Any) -> optax.GradientTransformationExtraArgs:  # type: ignore[override]
         # With another init or update it is no longer what its call makes: a plain pair.
@@ -124,9 +119,10 @@ def transformation(function: Callable[P, Any]) -> Callable[P, Transformation]:
 
 def _as_stage(built: Any, name: str) -> Stage:
     if isinstance(built, Stage):
-        return named(built, name)
+        # A brick or control that has no name yet is called by that of its factory.
+        return built if isinstance(built, Chain) or built.name else dataclasses.replace(built, name=name)
     if isinstance(built, optax.GradientTransformation):
-        return stage_of(built)
+        return stage_of(built, name)
     if isinstance(built, tuple) and len(built) == 2 and all(callable(part) for part in built):
         init, update = built
         return Around(init, _with_extra(update))

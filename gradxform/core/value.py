@@ -17,8 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from gradxform.core import places
 from gradxform.core.arguments import kind, plain, signature
-from gradxform.core.definition import Definition, config_name, public_name
-from gradxform.core.definition import register as make_known
+from gradxform.core.definition import DEFINITIONS, Definition, config_name, public_name
 from gradxform.core.printing import WIDTH, format_call
 from gradxform.core.pytree import Numbers
 
@@ -36,12 +35,10 @@ class Value(Numbers):
         """The arguments of the call that made this value, defaults included, by name."""
         return {name: plain(value) for name, value in self._arguments.items()}
 
-    @property
+    @functools.cached_property
     def built(self) -> Any:
         """What the factory's function returned."""
-        if "_built" not in self.__dict__:
-            self.__dict__["_built"] = self._definition.build(self._arguments)
-        return self.__dict__["_built"]
+        return self._definition.build(self._arguments)
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **named: Any) -> typing.Self:
         """This value with other arguments, its own or those of values inside it.
@@ -101,12 +98,11 @@ def factory(value_class: type[V], function: Callable[P, Any]) -> Callable[P, V]:
         value.built  # noqa: B018  (building refuses bad arguments here and not where the value is used)
         return value
 
-    name = public_name(function)
+    name, key = public_name(function), config_name(function)
     found = signature(function, name)
-    definition = Definition(
-        name=name, key=config_name(function), function=function, signature=found,
+    definition = DEFINITIONS[key] = Definition(
+        name=name, key=key, function=function, signature=found,
         kinds={name: kind(parameter) for name, parameter in found.parameters.items()}, public=make)
-    make_known(definition)
     return make
 
 

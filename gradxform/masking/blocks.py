@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core import arrays
-from gradxform.core.keys import one_key
+from gradxform.core.arrays import one_key
 from gradxform.masking.random import shuffled
 
 ATTEMPTS = 10

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core import arrays
-from gradxform.core.keys import one_key
+from gradxform.core.arrays import one_key
 
 
 class RandomMask(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import arrays, checks
-from gradxform.core.keys import one_key
+from gradxform.core.arrays import one_key
 from gradxform.core.numbers import cast, scalar
 from gradxform.core.types import Scalar
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gradxform.core import checks
 from gradxform.core.manual import AxisName
+from gradxform.core.numbers import float_dtype
 from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
@@ -93,6 +94,6 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
 def _relative(learning_rate: ScalarOrSchedule) -> Any:
     """The schedule ``min(learning_rate, 1 / sqrt(t))``, t from 1."""
     def rate(count: jax.Array) -> jax.Array:
-        return jnp.minimum(at_step(learning_rate, count), jax.lax.rsqrt(count.astype(jnp.result_type(float)) + 1))
+        return jnp.minimum(at_step(learning_rate, count), jax.lax.rsqrt(count.astype(float_dtype()) + 1))
 
     return rate

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks
+from gradxform.core.foreign import stage_of
+from gradxform.core.numbers import float_dtype
 from gradxform.core.types import AnyTransformation
 from gradxform.plot.style import axes, finish, lines, named
-from gradxform.transforms.combine import apply_updates, check_transformation
+from gradxform.transforms.combine import apply_updates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +68,7 @@ def trajectories(
     """
     checks.function("loss", loss)
     checks.integer("steps", steps, at_least=1)
-    origin = jnp.asarray(start, jnp.result_type(float))
+    origin = jnp.asarray(start, float_dtype())
     if origin.shape != (2,):
         raise ValueError(f"start: expected two numbers, got {start!r}")
     paths = [(label, _path(label, loss, tx, origin, steps)) for label, tx in named(transformations)]
@@ -91,7 +93,7 @@ def trajectories(
 def _path(label: str, loss: Callable[[jax.Array], Any], tx: AnyTransformation, start: jax.Array,
           steps: int) -> np.ndarray:
     """The parameters before every update and after the last, as an array of shape (steps + 1, 2)."""
-    check_transformation(f"transformations[{label!r}]", tx)
+    stage_of(tx, f"transformations[{label!r}]")  # or it raises
 
     def step(carry: tuple[jax.Array, Any], _: None) -> tuple[tuple[jax.Array, Any], jax.Array]:
         params, state = carry

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.core import checks
-from gradxform.core.numbers import MAX_STEP
-from gradxform.core.schedule import at_step, float_dtype, whole
+from gradxform.core.numbers import MAX_STEP, float_dtype
+from gradxform.core.schedule import at_step, whole
 from gradxform.core.types import Scalar, ScalarOrSchedule
 
 

@@ -11,6 +11,7 @@ import optax
 
 from gradxform.core import checks
 from gradxform.core.bricks import Each, Leafwise
+from gradxform.core.numbers import float_dtype
 from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import paths
@@ -173,4 +174,4 @@ def _by_layer(groups: Groups, rates: Callable[[Any], Callable[[int, int, int], A
 
 
 def _array(factor: Any) -> jax.Array:
-    return jnp.asarray(factor, jnp.result_type(float) if isinstance(factor, float) else None)
+    return jnp.asarray(factor, float_dtype() if isinstance(factor, float) else None)

@@ -20,7 +20,7 @@ from gradxform.core.transformation import transformation
 from gradxform.core.trees import align, paths, structure
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
 from gradxform.core.which import is_partial, keep
-from gradxform.transforms.combine import check_transformation, identity
+from gradxform.transforms.combine import identity
 
 
 class UnfreezeState(NamedTuple):
@@ -72,11 +72,9 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
       >>> {name: round(float(u), 3) for name, u in second.items()}
       {'body': -0.8, 'head': -0.6}
     """
-    check_transformation("optimizer", optimizer)
     before = identity() if before is None else before
-    check_transformation("before", before)
+    stage, first = stage_of(optimizer, "optimizer"), stage_of(before, "before")
     pairs = _pairs(schedule)
-    stage, first = stage_of(optimizer), stage_of(before)
     starts = sorted({start for _, start in pairs if start is not None})
 
     def init(params: Params) -> UnfreezeState:

@@ -10,15 +10,13 @@ import jax.numpy as jnp
 from gradxform.core import checks, stages
 from gradxform.core.control import branch
 from gradxform.core.foreign import stage_of
-from gradxform.core.numbers import cast, increment, no_update
+from gradxform.core.numbers import cast, float_dtype, increment, no_update
 from gradxform.core.run import run
-from gradxform.core.schedule import float_dtype
 from gradxform.core.slots import Slot
 from gradxform.core.stages import Around
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import align, check_shapes, refuse_integers
 from gradxform.core.types import AnySchedule, AnyTransformation, Params, State, Updates
-from gradxform.transforms.combine import check_transformation
 
 
 class AccumulateState(NamedTuple):
@@ -74,10 +72,9 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
       >>> last
       {'w': Array(-5., dtype=float32)}
     """
-    check_transformation("tx", tx)
+    stage = stage_of(tx)
     if not callable(every):
         checks.integer("every", every, at_least=1)
-    stage = stage_of(tx)
 
     def init(params: Params) -> AccumulateState:
         return AccumulateState(jnp.zeros([], jnp.int32), Slot().new(params), stages.init(stage, params),

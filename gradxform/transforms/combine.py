@@ -39,9 +39,8 @@ def chain(*transformations: AnyTransformation) -> Chain:
       >>> gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-0.1))
       chain(clip_by_global_norm(max_norm=1.0), scale(step_size=-0.1))
     """
-    for i, tx in enumerate(transformations):
-        check_transformation(f"chain: argument {i}", tx)
-    return Chain(tuple(map(stage_of, transformations)), inner={str(i): tx for i, tx in enumerate(transformations)})
+    return Chain(tuple(stage_of(tx, f"chain: argument {i}") for i, tx in enumerate(transformations)),
+                 inner={str(i): tx for i, tx in enumerate(transformations)})
 
 
 @transformation
@@ -67,12 +66,11 @@ def named_chain(*transformations: tuple[str, AnyTransformation]) -> Chain:
     for i, pair in enumerate(transformations):
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
             raise TypeError(f"named_chain: argument {i}: expected a pair (name, transformation), got {pair!r}")
-        check_transformation(f"named_chain: {pair[0]!r}", pair[1])
     names = [name for name, _ in transformations]
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     if twice:
         raise ValueError(f"named_chain: expected unique names, got {twice[0]!r} more than once")
-    return Chain(tuple(stage_of(tx) for _, tx in transformations),
+    return Chain(tuple(stage_of(tx, f"named_chain: {name!r}") for name, tx in transformations),
                  pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
                  unpack=lambda state: [state[name] for name in names] if len(state) == len(names) else tuple(state),
                  state=dict, inner=dict(transformations))
@@ -178,13 +176,3 @@ def _add(param: Any, update: Any) -> jax.Array:
     if not is_inexact(update):
         return param if update.dtype == jax.dtypes.float0 else param + update
     return cast(widen(param) + widen(update), param.dtype)
-
-
-def check_transformation(name: str, tx: Any) -> None:
-    """Refuses an argument that is not a transformation.
-
-    Raises:
-      TypeError: it has no ``init`` and ``update``.
-    """
-    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        raise TypeError(f"{name}: expected a transformation, got {tx!r}")

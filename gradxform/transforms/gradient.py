@@ -10,9 +10,10 @@ import optax
 from jax import lax
 
 from gradxform.core import checks
+from gradxform.core.arrays import one_key
 from gradxform.core.bricks import Each, Leafwise
 from gradxform.core.manual import AxisName, spread
-from gradxform.core.numbers import sqrt
+from gradxform.core.numbers import float_dtype, sqrt
 from gradxform.core.transformation import transformation
 from gradxform.core.types import Scalar, Updates
 
@@ -88,7 +89,7 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int, *, axis_name: Ax
     def at(count: jax.Array, rng_key: jax.Array, updates: Updates) -> Any:
         next_key, now = jax.random.split(rng_key)
         keys = Each(jax.random.split(now, max(len(jax.tree.leaves(updates)), 1)))
-        return (keys, sqrt(eta / count.astype(jnp.result_type(float)) ** gamma)), next_key
+        return (keys, sqrt(eta / count.astype(float_dtype()) ** gamma)), next_key
 
     def leaf(now: Any, g: jax.Array, p: Any) -> jax.Array:
         noise_key, deviation = now
@@ -96,23 +97,10 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int, *, axis_name: Ax
             noise_key = jax.random.fold_in(noise_key, lax.axis_index(name))
         return g + deviation * jax.random.normal(noise_key, g.shape, g.dtype)
 
-    _check_key(key)
-    return Leafwise(leaf, at=at, state=optax.AddNoiseState, scalars={"rng_key": lambda: _as_key(key)}, whole=True,
-                    axis_name=axis_name)
-
-
-def _check_key(key: Any) -> None:
-    if not isinstance(key, jax.Array):
-        return checks.integer("key", key)
-    new_style, seed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key), jnp.issubdtype(key.dtype, jnp.integer)
-    old_style = key.dtype == jnp.uint32 and key.ndim == 1
-    if not old_style and not ((new_style or seed) and key.ndim == 0):
-        raise TypeError(f"key: expected a seed or one key from jax.random.key, "
-                        f"got an array of dtype {key.dtype} and shape {key.shape}")
-    return None
-
-
-def _as_key(key: Any) -> jax.Array:
-    if isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim == 1):
-        return key
-    return jax.random.key(key)
+    seeded = not isinstance(key, jax.Array) or (key.ndim == 0 and jnp.issubdtype(key.dtype, jnp.integer))
+    if seeded:
+        checks.integer("key", key)
+    else:
+        one_key("key", key)
+    return Leafwise(leaf, at=at, state=optax.AddNoiseState, whole=True, axis_name=axis_name,
+                    scalars={"rng_key": lambda: jax.random.key(key) if seeded else key})

@@ -13,7 +13,7 @@ from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import named_leaves
 from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State
 from gradxform.core.which import Where, as_mask
-from gradxform.transforms.combine import check_transformation, set_to_zero
+from gradxform.transforms.combine import set_to_zero
 
 
 @transformation
@@ -42,9 +42,8 @@ def masked(inner: AnyTransformation, mask: Mask | str, *, mask_compatible_extra_
       >>> tx.update({"w": 1.0, "b": 1.0}, tx.init({"w": 0.0, "b": 0.0}))[0]
       {'b': Array(1., dtype=float32), 'w': Array(0.5, dtype=float32)}
     """
-    check_transformation("inner", inner)
     where = Where(as_mask("mask", mask), "mask", mask_compatible_extra_args)
-    return Chain((only(stage_of(inner), where),), inner={"inner": inner}, state=optax.MaskedState,
+    return Chain((only(stage_of(inner, "inner"), where),), inner={"inner": inner}, state=optax.MaskedState,
                  pack=lambda states: optax.MaskedState(states[0]), unpack=lambda state: [state.inner_state])
 
 
@@ -74,9 +73,6 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
     """
     if not isinstance(transforms, Mapping):
         raise TypeError(f"transforms: expected a dict of transformations by label, got {transforms!r}")
-    for label, tx in transforms.items():
-        check_transformation(f"transforms[{label!r}]", tx)
-
     numbers = {label: i for i, label in enumerate(transforms)}
 
     def numbered(tree: PyTree) -> PyTree:
@@ -89,7 +85,8 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
                                  f"got {label!r}")
         return jax.tree.map(numbers.__getitem__, labels)
 
-    return _divided({label: only(stage_of(tx), Where(numbered, "param_labels", mask_compatible_extra_args, i))
+    return _divided({label: only(stage_of(tx, f"transforms[{label!r}]"),
+                                 Where(numbered, "param_labels", mask_compatible_extra_args, i))
                      for i, (label, tx) in enumerate(transforms.items())},
                     {f"transforms/{label}": tx for label, tx in transforms.items()})
 
@@ -144,9 +141,8 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask | str
       >>> tx.update({"head": 1.0, "body": 1.0}, tx.init({"head": 0.0, "body": 0.0}))[0]
       {'body': Array(-0., dtype=float32), 'head': Array(-0.1, dtype=float32)}
     """
-    check_transformation("optimizer", optimizer)
     mask = as_mask("freeze_mask", freeze_mask)
-    return _divided({"train": only(stage_of(optimizer), Where(mask, "freeze_mask", label=False)),
+    return _divided({"train": only(stage_of(optimizer, "optimizer"), Where(mask, "freeze_mask", label=False)),
                      "freeze": only(stage_of(set_to_zero()), Where(mask, "freeze_mask"))}, {"optimizer": optimizer})
 
 

@@ -18,7 +18,6 @@ from gradxform.core.stages import Around
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import widened
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
-from gradxform.transforms.combine import check_transformation
 
 
 class NonfiniteError(FloatingPointError):
@@ -69,9 +68,8 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
       >>> updates, int(state.skipped_steps)
       ({'w': Array(-0., dtype=float32)}, 1)
     """
-    check_transformation("tx", tx)
-    checks.integer("max_consecutive", max_consecutive, at_least=0)
     stage = stage_of(tx)
+    checks.integer("max_consecutive", max_consecutive, at_least=0)
 
     def init(params: Params) -> SkipNonfiniteState:
         return SkipNonfiniteState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros([], bool),

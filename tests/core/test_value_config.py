@@ -13,7 +13,7 @@ import pytest
 from value_catalog import CASES, VALUES
 
 import gradxform as gx
-from gradxform.core import definition
+from gradxform.core.definition import DEFINITIONS
 
 
 def through_json(value: Any) -> Any:
@@ -134,7 +134,7 @@ def test_a_users_factory_is_known_by_its_module() -> None:
 
 def test_a_users_factory_does_not_take_the_name_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A script may have a ``clip`` of its own; a config of ours still means ours."""
-    monkeypatch.setattr(definition, "_DEFINITIONS", dict(definition._DEFINITIONS))
+    monkeypatch.delitem(DEFINITIONS, "__main__.clip", raising=False)  # and afterwards it is as it was
     config = gx.to_config(gx.clip(1.0))
     script = """
 @gx.transformation
