@@ -101,22 +101,16 @@ class Definition:
         return None
 
 
-def public_name(function: Callable[..., Any]) -> str:
-    """How a factory is called behind ``gx.``, or with its module if it is a user's own."""
-    module = _module(function)
+def names(function: Callable[..., Any]) -> tuple[str, str]:
+    """How a factory is called behind ``gx.``, or with its module if it is a user's own; and how in a config."""
+    module, name = function.__module__ or "__main__", function.__qualname__
+    if module == "__main__":
+        return name, f"__main__.{name}"  # a script's own clip prints as clip, but there that is the name of ours
     package, _, rest = module.partition(".")
-    if package != "gradxform":
-        return function.__qualname__ if module == "__main__" else f"{module}.{function.__qualname__}"
-    room = rest.split(".")[0]
-    # The transformations and selectors are named flat; the other rooms are modules.
-    return function.__name__ if room in ("core", "transforms", "optimizers") else f"{room}.{function.__name__}"
-
-
-def config_name(function: Callable[..., Any]) -> str:
-    """How a factory is called in a config: a script's own clip prints as clip, but there that is the name of ours."""
-    name = public_name(function)
-    return name if _module(function) != "__main__" else f"__main__.{name}"
-
-
-def _module(function: Callable[..., Any]) -> str:
-    return function.__module__ or "__main__"
+    if package == "gradxform":
+        # The transformations and selectors are named flat; the other rooms are modules.
+        room = rest.split(".")[0]
+        name = function.__name__ if room in ("core", "transforms", "optimizers") else f"{room}.{function.__name__}"
+    else:
+        name = f"{module}.{name}"
+    return name, name

@@ -14,6 +14,11 @@ from gradxform.core.trees import align, flatten, is_inexact, structure
 from gradxform.core.types import AnyTransformation, Params, State, Updates
 
 
+def is_transformation(x: Any) -> bool:
+    """Whether ``x`` has the two functions of a transformation."""
+    return all(callable(getattr(x, name, None)) for name in ("init", "update"))
+
+
 def stage_of(transformation: AnyTransformation, name: str = "tx") -> Stage:
     """The stage of any transformation, ours or another library's, given as the argument ``name``.
 
@@ -23,7 +28,7 @@ def stage_of(transformation: AnyTransformation, name: str = "tx") -> Stage:
     stage: Stage | None = getattr(transformation, "stage", None)
     if isinstance(stage, Stage):
         return stage
-    if not all(callable(getattr(transformation, part, None)) for part in ("init", "update")):
+    if not is_transformation(transformation):
         raise TypeError(f"{name}: expected a transformation, got {transformation!r}")
     tx = optax.with_extra_args_support(transformation)
 

@@ -34,7 +34,7 @@ def replaced(value: Numbers, changes: Mapping[str, Any]) -> Numbers:
         changed: Numbers = _changed(value, changes, "")
     except KeyError as error:
         what = f"{value._definition.name}() has no argument"
-        raise TypeError(unknown(what, error.args[0], [*value._arguments, *_paths(value)])) from None
+        raise TypeError(unknown(what, error.args[0], value._arguments | dict(parts(value, deep=True)))) from None
     return changed
 
 
@@ -73,7 +73,7 @@ def _inside(item: Any) -> dict[str, Any]:
 
 def _entries(item: Any) -> Iterator[tuple[str, Any, Any]]:
     """The items of a plain container: the key in a path, the item, and the key in the container."""
-    if type(item) is dict:
+    if isinstance(item, Mapping):
         yield from ((str(key), part, key) for key, part in item.items())
     elif type(item) in (list, tuple):
         for i, part in enumerate(item):
@@ -83,8 +83,8 @@ def _entries(item: Any) -> Iterator[tuple[str, Any, Any]]:
 def _put(item: Any, new: Mapping[str, Any]) -> Any:
     """A plain container with other items, by their keys in a path."""
     keys = {own: key for key, _, own in _entries(item) if key in new}
-    if type(item) is dict:
-        return {own: new[keys[own]] if own in keys else part for own, part in item.items()}
+    if isinstance(item, Mapping):
+        return type(item)({own: new[keys[own]] if own in keys else part for own, part in item.items()})  # type: ignore[call-arg]
     return type(item)((part[0], new[keys[i]]) if i in keys and is_named(part) else new[keys[i]] if i in keys else part
                       for i, part in enumerate(item))
 
@@ -95,7 +95,9 @@ def _spread_over_calls(value: Numbers) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def _paths(item: Any, path: str = "") -> Iterator[str]:
+def parts(item: Any, *, deep: bool = False, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands inside ``item`` by path; what stands inside other values there too if it is ``deep``."""
     for key, part in _inside(item).items():
-        yield join(path, key)
-        yield from _paths(part, join(path, key))
+        yield join(path, key), part
+        if deep or not isinstance(part, Numbers):
+            yield from parts(part, deep=deep, path=join(path, key))

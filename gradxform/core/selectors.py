@@ -140,13 +140,6 @@ def ndim_at_least(n: int) -> Predicate:
 def both(first: Selector, second: Selector) -> Predicate:
     """Selects what both selectors select; written ``first & second``.
 
-    Args:
-      first: a selector.
-      second: a selector.
-
-    Returns:
-      A selector.
-
     Raises:
       TypeError: an argument is not a selector.
     """
@@ -157,13 +150,6 @@ def both(first: Selector, second: Selector) -> Predicate:
 def either(first: Selector, second: Selector) -> Predicate:
     """Selects what either selector selects; written ``first | second``.
 
-    Args:
-      first: a selector.
-      second: a selector.
-
-    Returns:
-      A selector.
-
     Raises:
       TypeError: an argument is not a selector.
     """
@@ -172,14 +158,7 @@ def either(first: Selector, second: Selector) -> Predicate:
 
 @_selector
 def negated(selector: Selector) -> Predicate:
-    """Selects what a selector does not; written ``~selector``.
-
-    Args:
-      selector: a selector.
-
-    Returns:
-      A selector.
-    """
+    """Selects what a selector does not; written ``~selector``."""
     return lambda path, leaf: not selector.built(path, leaf)
 
 

@@ -5,6 +5,7 @@ What changes a transformation without running it, as a mask does, is a rewrite o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -13,27 +14,25 @@ import jax
 
 from gradxform.core.bricks import Leafwise
 from gradxform.core.trees import refuse_integers
-from gradxform.core.types import AnyTransformation, Params, State, Updates
+from gradxform.core.types import Params, State, Updates
 from gradxform.core.which import Selections, Where
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Stages one after another.
+    """Stages one after another: those of the transformations in the call, in their order; one more may follow.
 
     Attributes:
       parts: the stages.
       pack: makes the state of the states of the parts.
       unpack: the states of the parts.
       state: the class of the state.
-      inner: the transformations that the parts were made of, by key, in their order; a part more may follow.
     """
 
     parts: tuple[Stage, ...]
     pack: Callable[[list[State]], State] = tuple
     unpack: Callable[[State], Sequence[State]] = tuple
     state: type = tuple
-    inner: Mapping[str, AnyTransformation] = dataclasses.field(default_factory=dict)
 
     def states(self, state: State, name: str) -> Sequence[State]:
         """The states of the parts.
@@ -41,16 +40,11 @@ class Chain:
         Raises:
           ValueError: it is not the state of this chain.
         """
-        expected = f"{name}: expected the state of {len(self.parts)} transformations"
-        if not isinstance(state, self.state):
-            raise ValueError(f"{expected} in a {self.state.__name__}, got {_short(state)}; make it with init(params)")
-        try:
-            parts = self.unpack(state)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{expected}, got {_short(state)}; make it with init(params)") from error
-        if len(parts) != len(self.parts):
-            raise ValueError(f"{expected}, got {len(parts)}; make it with init(params)")
-        return parts
+        with contextlib.suppress(AttributeError, KeyError, TypeError):
+            if isinstance(state, self.state) and len(parts := self.unpack(state)) == len(self.parts):
+                return parts
+        raise ValueError(f"{name}: expected the state of {len(self.parts)} transformations in a {self.state.__name__}, "
+                         f"got {_short(state)}; make it with init(params)")
 
 
 @dataclasses.dataclass(frozen=True)

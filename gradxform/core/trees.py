@@ -81,15 +81,11 @@ def refuse_integers(tree: PyTree, what: str) -> None:
     Raises:
       TypeError: with the path of the first such leaf.
     """
-    if all(is_inexact(leaf) for leaf in jax.tree.leaves(tree)):
-        return  # paths are only worked out where one is to be named
-    for path, leaf in named_leaves(tree):
-        if not is_inexact(leaf):
-            raise TypeError(
-                f"{what}: expected a leaf of floating-point or complex numbers at '{path}', got "
-                f"{getattr(leaf, 'dtype', type(leaf).__name__)}; leave it out with masked(...) or "
-                "selective_transform(...)"
-            )
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
+        if not is_inexact(leaf):  # paths are only worked out where one is to be named
+            raise TypeError(f"{what}: expected a leaf of floating-point or complex numbers at '{paths(tree)[i]}', got "
+                            f"{getattr(leaf, 'dtype', type(leaf).__name__)}; leave it out with masked(...) or "
+                            "selective_transform(...)")
 
 
 def align(treedef: Any, reference: PyTree, tree: PyTree, what: str, reference_name: str = "updates") -> list[Any]:
@@ -164,10 +160,8 @@ def check_shapes(reference: PyTree, leaves: list[Any], others: list[Any], a_name
     """
     for i, (a, b) in enumerate(zip(leaves, others, strict=True)):
         if jnp.shape(a) != jnp.shape(b):
-            raise ValueError(
-                f"{b_name} and {a_name} do not fit at '{paths(reference)[i]}': "
-                f"{a_name}: shape {jnp.shape(a)}; {b_name}: shape {jnp.shape(b)}"
-            )
+            raise ValueError(f"{b_name} and {a_name} do not fit at '{paths(reference)[i]}': "
+                             f"{a_name}: shape {jnp.shape(a)}; {b_name}: shape {jnp.shape(b)}")
 
 
 def _describe(leaves: dict[str, Any], path: str) -> str:

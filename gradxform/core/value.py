@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from gradxform.core import places
 from gradxform.core.arguments import kind, plain, signature
-from gradxform.core.definition import DEFINITIONS, Definition, config_name, public_name
+from gradxform.core.definition import DEFINITIONS, Definition, names
 from gradxform.core.printing import WIDTH, format_call
 from gradxform.core.pytree import Numbers
 
@@ -98,7 +98,7 @@ def factory(value_class: type[V], function: Callable[P, Any]) -> Callable[P, V]:
         value.built  # noqa: B018  (building refuses bad arguments here and not where the value is used)
         return value
 
-    name, key = public_name(function), config_name(function)
+    name, key = names(function)
     found = signature(function, name)
     definition = DEFINITIONS[key] = Definition(
         name=name, key=key, function=function, signature=found,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -203,16 +204,12 @@ def _keep_by_path(mask: PyTree, tree: PyTree, what: str, name: str) -> PyTree:
     """As ``keep``, for a mask whose containers are of another kind: a dict for the state of a module."""
     by_path = dict(named_leaves(mask))
     leaves, treedef = flatten(tree)
-    found = [next((at for at in _prefixes(path) if at in by_path), "") for path in paths(tree)]
+    above = [[*itertools.accumulate(path.split("/"), "{}/{}".format)] for path in paths(tree)]
+    found = [next((at for at in reversed(prefixes) if at in by_path), "") for prefixes in above]
     if {*found} != {*by_path} or not leaves:
         mismatch(mask, tree, name, what, prefix=True)
     return treedef.unflatten([leaf if by_path[at] else optax.MaskedNode()
                               for leaf, at in zip(leaves, found, strict=True)])
-
-
-def _prefixes(path: str) -> list[str]:
-    keys = path.split("/")
-    return ["/".join(keys[:n]) for n in range(len(keys), 0, -1)]
 
 
 def _refuse_idle(where: Where, tree: PyTree) -> None:

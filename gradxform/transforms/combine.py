@@ -39,8 +39,7 @@ def chain(*transformations: AnyTransformation) -> Chain:
       >>> gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-0.1))
       chain(clip_by_global_norm(max_norm=1.0), scale(step_size=-0.1))
     """
-    return Chain(tuple(stage_of(tx, f"chain: argument {i}") for i, tx in enumerate(transformations)),
-                 inner={str(i): tx for i, tx in enumerate(transformations)})
+    return Chain(tuple(stage_of(tx, f"chain: argument {i}") for i, tx in enumerate(transformations)))
 
 
 @transformation
@@ -73,7 +72,7 @@ def named_chain(*transformations: tuple[str, AnyTransformation]) -> Chain:
     return Chain(tuple(stage_of(tx, f"named_chain: {name!r}") for name, tx in transformations),
                  pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
                  unpack=lambda state: [state[name] for name in names] if len(state) == len(names) else tuple(state),
-                 state=dict, inner=dict(transformations))
+                 state=dict)
 
 
 @transformation

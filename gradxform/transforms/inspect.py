@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradxform.core import inside
+from gradxform.core import inside, places
+from gradxform.core.foreign import is_transformation
 from gradxform.core.stages import Around, Chain, count_of
 from gradxform.core.transformation import Transformation
 from gradxform.core.types import AnyTransformation, State
@@ -128,8 +129,8 @@ def _inner(tx: Transformation, state: State) -> Mapping[str, tuple[Any, State]]:
     """The transformations that ``tx`` was given, each with its state; none for a recipe: it has its own."""
     built = tx.built
     if isinstance(built, Chain):
-        return {key: (inner, own) for (key, inner), own in zip(
-            built.inner.items(), built.states(state, tx.name), strict=False)}
+        given = [(path, part) for path, part in places.parts(tx) if is_transformation(part)]
+        return {path: (part, own) for (path, part), own in zip(given, built.states(state, tx.name), strict=False)}
     return built.inner(state) if isinstance(built, Around) and built.inner is not None else {}
 
 

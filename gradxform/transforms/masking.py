@@ -43,8 +43,8 @@ def masked(inner: AnyTransformation, mask: Mask | str, *, mask_compatible_extra_
       {'b': Array(1., dtype=float32), 'w': Array(0.5, dtype=float32)}
     """
     where = Where(as_mask("mask", mask), "mask", mask_compatible_extra_args)
-    return Chain((only(stage_of(inner, "inner"), where),), inner={"inner": inner}, state=optax.MaskedState,
-                 pack=lambda states: optax.MaskedState(states[0]), unpack=lambda state: [state.inner_state])
+    return Chain((only(stage_of(inner, "inner"), where),), lambda states: optax.MaskedState(states[0]),
+                 lambda state: [state.inner_state], optax.MaskedState)
 
 
 @transformation
@@ -87,8 +87,7 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
 
     return _divided({label: only(stage_of(tx, f"transforms[{label!r}]"),
                                  Where(numbered, "param_labels", mask_compatible_extra_args, i))
-                     for i, (label, tx) in enumerate(transforms.items())},
-                    {f"transforms/{label}": tx for label, tx in transforms.items()})
+                     for i, (label, tx) in enumerate(transforms.items())})
 
 
 @transformation
@@ -143,13 +142,13 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask | str
     """
     mask = as_mask("freeze_mask", freeze_mask)
     return _divided({"train": only(stage_of(optimizer, "optimizer"), Where(mask, "freeze_mask", label=False)),
-                     "freeze": only(stage_of(set_to_zero()), Where(mask, "freeze_mask"))}, {"optimizer": optimizer})
+                     "freeze": only(stage_of(set_to_zero()), Where(mask, "freeze_mask"))})
 
 
-def _divided(parts: Mapping[Hashable, Stage], inner: Mapping[str, AnyTransformation]) -> Chain:
+def _divided(parts: Mapping[Hashable, Stage]) -> Chain:
     """Stages that each have leaves of their own, the state as optax nests it."""
     def pack(states: list[State]) -> optax.transforms.PartitionState:
         return optax.transforms.PartitionState(dict(zip(parts, map(optax.MaskedState, states), strict=True)))
 
     return Chain(tuple(parts.values()), pack, lambda state: [state.inner_states[label].inner_state for label in parts],
-                 optax.transforms.PartitionState, inner)
+                 optax.transforms.PartitionState)

@@ -149,7 +149,7 @@ def test_labels_that_do_not_fit() -> None:
 
 def test_a_state_of_another_chain() -> None:
     tx = gx.chain(gx.clip(1.0), gx.adam(0.1))
-    with pytest.raises(ValueError, match="chain: expected the state of 2 transformations, got 1"):
+    with pytest.raises(ValueError, match="chain: expected the state of 2 transformations in a tuple, got a tuple of 1"):
         tx.update(PARAMS, gx.chain(gx.clip(1.0)).init(PARAMS))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,10 @@ CASES: dict[str, tuple[Callable[[], gx.Transformation], dict[str, float]]] = {
                              {"body": "fast", "head": "slow"}),
         {"transforms/fast/learning_rate": 0.7, "transforms/slow/0/learning_rate": 0.1,
          "transforms/slow/1/step_size_fn": 0.2}),
+    "partition of another mapping": (
+        lambda: gx.partition(collections.OrderedDict(a=gx.sgd(rate), b=gx.chain(optax.MultiSteps(gx.sgd(decay), 1))),
+                             {"body": "a", "head": "b"}),
+        {"transforms/a/learning_rate": 0.7, "transforms/b/0/inner_opt_state/learning_rate": 0.2}),
     "selective": (
         lambda: gx.selective_transform(gx.sgd(rate), freeze_mask=BODY), {"optimizer/learning_rate": 0.7}),
     # Three micro-batches, one step of two: the schedule counts steps.
@@ -82,6 +87,15 @@ def test_hyperparams_by_path_at_the_state_of_the_step(name: str) -> None:
     numbers = {key: value for key, value in got.items() if key in wanted}
     assert numbers == pytest.approx(wanted, rel=1e-5)
     assert set(got) == set(wanted)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_what_is_shown_is_what_replace_takes(name: str) -> None:
+    tx = CASES[name][0]()
+    state = tx.init(PARAMS)
+    for path, value in gx.hyperparams(tx, state).items():
+        if isinstance(value, float):
+            assert gx.hyperparams(tx.replace({path: 0.5 * value}), state)[path] == 0.5 * value
 
 
 @pytest.mark.parametrize("name", harness.RECIPES)
