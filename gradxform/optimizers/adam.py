@@ -6,10 +6,7 @@ from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import product, rule_with_decay
-from gradxform.transforms.adam import scale_by_adam
-from gradxform.transforms.amsgrad import scale_by_amsgrad
-from gradxform.transforms.nadam import scale_by_nadam
-from gradxform.transforms.radam import scale_by_radam
+from gradxform.transforms.adam import scale_by_adam, scale_by_amsgrad, scale_by_nadam, scale_by_radam
 
 
 @transformation

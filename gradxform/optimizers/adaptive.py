@@ -5,9 +5,8 @@ from __future__ import annotations
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import rule_with_decay
-from gradxform.transforms.belief import scale_by_belief
+from gradxform.transforms.adam import scale_by_belief, scale_by_yogi
 from gradxform.transforms.lion import scale_by_lion
-from gradxform.transforms.yogi import scale_by_yogi
 
 
 @transformation
