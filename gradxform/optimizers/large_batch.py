@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
 from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
-from gradxform.core.which import as_mask, mask_tree
+from gradxform.core.which import as_mask
+from gradxform.optimizers.recipe import rate_with_momentum
 from gradxform.transforms.adam import scale_by_adam
 from gradxform.transforms.combine import chain
 from gradxform.transforms.decay import add_decayed_weights
-from gradxform.transforms.masking import masked
-from gradxform.transforms.momentum import trace
+from gradxform.transforms.masking import masked, others
 from gradxform.transforms.scale import scale_by_learning_rate
 from gradxform.transforms.trust_ratio import scale_by_trust_ratio
 
@@ -59,7 +57,6 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]
       {'w': Array(-0.2, dtype=float32)}
     """
-    checks.real("momentum", momentum, at_least=0, at_most=1)
     of = {"trust_coefficient": trust_coefficient, "eps": eps}
     if norm_of_sum:
         rule = [add_decayed_weights(weight_decay, mask), _ratio(trust_ratio_mask, stacked, **of)]
@@ -68,8 +65,7 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
                          "trust_ratio_mask leaves leaves out of ratio and decay together")
     else:
         rule = [_ratio(trust_ratio_mask, stacked, **of, weight_decay=weight_decay)]
-    rate, heavy_ball = scale_by_learning_rate(learning_rate), trace(momentum, nesterov)
-    return chain(*rule, *((rate, heavy_ball) if rate_in_momentum else (heavy_ball, rate)))
+    return chain(*rule, *rate_with_momentum(learning_rate, momentum, nesterov, rate_in_momentum=rate_in_momentum))
 
 
 @transformation
@@ -88,8 +84,7 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       weight_decay, mask: as in ``adam``.
       trust_ratio_mask: which leaves have their step scaled; None for all (timm leaves out what does not decay).
       max_trust_ratio: the largest ratio, > 0 (timm's trust_clip: 1); None for no limit.
-      stacked: which leaves are layers stacked along their first axis, as by a scan over them, such as
-        ``path_matches("^blocks/")``: each layer has a ratio of its own. None for none.
+      stacked: as in ``lars``.
 
     Returns:
       A transformation that needs params.
@@ -113,6 +108,6 @@ def _ratio(mask: Mask | None, stacked: Mask | None, **of: Any) -> Transformation
     stacked = as_mask("stacked", stacked)
     rule = scale_by_trust_ratio(**of)
     if stacked is not None:
-        rest = lambda tree: jax.tree.map(lambda flag: not flag, mask_tree(stacked, tree, "stacked"))  # noqa: E731
-        rule = chain(masked(scale_by_trust_ratio(**of, layer_axis=0), stacked), masked(rule, rest))
+        layers = masked(scale_by_trust_ratio(**of, layer_axis=0), stacked)
+        rule = chain(layers, masked(rule, others(stacked, "stacked")))
     return rule if mask is None else masked(rule, mask)

@@ -279,7 +279,8 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
       b1: as in ``scale_by_adam``.
       b2: decay of the second moment, in (0, 1).
       eps, eps_root: as in ``scale_by_adam``.
-      threshold: the least ``rho`` at which the rate adapts, >= 4 (torch: strictly above 5).
+      threshold: the least ``rho``, the effective length of the average, at which the rate adapts, >= 4 (torch: strictly
+        above 5).
       nesterov: as in ``scale_by_adam``.
 
     Returns:
@@ -319,13 +320,10 @@ def _effective_length(b2: Scalar, count: jax.Array) -> tuple[jax.Array, Any]:
     constant near ``(1-b2)/6``, and the rest has no cancellation left but in ``1 - x/expm1(x)`` for small x, which is
     ``x/2 - x**2/12 + x**4/720 - ...``, the series of the Bernoulli numbers.
     """
-    if isinstance(b2, (int, float)):
-        rate: Any = -math.log(b2)
-        rho_inf: Any = 2 / (1 - b2) - 1
-        constant: Any = rho_inf - 2 / rate
-    else:
-        rate, rho_inf = -jnp.log(b2), 2 / (1 - b2) - 1
-        constant = (1 - b2) / 6
+    known = isinstance(b2, (int, float))
+    rate: Any = -(math.log(b2) if known else jnp.log(b2))
+    rho_inf: Any = 2 / (1 - b2) - 1
+    constant: Any = rho_inf - 2 / rate if known else (1 - b2) / 6
     x = count.astype(jnp.result_type(float)) * rate
     small = x < 0.3
     series = jnp.where(small, x, 0.0)
