@@ -20,9 +20,14 @@ from gradxform.optimizers.large_batch import lamb, lars
 from gradxform.optimizers.rmsprop import adagrad, rmsprop
 from gradxform.optimizers.sgd import sgd
 from gradxform.transforms.accumulate import accumulate
-from gradxform.transforms.adam import scale_by_adam
-from gradxform.transforms.amsgrad import scale_by_amsgrad
-from gradxform.transforms.belief import scale_by_belief
+from gradxform.transforms.adam import (
+    scale_by_adam,
+    scale_by_amsgrad,
+    scale_by_belief,
+    scale_by_nadam,
+    scale_by_radam,
+    scale_by_yogi,
+)
 from gradxform.transforms.clip import adaptive_grad_clip, clip, clip_by_block_rms, clip_by_global_norm, global_norm
 from gradxform.transforms.combine import apply_updates, chain, identity, named_chain, set_to_zero, stateless
 from gradxform.transforms.decay import add_decayed_weights
@@ -32,14 +37,11 @@ from gradxform.transforms.inspect import hyperparams, metrics
 from gradxform.transforms.lion import scale_by_lion
 from gradxform.transforms.masking import freeze, masked, partition, selective_transform
 from gradxform.transforms.momentum import ema, trace
-from gradxform.transforms.nadam import scale_by_nadam
 from gradxform.transforms.nonfinite import NonfiniteError, all_finite, check_finite, skip_nonfinite
-from gradxform.transforms.radam import scale_by_radam
 from gradxform.transforms.record import record_norms
 from gradxform.transforms.rms import scale_by_rms, scale_by_rss, scale_by_stddev
 from gradxform.transforms.scale import scale, scale_by_learning_rate, scale_by_param_block_rms, scale_by_schedule
 from gradxform.transforms.trust_ratio import scale_by_trust_ratio
-from gradxform.transforms.yogi import scale_by_yogi
 
 __version__ = "0.1.0"
 

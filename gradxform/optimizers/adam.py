@@ -6,10 +6,7 @@ from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import product, rule_with_decay
-from gradxform.transforms.adam import scale_by_adam
-from gradxform.transforms.amsgrad import scale_by_amsgrad
-from gradxform.transforms.nadam import scale_by_nadam
-from gradxform.transforms.radam import scale_by_radam
+from gradxform.transforms.adam import scale_by_adam, scale_by_amsgrad, scale_by_nadam, scale_by_radam
 
 
 @transformation
@@ -131,11 +128,9 @@ def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99
     Args:
       learning_rate: a number, or a schedule of it.
       b1, b2, eps, eps_root, mu_dtype: as in ``scale_by_adam``.
-      bias_correction_mu: whether to correct the first moment (the paper does not).
-      bias_correction_nu: whether to correct the second moment (the paper does not).
+      bias_correction_mu, bias_correction_nu: as in ``scale_by_amsgrad``.
       weight_decay, mask: as in ``adam``.
-      max_of_corrected: whether the largest is taken of the corrected moments, as in optax, or of the raw ones and then
-        corrected, as in torch.
+      max_of_corrected: as in ``scale_by_amsgrad``.
 
     Example:
       >>> import gradxform as gx
@@ -158,11 +153,7 @@ def radam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
 
     Args:
       learning_rate: a number, or a schedule of it.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in (0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added under the root, >= 0.
-      threshold: the least effective length of the average at which the rate adapts, >= 4.
+      b1, b2, eps, eps_root, threshold: as in ``scale_by_radam``.
       weight_decay, mask, nesterov: as in ``adam``.
 
     Example:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.optimizers.recipe import rule_with_decay
-from gradxform.transforms.belief import scale_by_belief
+from gradxform.transforms.adam import scale_by_belief, scale_by_yogi
 from gradxform.transforms.lion import scale_by_lion
-from gradxform.transforms.yogi import scale_by_yogi
 
 
 @transformation
@@ -21,12 +20,9 @@ def adabelief(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.
 
     Args:
       learning_rate: a number, or a schedule of it.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the variance, in [0, 1).
-      eps: added to the root, >= 0.
-      eps_root: added to the variance in every step, >= 0.
-      weight_decay, mask: as in ``adam``.
-      nesterov: whether the first moment looks ahead.
+      b1, b2, eps: as in ``scale_by_adam``.
+      eps_root: as in ``scale_by_belief``.
+      weight_decay, mask, nesterov: as in ``adam``.
 
     Example:
       >>> import gradxform as gx
@@ -49,9 +45,7 @@ def yogi(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
     Args:
       learning_rate: a number, or a schedule of it.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, >= 0.
+      b1, b2, eps: as in ``scale_by_adam``.
       weight_decay, mask: as in ``adam``.
       bias_correction: whether to correct both moments, as optax does.
       initialize_mu: whether the first moment starts from 1e-6, as in optax, or from 0, as in TensorFlow Addons.
@@ -76,9 +70,7 @@ def lion(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99, m
 
     Args:
       learning_rate: a number, or a schedule of it.
-      b1: weight of the average in the interpolation, in [0, 1).
-      b2: decay of the average, in [0, 1).
-      mu_dtype: dtype to store the average in; by default that of the leaf, float32 at least.
+      b1, b2, mu_dtype: as in ``scale_by_lion``.
       weight_decay, mask: as in ``adam``.
 
     Example:

@@ -11,11 +11,11 @@ from gradxform.core.manual import AxisName
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
 from gradxform.core.which import as_mask, mask_tree
+from gradxform.optimizers.recipe import rate_with_momentum
 from gradxform.transforms.adam import scale_by_adam
 from gradxform.transforms.combine import chain
 from gradxform.transforms.decay import add_decayed_weights
 from gradxform.transforms.masking import masked
-from gradxform.transforms.momentum import trace
 from gradxform.transforms.scale import scale_by_learning_rate
 from gradxform.transforms.trust_ratio import scale_by_trust_ratio
 
@@ -62,7 +62,6 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
       >>> tx.update({"w": 0.5}, tx.init({"w": 2.0}), {"w": 2.0})[0]
       {'w': Array(-0.2, dtype=float32)}
     """
-    checks.real("momentum", momentum, at_least=0, at_most=1)
     of = {"trust_coefficient": trust_coefficient, "eps": eps, "axis_name": axis_name}
     if norm_of_sum:
         rule = [add_decayed_weights(weight_decay, mask), _ratio(trust_ratio_mask, stacked, **of)]
@@ -71,8 +70,7 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
                          "trust_ratio_mask leaves leaves out of ratio and decay together")
     else:
         rule = [_ratio(trust_ratio_mask, stacked, **of, weight_decay=weight_decay)]
-    rate, heavy_ball = scale_by_learning_rate(learning_rate), trace(momentum, nesterov)
-    return chain(*rule, *((rate, heavy_ball) if rate_in_momentum else (heavy_ball, rate)))
+    return chain(*rule, *rate_with_momentum(learning_rate, momentum, nesterov, rate_in_momentum=rate_in_momentum))
 
 
 @transformation
@@ -91,8 +89,7 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       weight_decay, mask: as in ``adam``.
       trust_ratio_mask: which leaves have their step scaled; None for all (timm leaves out what does not decay).
       max_trust_ratio: the largest ratio, > 0 (timm's trust_clip: 1); None for no limit.
-      stacked: which leaves are layers stacked along their first axis, as by a scan over them, such as
-        ``path_matches("^blocks/")``: each layer has a ratio of its own. None for none.
+      stacked: as in ``lars``.
       axis_name: as in ``scale_by_trust_ratio``.
 
     Returns:

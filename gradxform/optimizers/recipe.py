@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradxform.core import checks
 from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation
-from gradxform.core.types import Mask, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
 from gradxform.core.which import as_mask
-from gradxform.transforms.combine import chain
+from gradxform.transforms.combine import chain, identity
 from gradxform.transforms.decay import add_decayed_weights
+from gradxform.transforms.momentum import trace
 from gradxform.transforms.scale import scale_by_learning_rate
 
 
@@ -17,6 +19,16 @@ def decayed(weight_decay: ScalarOrSchedule | None, mask: Mask | None) -> tuple[T
     """The weight decay of a recipe, nothing at all for None."""
     as_mask("mask", mask)
     return () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
+
+
+def rate_with_momentum(learning_rate: ScalarOrSchedule, momentum: Scalar | None, nesterov: bool, dtype: DType = None, *,
+                       rate_in_momentum: bool = False) -> tuple[Transformation, Transformation]:
+    """The momentum, which does nothing for None, and the learning rate after it, or before it."""
+    if momentum is not None:
+        checks.real("momentum", momentum, at_least=0, at_most=1)
+    heavy_ball = identity() if momentum is None else trace(momentum, nesterov, dtype)
+    rate = scale_by_learning_rate(learning_rate)
+    return (rate, heavy_ball) if rate_in_momentum else (heavy_ball, rate)
 
 
 def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:

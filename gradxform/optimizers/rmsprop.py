@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import Mask, Scalar, ScalarOrSchedule
-from gradxform.optimizers.recipe import decayed, rule_with_decay
-from gradxform.transforms.combine import chain, identity
-from gradxform.transforms.momentum import trace
+from gradxform.optimizers.recipe import decayed, rate_with_momentum, rule_with_decay
+from gradxform.transforms.combine import chain
 from gradxform.transforms.rms import scale_by_rms, scale_by_rss, scale_by_stddev
-from gradxform.transforms.scale import scale_by_learning_rate
 
 
 @transformation
@@ -25,14 +22,11 @@ def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar = 0.9, eps: Scalar = 
 
     Args:
       learning_rate: a number, or a schedule of it.
-      decay: the weight of the past, in [0, 1).
-      eps: keeps the divisor from 0, >= 0.
-      initial_scale: what the average starts from, >= 0.
-      eps_in_sqrt: whether ``eps`` is added under the root (optax, Keras) or to it (torch).
+      decay, eps, initial_scale, eps_in_sqrt: as in ``scale_by_rms``.
       centered: whether to divide by an estimate of the variance (Graves, 2013).
       momentum: the factor on the past updates, in [0, 1]; None for none.
       nesterov: whether the momentum looks ahead.
-      bias_correction: whether to divide the average by ``1 - decay**t``.
+      bias_correction: as in ``scale_by_rms``.
       weight_decay: factor of the decoupled decay, added after the division and before the momentum, or a
         schedule of it; None for none. (torch adds it to the gradient:
         ``chain(add_decayed_weights(...), rmsprop(...))``.)
@@ -46,13 +40,9 @@ def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar = 0.9, eps: Scalar = 
       >>> tx.update({"w": 4.0}, tx.init({"w": 1.0}))[0]
       {'w': Array(-0.2, dtype=float32)}
     """
-    if momentum is not None:
-        checks.real("momentum", momentum, at_least=0, at_most=1)
     rule = (scale_by_stddev if centered else scale_by_rms)(decay, eps, initial_scale, eps_in_sqrt, bias_correction)
-    rate = scale_by_learning_rate(learning_rate)
-    heavy_ball = identity() if momentum is None else trace(momentum, nesterov)
-    last = (rate, heavy_ball) if rate_in_momentum else (heavy_ball, rate)
-    return chain(rule, *decayed(weight_decay, mask), *last)
+    return chain(rule, *decayed(weight_decay, mask),
+                 *rate_with_momentum(learning_rate, momentum, nesterov, rate_in_momentum=rate_in_momentum))
 
 
 @transformation
@@ -66,10 +56,9 @@ def adagrad(learning_rate: ScalarOrSchedule, initial_accumulator_value: Scalar =
 
     Args:
       learning_rate: a number, or a schedule of it.
-      initial_accumulator_value: what the sum starts from, >= 0.
-      eps: keeps the divisor from 0, >= 0.
+      initial_accumulator_value, eps: as in ``scale_by_rss``.
       weight_decay, mask: as in ``adam``.
-      eps_in_sqrt: whether ``eps`` is added under the root (optax) or to it (torch).
+      eps_in_sqrt: as in ``scale_by_rss``.
 
     Example:
       >>> import gradxform as gx

@@ -5,10 +5,8 @@ from __future__ import annotations
 from gradxform.core import checks
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
-from gradxform.optimizers.recipe import decayed
-from gradxform.transforms.combine import chain, identity
-from gradxform.transforms.momentum import trace
-from gradxform.transforms.scale import scale_by_learning_rate
+from gradxform.optimizers.recipe import decayed, rate_with_momentum
+from gradxform.transforms.combine import chain
 
 
 @transformation
@@ -36,7 +34,5 @@ def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nestero
       {'w': Array(-0.05, dtype=float32)}
     """
     checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
-    if momentum is not None:
-        checks.real("momentum", momentum, at_least=0, at_most=1)
-    heavy_ball = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
-    return chain(*decayed(weight_decay, mask), heavy_ball, scale_by_learning_rate(learning_rate))
+    return chain(*decayed(weight_decay, mask),
+                 *rate_with_momentum(learning_rate, momentum, nesterov, accumulator_dtype))

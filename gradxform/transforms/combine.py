@@ -149,9 +149,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
       >>> gx.apply_updates({"w": 1.0}, {"w": -0.25})
       {'w': Array(0.75, dtype=float32)}
     """
-    is_none = lambda x: x is None  # noqa: E731
-    treedef: Any = jax.tree.structure(params, is_leaf=is_none)
-    leaves = jax.tree.leaves(params, is_leaf=is_none)
+    leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
     deltas = subtrees(treedef, params, updates, "updates", "params")
     for i, (param, update) in enumerate(zip(leaves, deltas, strict=True)):
         if param is None or update is None:

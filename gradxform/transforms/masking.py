@@ -55,7 +55,7 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
     Args:
       transforms: the transformations by label.
       param_labels: a tree of labels or a prefix of one, or a function from params to one.
-      mask_compatible_extra_args: whether extra arguments of ``update`` with the structure of the updates are masked.
+      mask_compatible_extra_args: as in ``masked``.
 
     Returns:
       A transformation with the state of optax's.
@@ -97,8 +97,7 @@ def freeze(mask: Mask | str) -> Transformation:
     Placed last in a chain it holds those params fixed. ``selective_transform`` also spares their state.
 
     Args:
-      mask: a tree of bools or a prefix of one, a function from params to one, a selector, or a regular
-        expression of paths.
+      mask: as in ``masked``.
 
     Returns:
       A transformation without arrays in its state.
@@ -124,8 +123,7 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask | str
 
     Args:
       optimizer: the transformation of the other leaves.
-      freeze_mask: True where a leaf is frozen: a tree of bools or a prefix of one, a function from params to one, or
-        a selector.
+      freeze_mask: True where a leaf is frozen, in any form that ``masked`` takes.
 
     Returns:
       A transformation with the state of optax's.

@@ -41,8 +41,8 @@ def scale_by_rms(decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scalar 
     Args:
       decay: the weight of the past, in [0, 1).
       eps: keeps the divisor from 0, >= 0.
-      initial_scale: what the average starts from, >= 0 (TensorFlow 1 started from 1).
-      eps_in_sqrt: whether ``eps`` is added under the root, as in optax, or to it, as in torch.
+      initial_scale: what the average of squares starts from, >= 0 (TensorFlow 1 started from 1).
+      eps_in_sqrt: whether ``eps`` is added under the root, as in optax and Keras, or to it, as in torch.
       bias_correction: whether to divide the average by ``1 - decay**t``.
 
     Returns:
@@ -69,11 +69,8 @@ def scale_by_stddev(decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scal
     ``g / sqrt(v - m**2 + eps)``. Rounding can make the variance negative; it is held at 0.
 
     Args:
-      decay: the weight of the past, in [0, 1).
-      eps: keeps the divisor from 0, >= 0.
-      initial_scale: what the average of squares starts from, >= 0.
-      eps_in_sqrt: whether ``eps`` is added under the root, as in optax, or to it, as in torch.
-      bias_correction: whether to divide the averages by ``1 - decay**t``.
+      decay, eps, initial_scale, eps_in_sqrt: as in ``scale_by_rms``.
+      bias_correction: whether to divide both averages by ``1 - decay**t``.
 
     Returns:
       A transformation with the state of optax's.
