@@ -85,6 +85,21 @@ def size(x: jax.Array, axis_name: AxisName) -> int:
     return x.size * lax.axis_size(along) if (along := spread(x, axis_name)) else x.size
 
 
+def everywhere(flag: jax.Array, axis_name: AxisName) -> jax.Array:
+    """Whether a flag is set on all devices along the named axes."""
+    along = spread(flag, axis_name)
+    return lax.psum(jnp.where(flag, 0, 1), along) == 0 if along else flag
+
+
+def known_devices(tree: Any) -> int:
+    """How many devices a trace knows of: by the mesh in context, ``shard_map``'s included, or by the types of arrays.
+
+    On a mesh of Auto axes that only the arrays handed in name it knows of none, and this is 1.
+    """
+    meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree))]
+    return max(mesh.size for mesh in meshes if not mesh.empty) if any(not mesh.empty for mesh in meshes) else 1
+
+
 def varying_like(reference: Any, arrays: Any) -> Any:
     """``arrays`` made to differ from device to device along all manual axes along which ``reference`` does.
 

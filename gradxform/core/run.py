@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core.bricks import Each, Leafwise, is_empty
-from gradxform.core.manual import refuse_pieces
-from gradxform.core.numbers import as_wide, cast, wide_dtype
-from gradxform.core.stages import Later, Stage, line_up, nest
+from gradxform.core.guard import hold, keep, none_is_nan
+from gradxform.core.manual import AxisName, everywhere, refuse_pieces
+from gradxform.core.numbers import as_stored, as_wide, cast, wide_dtype
+from gradxform.core.stages import Around, Later, Stage, line_up, nest
 from gradxform.core.trees import (
     flatten,
     is_inexact,
@@ -50,6 +51,34 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
     Returns:
       The updates and the new state.
     """
+    return _run(stage, updates, state, params, extra, name, out)[:2]
+
+
+def guarded(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Mapping[str, Any], name: str,
+            fine: jax.Array, axis_name: AxisName) -> tuple[Updates, State, jax.Array]:
+    """Carries out a stage if ``fine``; if not, the updates are none and the state stays as it is, bit for bit.
+
+    Nor is a step made one of whose numbers, the factor of a clip or a rate, is NaN. In one that is made, an element
+    whose update or whatever is kept of it would become not finite gets none and stays as it is.
+
+    Args:
+      stage: this and the next five as for ``run``.
+      updates: see ``run``.
+      state: see ``run``.
+      params: see ``run``.
+      extra: see ``run``.
+      name: see ``run``.
+      fine: a bool scalar.
+      axis_name: the named axes along which devices make a step or do not make it together.
+
+    Returns:
+      The updates in the dtype they are computed in, the new state, and whether the step was made.
+    """
+    return _run(stage, updates, state, params, extra, name, as_wide, fine, axis_name)
+
+
+def _run(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Mapping[str, Any], name: str,
+         out: Callable[[Any, Any], Any], fine: Any = None, axis_name: AxisName = None) -> tuple[Updates, State, Any]:
     steps = line_up(stage, state, name)
     leaves, treedef = flatten(updates)
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
@@ -58,11 +87,20 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
     finished: list[Any] = []
 
     def flush(*, last: bool = False) -> None:
-        leave = [out(own, None if param is None else jnp.result_type(param))
-                 for own, param in zip(dtypes, which.param_leaves, strict=True)]
+        nonlocal fine
+        stored = [None if param is None else jnp.result_type(param) for param in which.param_leaves]
+        leave = [out(*pair) for pair in zip(dtypes, stored, strict=True)]
         wide = [wide_dtype(jnp.promote_types(own, dtype)) if jnp.issubdtype(own, jnp.inexact) else own
                 for own, dtype in zip(dtypes, leave, strict=True)]
-        leaves[:] = _apply(waiting, leaves, which.param_leaves, wide, leave if last else wide)
+        finite_in = None
+        if fine is not None:
+            if numbers := [x for step in waiting for x in step.numbers() if is_inexact(x)]:
+                fine &= everywhere(none_is_nan(numbers), axis_name)
+            for step in waiting:
+                step.rest = keep(fine, step.rest, step.before)
+            # An update that is not the last one may go through NaN: a later part may mend it.
+            finite_in = [as_stored(*pair) for pair in zip(dtypes, stored, strict=True)] if last else None
+        leaves[:] = _apply(waiting, leaves, which.param_leaves, wide, leave if last else wide, fine, finite_in)
         waiting.clear()
 
     for part, own in steps:
@@ -87,10 +125,12 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
         finished.append(own)
     flush(last=True)
     states = [own.state() if isinstance(own, _Step) else own for own in finished]
-    for i, (part, _) in enumerate(steps):
+    for i, (part, old) in enumerate(steps):
         if isinstance(states[i], Later):
             states[i] = states[i].complete(which[part.where].take(leaves))
-    return jax.tree.unflatten(treedef, leaves), nest(stage, iter(states))
+        if fine is not None and isinstance(part, Around):
+            states[i] = keep(fine, states[i], old)
+    return jax.tree.unflatten(treedef, leaves), nest(stage, iter(states)), fine
 
 
 class _Step:
@@ -101,7 +141,8 @@ class _Step:
             _ = which.checked  # or it raises
         refuse_pieces(brick.name, brick.axis_name, which.tree, which.params if brick.needs_params else None)
         self.brick, self.which = brick, which
-        self.now, self.rest = brick.begin(state, updates)
+        self.now, rest = brick.begin(state, updates)
+        self.rest, self.before = (x._replace(**dict.fromkeys(brick.slots)) if brick.slots else x for x in (rest, state))
         self.slots = {name: self._of_leaves(name, getattr(state, name)) for name in brick.slots}
         self.varying = any(isinstance(x, Each) for x in jax.tree.leaves(self.now))
 
@@ -120,9 +161,18 @@ class _Step:
     def kept(self, place: int) -> list[Any]:
         return [values[self.which.order[place]] for values in self.slots.values()]
 
+    def told(self, shape: tuple[int, ...], kept: list[Any]) -> list[int]:
+        """Which of these are something that is kept of a leaf of this shape."""
+        return [i for i, (x, slot) in enumerate(zip(kept, self.brick.slots.values(), strict=True))
+                if not is_empty(x) and (slot.axes is None or slot.axes(shape) is not None)]
+
     def keep(self, place: int, new: list[Any]) -> None:
         for values, x in zip(self.slots.values(), new, strict=True):
             values[self.which.order[place]] = x
+
+    def numbers(self) -> list[Any]:
+        """What ``at`` made."""
+        return [x for one in jax.tree.leaves(self.now) for x in (one if isinstance(one, Each) else [one])]
 
     def each(self, place: int) -> list[Any]:
         """What ``at`` made for this leaf alone."""
@@ -140,35 +190,43 @@ class _Step:
         return self.rest._replace(**new) if new else self.rest
 
 
-def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], wides: list[Any], dtypes: list[Any]) -> list[Any]:
+def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], wides: list[Any], dtypes: list[Any],
+           fine: Any = None, finite_in: list[Any] | None = None) -> list[Any]:
     """The leaves after some bricks in a row, computed in one dtype and left in another.
 
-    Each step is given what is kept of its leaves.
+    Each step is given what is kept of its leaves: in a guarded run as ``hold`` says, by what the update is stored in;
+    a leaf where that is None goes on as it is.
     """
-    def expression(update: Any, param: Any, kept: Any, each: Any, members: tuple[int, ...], wide: Any,
-                   dtype: Any) -> Any:
+    def expression(fine: Any, update: Any, param: Any, kept: Any, each: Any, members: tuple[int, ...], wide: Any,
+                   dtype: Any, narrow: Any) -> Any:
         update, param = cast(update, wide), None if param is None else widened(param)
         new = []
         for i, own, value in zip(members, kept, each, strict=True):
             update, stored = steps[i].leaf(value, update, param, own)
             update = cast(update, wide)
             new.append(stored)
+        if fine is not None:
+            told = [(n, m) for n, i in enumerate(members) for m in steps[i].told(update.shape, kept[n])]
+            held, stored = hold(fine, update, narrow or wide, *([of[n][m] for n, m in told] for of in (new, kept)))
+            update = update if narrow is None else held
+            for (n, m), x in zip(told, stored, strict=True):
+                new[n][m] = x
         return cast(update, dtype), new
 
     # Under a trace, jit records the expression once for each shape and dtype and calls it for the other leaves.
-    jitted = jax.jit(expression, static_argnums=(4, 5, 6)) if is_tracing(leaves) else expression
+    jitted = jax.jit(expression, static_argnums=(5, 6, 7, 8)) if is_tracing([*leaves, fine]) else expression
     made: list[Any] = []
     for place, (leaf, param, wide, dtype) in enumerate(zip(leaves, params, wides, dtypes, strict=True)):
         members = tuple(i for i, step in enumerate(steps) if place in step.which.order)
-        if not members:
+        if not members and (finite_in is None or dtype == jax.dtypes.float0):
             made.append(leaf if dtype == jax.dtypes.float0 else cast(leaf, dtype))
             continue
         own = [steps[i].kept(place) for i in members]
         each = [steps[i].each(place) for i in members]
         call = jitted if is_inexact(leaf) else expression  # jit takes no array of jax's float0
-        update, new = call(jnp.asarray(leaf), param, own, each, members, wide, dtype)
+        narrow = None if finite_in is None else finite_in[place]
+        update, new = call(fine, jnp.asarray(leaf), param, own, each, members, wide, dtype, narrow)
         made.append(update)
         for i, stored in zip(members, new, strict=True):
             steps[i].keep(place, stored)
     return made
-

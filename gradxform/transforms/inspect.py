@@ -16,7 +16,7 @@ from gradxform.core.stages import Around, Chain, count_of
 from gradxform.core.transformation import Transformation
 from gradxform.core.types import AnyTransformation, State
 from gradxform.core.value import Value
-from gradxform.transforms.nonfinite import SkipNonfiniteState
+from gradxform.transforms.nonfinite import SkipNonfiniteState, check_finite
 from gradxform.transforms.record import RecordNormsState
 
 
@@ -63,6 +63,9 @@ def hyperparams(tx: Any, state: State = None) -> dict[str, Any]:
 def metrics(state: Any) -> dict[str, jax.Array]:
     """What recording transformations stored in a state.
 
+    It is read on the host or in a trace. On the host it raises, as ``check_finite`` does, if ``skip_nonfinite`` had to
+    skip too many steps in a row, for which it waits for the step to finish where there is one in the state.
+
     Args:
       state: the state of any transformation, optax's or flax's containers around it included; or what has one as its
         ``opt_state``, beside a ``tx``: a train state of flax, an ``nnx.Optimizer``.
@@ -72,14 +75,20 @@ def metrics(state: Any) -> dict[str, jax.Array]:
       ``skipped_steps`` and ``consecutive_skips`` of ``skip_nonfinite``. A name that comes again is preceded by its
       path in the state.
 
+    Raises:
+      NonfiniteError: ``skip_nonfinite`` passed its limit; outside of a trace only.
+
     Example:
       >>> import gradxform as gx
       >>> tx = gx.record_norms()
       >>> gx.metrics(tx.init({"w": 3.0}))["gradient_norm"]
       Array(0., dtype=float32)
     """
+    state = _pure(state.opt_state if _is_trainer(state) else state)
+    if not any(isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)) for x in jax.tree.leaves(state)):
+        check_finite(state)
     found: dict[str, jax.Array] = {}
-    for where, name, value in _metrics(_pure(state.opt_state if _is_trainer(state) else state), ()):
+    for where, name, value in _metrics(state, ()):
         found[f"{where}/{name}" if name in found else name] = value
     return found
 

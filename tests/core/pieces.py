@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ BRICKS: dict[str, Callable[[Any], gx.Transformation]] = {
     "scale_by_trust_ratio": lambda axis: gx.scale_by_trust_ratio(axis_name=axis),
     "scale_by_factored_rms": lambda axis: gx.adafactor(0.1, 2, factored_axes="last", axis_name=axis),
     "record_norms": lambda axis: gx.chain(gx.record_norms(axis_name=axis), gx.sgd(0.5)),
+    "skip_nonfinite": lambda axis: gx.skip_nonfinite(gx.adam(0.1), 3, axis_name=axis),
     "lamb": lambda axis: gx.lamb(0.1, axis_name=axis),
     "lars": lambda axis: gx.lars(0.1, axis_name=axis),
 }
@@ -85,8 +87,8 @@ def by_itself() -> Iterator[str]:
     """``axis_name=()`` is each device by itself: a member of a population on each."""
     params, grads = {"w": PARAMS["w"]}, {"w": GRADS["w"]}
     for name, brick in BRICKS.items():
-        if name == "record_norms":
-            continue  # its norms differ from device to device, and leave as such
+        if name in ("record_norms", "skip_nonfinite"):
+            continue  # its metrics differ from device to device, and leave as such
         whole = [two_steps(brick(None), {"w": params["w"][i:i + 2]}, {"w": grads["w"][i:i + 2]})[0]["w"]
                  for i in range(0, 8, 2)]
         pieces = on_pieces(brick(()), params, grads)[0]["w"]
@@ -102,6 +104,63 @@ def noise() -> Iterator[str]:
         yield "rows of two pieces have the same noise"
 
 
+def one_bad_piece() -> Iterator[str]:
+    """NaN on one device: none makes the step, or with ``axis_name=()`` that one alone does not."""
+    bad = GRADS | {"w": GRADS["w"].at[5, 2].set(jnp.nan)}
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    for check_vma in (True, False):
+        clipped = gx.chain(gx.clip_by_global_norm(1.0, axis_name="x"), gx.sgd(0.1, 0.9))
+        for name, inner in {"adam": gx.adam(0.1), "clip": clipped}.items():
+            tx = gx.skip_nonfinite(inner, 3, axis_name="x")
+            params, told = on_pieces(tx, PARAMS, bad, check_vma=check_vma)
+            same = all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(
+                jax.tree.leaves(params), jax.tree.leaves(PARAMS), strict=True))
+            if not same or int(told["skipped_steps"]) != 2:
+                yield f"{name}, check_vma={check_vma}: {params}, {told}"
+    alone = gx.skip_nonfinite(gx.sgd(0.1), 3, axis_name=())
+
+    def step(p: Any, g: Any) -> Any:
+        updates, state = alone.update(g, alone.init(p), p)
+        return updates, state.skipped_steps[None]
+
+    updates, skips = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=P("x"), out_specs=(P("x"), P("x"))))(
+        PARAMS["w"], bad["w"])
+    if skips.tolist() != [0, 0, 1, 0] or np.asarray(updates[4:6]).any() or not np.asarray(updates[:4]).any():
+        yield f"alone: {skips}, {updates}"
+
+
+def past_the_limit() -> Iterator[str]:
+    """A program on a mesh never raises: the state tells the host; where a mesh is known it may not be asked to."""
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+        params = jax.device_put({"w": PARAMS["w"]}, NamedSharding(mesh, P("x")))
+        bad = jax.device_put({"w": GRADS["w"].at[5, 2].set(jnp.nan)}, NamedSharding(mesh, P("x")))
+        tx = gx.skip_nonfinite(gx.adam(0.1), 0)
+        updates, state = jax.jit(tx.update)(bad, jax.jit(tx.init)(params), params)
+        if np.asarray(updates["w"]).any():
+            yield f"{kind}: moved"
+        try:
+            gx.check_finite(state)
+            yield f"{kind}: nothing was raised"
+        except gx.NonfiniteError:
+            pass
+        loud = gx.skip_nonfinite(gx.adam(0.1), 0, raise_in_jit=True)
+        with jax.set_mesh(mesh) if kind == AxisType.Auto else contextlib.nullcontext():
+            try:
+                jax.jit(loud.update)(bad, jax.jit(tx.init)(params), params)
+                yield f"{kind}: raise_in_jit was not refused"
+            except ValueError as error:
+                if "on a mesh of 8" not in str(error):
+                    yield f"{kind}: {error}"
+    try:
+        on_pieces(gx.skip_nonfinite(gx.adam(0.1), 0, raise_in_jit=True, axis_name="x"), PARAMS, GRADS)
+        yield "shard_map: raise_in_jit was not refused"
+    except ValueError as error:
+        if "on a mesh of 4" not in str(error):
+            yield f"shard_map: {error}"
+
+
 def all_pieces() -> dict[str, list[str]]:
     """What is wrong, by check."""
-    return {f"pieces {check.__name__}": list(check()) for check in (together, refused, by_itself, noise)}
+    return {f"pieces {check.__name__}": list(check()) for check in (together, refused, by_itself, noise,
+                                                                       one_bad_piece, past_the_limit)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import harness
@@ -50,15 +51,52 @@ def test_negative_zeros_of_params_survive_a_skipped_step() -> None:
     assert same_bytes(gx.apply_updates(params, updates), params)
 
 
-def test_updates_that_become_nonfinite_inside_are_skipped() -> None:
-    tx = gx.skip_nonfinite(gx.chain(gx.trace(0.9), gx.stateless(
-        lambda updates, params: jax.tree.map(lambda u: jnp.log(u), updates))), 3)
-    params = {"w": jnp.array([1.0, 2.0])}
-    state = tx.init(params)
-    updates, after = tx.update({"w": jnp.array([1.0, 0.0])}, state)
-    np.testing.assert_array_equal(updates["w"], 0)
-    assert same_bytes(after.inner_state, state.inner_state)
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+def test_an_element_that_becomes_nonfinite_inside_stays_as_it_is(jit: bool) -> None:
+    params, g = {"w": jnp.array([1.0, 2.0, 3.0])}, {"w": jnp.array([1.0, 1e20, 0.5])}
+    tx = gx.skip_nonfinite(gx.chain(gx.trace(0.9), gx.scale_by_adam()), 3)  # the second square is infinite
+    update = jax.jit(tx.update) if jit else tx.update
+    _, state = update({"w": jnp.ones(3)}, tx.init(params), params)
+    updates, after = update(g, state, params)
+    wanted, free = gx.chain(gx.trace(0.9), gx.scale_by_adam()).update(g, state.inner_state, params)
+    assert np.isinf(free[1].nu["w"][1])
+    for new, unguarded, old in ((updates["w"], wanted["w"], jnp.full(3, -0.0)), *(
+            (after.inner_state[1]._asdict()[name]["w"], free[1]._asdict()[name]["w"],
+             state.inner_state[1]._asdict()[name]["w"]) for name in ("mu", "nu")),
+            (after.inner_state[0].trace["w"], free[0].trace["w"], state.inner_state[0].trace["w"])):
+        assert same_bytes(new[1], old[1])
+        np.testing.assert_allclose(new[::2], unguarded[::2], rtol=1e-6)
+    assert int(after.inner_state[1].count) == 2 and int(after.skipped_steps) == 0
+
+
+def test_what_was_infinite_before_may_stay_so() -> None:
+    least = gx.transformation(lambda: gx.Leafwise(
+        lambda now, g, p, low: (g, jnp.where(g > 0, jnp.minimum(low, g), low)), {"low": gx.Slot(fill=jnp.inf)},
+        state=collections.namedtuple("Least", "low")))
+    tx = gx.skip_nonfinite(least(), 3)
+    updates, state = tx.update({"w": jnp.array([1.0, -1.0])}, tx.init({"w": jnp.zeros(2)}))
+    np.testing.assert_array_equal(updates["w"], [1, -1])
+    np.testing.assert_array_equal(state.inner_state.low["w"], [1, jnp.inf])
+
+
+def test_a_rate_of_nan_is_no_step() -> None:
+    tx = gx.skip_nonfinite(gx.adam(lambda count: jnp.where(count == 1, jnp.nan, 0.1)), 3)
+    params, state = {"w": jnp.ones(2)}, tx.init({"w": jnp.ones(2)})
+    _, state = tx.update(params, state, params)
+    updates, after = tx.update(params, state, params)
+    assert same_bytes(after.inner_state, state.inner_state) and same_bytes(updates, {"w": jnp.full(2, -0.0)})
     assert int(after.skipped_steps) == 1
+
+
+def test_control_inside_keeps_its_state() -> None:
+    import optax
+
+    inner = gx.chain(gx.record_norms(), gx.accumulate(gx.sgd(0.1, 0.9), 2), optax.scale_by_adam(), gx.ema(0.9))
+    tx = gx.skip_nonfinite(inner, 5)
+    params = {"w": jnp.ones(2)}
+    _, state = tx.update(params, tx.init(params), params)
+    _, after = jax.jit(tx.update)({"w": jnp.array([1.0, jnp.inf])}, state, params)
+    assert same_bytes(after.inner_state, state.inner_state)
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
@@ -74,14 +112,14 @@ def test_bad_gradients_whose_updates_are_finite_are_skipped(bad: str, jit: bool)
 
 @pytest.mark.parametrize("given", ["params", "no params"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_updates_that_overflow_their_dtype_are_skipped(dtype: str, given: str) -> None:
+def test_updates_that_overflow_their_dtype_do_not_leave(dtype: str, given: str) -> None:
     tx = gx.skip_nonfinite(gx.scale(1e6 if dtype == "float16" else 3e38), 3)
-    gradients = {"w": jnp.full(2, 1.2, dtype), "v": jnp.ones(2)}
+    gradients = {"w": jnp.array([1.2, 1e-2], dtype), "v": jnp.ones(2)}
     updates, state = tx.update(gradients, tx.init(gradients), None if given == "no params" else gradients)
     assert bool(gx.all_finite(updates))
-    np.testing.assert_array_equal(np.asarray(updates["w"], np.float32), 0)
-    np.testing.assert_array_equal(updates["v"], 0)
-    assert int(state.skipped_steps) == 1
+    assert float(updates["w"][0]) == 0 and float(updates["w"][1]) > 1e3
+    assert float(updates["v"][0]) > 9e5
+    assert int(state.skipped_steps) == 0  # the gradients are finite
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])
@@ -131,20 +169,40 @@ def test_too_many_bad_steps_raise_eagerly() -> None:
         nan_steps(gx.skip_nonfinite(gx.sgd(0.1), 0), 1, jit=False)
 
 
-def test_too_many_bad_steps_raise_from_compiled_code() -> None:
-    tx = gx.skip_nonfinite(gx.sgd(0.1), 2)
+def test_too_many_bad_steps_raise_from_compiled_code_if_asked_to() -> None:
+    tx = gx.skip_nonfinite(gx.sgd(0.1), 2, raise_in_jit=True)
     nan_steps(tx, 2, jit=True)
     with pytest.raises(Exception, match="3 steps in a row had NaN or inf"):
         nan_steps(tx, 3, jit=True)
 
 
-def test_without_the_callback_the_loop_asks() -> None:
-    tx = gx.skip_nonfinite(gx.sgd(0.1), 2, raise_in_jit=False)
-    gx.check_finite(nan_steps(tx, 2, jit=True))
+def test_compiled_steps_leave_it_to_the_host() -> None:
+    tx = gx.skip_nonfinite(gx.sgd(0.1), 2)
+    fine = nan_steps(tx, 2, jit=True)
+    gx.check_finite(fine)
+    assert gx.metrics(fine)["consecutive_skips"] == 2
     state = nan_steps(tx, 4, jit=True)
     assert bool(state.too_many)
-    with pytest.raises(gx.NonfiniteError, match=r"4 steps in a row .*\(4 in all\)"):
-        gx.check_finite(state)
+    for tell in (gx.check_finite, gx.metrics):
+        with pytest.raises(gx.NonfiniteError, match=r"4 steps in a row .*\(4 in all\)"):
+            tell(state)
+    assert jax.jit(gx.metrics)(state)["consecutive_skips"] == 4
+    assert set(gx.metrics(jax.eval_shape(lambda: state))) == {"consecutive_skips", "skipped_steps"}
+
+
+def test_a_step_for_several_devices_may_not_raise() -> None:
+    params = {"w": jnp.ones(2)}
+    for devices, quiet in ((2, False), (1, True)):
+        mesh = jax.sharding.AbstractMesh((devices,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+        with jax.sharding.use_abstract_mesh(mesh):
+            for loud in (False, True):
+                tx = gx.skip_nonfinite(gx.sgd(0.1), 2, raise_in_jit=loud)
+                trace = lambda tx=tx: jax.make_jaxpr(tx.update)(params, jax.eval_shape(tx.init, params))  # noqa: E731
+                if quiet or not loud:
+                    trace()
+                else:
+                    with pytest.raises(ValueError, match=r"raise_in_jit: expected False .* on a mesh of 2"):
+                        trace()
 
 
 def population_steps(tx: gx.Transformation, bad: list[list[float]], jit: bool) -> Any:
@@ -162,7 +220,7 @@ def population_steps(tx: gx.Transformation, bad: list[list[float]], jit: bool) -
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_a_population_skips_member_by_member(jit: bool) -> None:
     nan = float("nan")
-    tx = gx.skip_nonfinite(gx.adam(0.1), max_consecutive=1)
+    tx = gx.skip_nonfinite(gx.adam(0.1), max_consecutive=1, raise_in_jit=True)
     state = population_steps(tx, [[1.0, nan, 1.0], [nan, 1.0, 1.0], [1.0, nan, 1.0]], jit)
     assert state.consecutive_skips.tolist() == [0, 1, 0]
     assert state.skipped_steps.tolist() == [1, 2, 0]
