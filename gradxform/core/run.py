@@ -62,12 +62,7 @@ def guarded(stage: Stage, updates: Updates, state: State, params: Params | None,
     whose update or whatever is kept of it would become not finite gets none and stays as it is.
 
     Args:
-      stage: this and the next five as for ``run``.
-      updates: see ``run``.
-      state: see ``run``.
-      params: see ``run``.
-      extra: see ``run``.
-      name: see ``run``.
+      stage, updates, state, params, extra, name: as in ``run``.
       fine: a bool scalar.
       axis_name: the named axes along which devices make a step or do not make it together.
 
