@@ -11,6 +11,7 @@ from gradxform.core.manual import AxisName, check_axis_name, refuse_pieces, vary
 from gradxform.core.numbers import real_dtype, wide_dtype
 from gradxform.core.stages import Around, Later
 from gradxform.core.transformation import transformation
+from gradxform.core.trees import refuse_integers
 from gradxform.core.types import Params, Updates
 from gradxform.transforms.clip import global_norm
 
@@ -49,6 +50,7 @@ def record_norms(*, axis_name: AxisName = None) -> Around:
 
     def init(params: Params) -> RecordNormsState:
         # Three arrays, not one in three places: a buffer can be donated once.
+        refuse_integers(params, "params")
         # By dtype alone, so that shapes without values will do.
         dtypes = [real_dtype(wide_dtype(jnp.result_type(leaf))) for leaf in jax.tree.leaves(params)]
         zeros = [jnp.zeros([], jnp.result_type(jnp.float32, *dtypes)) for _ in RecordNormsState._fields]

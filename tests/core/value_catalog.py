@@ -84,6 +84,7 @@ def dtype() -> Argument:
 
 
 MASKS = Argument(MASK, NOT_A_MASK)
+AXIS = {"axis_name": Argument("data", (3, ("data", 0), {"data": "rows"}))}
 DECAY = real(0.375)
 MOMENTS = {"b1": unit(0.5), "b2": unit(0.75), "eps": nonnegative(0.125), "eps_root": nonnegative(0.0625)}
 MU_DTYPE = {"mu_dtype": dtype()}
@@ -142,17 +143,18 @@ case(gx.yogi, RATE, **RECIPE, b1=unit(0.5), b2=unit(0.75), eps=nonnegative(0.125
 case(gx.lion, RATE, **RECIPE, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE)
 case(gx.lars, RATE, **RECIPE, trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125), trust_ratio_mask=MASKS,
      momentum=closed_unit(0.5), nesterov=flag(True), norm_of_sum=flag(False), rate_in_momentum=flag(False),
-     stacked=MASKS)
-case(gx.lamb, RATE, **RECIPE, **MOMENTS, trust_ratio_mask=MASKS, max_trust_ratio=positive(2.0), stacked=MASKS)
+     stacked=MASKS, **AXIS)
+case(gx.lamb, RATE, **RECIPE, **MOMENTS, trust_ratio_mask=MASKS, max_trust_ratio=positive(2.0), stacked=MASKS,
+     **AXIS)
 case(gx.adafactor, RATE, **RECIPE, **FACTORED, decay_offset=integer(3, 0), multiply_by_parameter_scale=flag(False),
      clipping_threshold=positive(2.0), momentum=unit(0.5), dtype_momentum=dtype(), eps=nonnegative(0.125),
-     relative_step=flag(True), rate_on_decay=flag(True))
+     relative_step=flag(True), rate_on_decay=flag(True), **AXIS)
 # Rules.
 case(gx.scale, {"step_size": -0.5}, step_size=real(0.25))
 case(gx.scale_by_learning_rate, RATE, learning_rate=real(0.25), flip_sign=flag(False))
 case(gx.scale_by_schedule, {"step_size_fn": S.linear(1.0, 0.0, 4)},
      step_size_fn=Argument(S.linear(1.0, 0.0, 5), ("fast", 0.5)))
-case(gx.scale_by_param_block_rms, min_scale=nonnegative(0.5))
+case(gx.scale_by_param_block_rms, min_scale=nonnegative(0.5), **AXIS)
 case(gx.trace, {"decay": 0.9}, decay=closed_unit(0.5), nesterov=flag(True), accumulator_dtype=dtype())
 case(gx.ema, {"decay": 0.9}, decay=unit(0.5), debias=flag(False), accumulator_dtype=dtype())
 case(gx.scale_by_rms, **RMS)
@@ -170,23 +172,23 @@ case(gx.scale_by_nadam, **MOMENTS, **MU_DTYPE, momentum_decay=nonnegative(0.01))
 case(gx.scale_by_lion, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE, mode=Argument("smooth", ("round", 1)),
      smooth_beta=Argument(0.5, REAL))
 case(gx.scale_by_factored_rms, **FACTORED, step_offset=integer(3, 0), epsilon=nonnegative(0.125),
-     decay_rate_fn=Argument(double, ("fast", 0.5)))
+     decay_rate_fn=Argument(double, ("fast", 0.5)), **AXIS)
 case(gx.scale_by_trust_ratio, min_norm=nonnegative(0.5), trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125),
-     weight_decay=nonnegative(0.375), max_ratio=positive(2.0), layer_axis=Argument(0, COUNT))
+     weight_decay=nonnegative(0.375), max_ratio=positive(2.0), layer_axis=Argument(0, COUNT), **AXIS)
 case(gx.add_decayed_weights, {"weight_decay": 0.1}, weight_decay=DECAY, mask=MASKS)
 case(gx.add_noise, {"eta": 0.1, "gamma": 0.55, "key": 0}, eta=nonnegative(0.5), gamma=nonnegative(0.25),
-     key=Argument(1, ("seed", 1.5, None, True)))
-case(gx.centralize, output_axis=Argument(-1, COUNT))
+     key=Argument(1, ("seed", 1.5, None, True)), **AXIS)
+case(gx.centralize, output_axis=Argument(-1, COUNT), **AXIS)
 # Clips.
 case(gx.clip, {"max_delta": 1.0}, max_delta=nonnegative(0.5))
-case(gx.clip_by_global_norm, {"max_norm": 1.0}, max_norm=nonnegative(0.5), eps=nonnegative(0.125))
-case(gx.clip_by_block_rms, {"threshold": 1.0}, threshold=positive(0.5))
+case(gx.clip_by_global_norm, {"max_norm": 1.0}, max_norm=nonnegative(0.5), eps=nonnegative(0.125), **AXIS)
+case(gx.clip_by_block_rms, {"threshold": 1.0}, threshold=positive(0.5), **AXIS)
 case(gx.adaptive_grad_clip, {"clipping": 0.1}, clipping=nonnegative(0.5), eps=nonnegative(0.125),
-     axis=Argument(-1, ("rows", 1.5)))
+     axis=Argument(-1, ("rows", 1.5)), **AXIS)
 # Combinators.
 case(gx.identity)
 case(gx.set_to_zero)
-case(gx.record_norms)
+case(gx.record_norms, **AXIS)
 case(gx.stateless, {"f": negated}, f=Argument(twice, ("sign", 3)))
 case(gx.masked, {"inner": gx.scale(0.5), "mask": gx.ndim_at_least(1)}, inner=TX, mask=MASKS,
      mask_compatible_extra_args=flag(True))
@@ -198,7 +200,7 @@ case(gx.selective_transform, {"optimizer": gx.sgd(0.1), "freeze_mask": gx.path_m
      freeze_mask=MASKS)
 case(gx.accumulate, {"tx": gx.sgd(0.1), "every": 2}, tx=TX, every=integer(3, 1))
 case(gx.skip_nonfinite, {"tx": gx.sgd(0.1), "max_consecutive": 2, "raise_in_jit": False}, tx=TX,
-     max_consecutive=integer(3, 0), raise_in_jit=flag(True))
+     max_consecutive=integer(3, 0), raise_in_jit=flag(True), **AXIS)
 # Selectors.
 case(gx.path_matches, {"pattern": "bias$"}, pattern=Argument("kernel", (None, 3, "(")))
 case(gx.ndim_at_least, {"n": 2}, n=integer(1, 0))
