@@ -4,7 +4,7 @@ A chain then costs what one fused expression costs: a clip is a factor inside it
 is traced once for each shape and dtype, not once for each leaf.
 
 Bricks get and return wide numbers: every leaf is widened to float32 at least before the first of them sees it, what is
-kept is stored as it was, and the update is cast once, at the end.
+kept is stored as it was, and the update is cast once, at the end; not at all where a stage was ``final``.
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
     which = Selections(updates, params)
     waiting: list[_Step] = []  # bricks that are run with their neighbours
     finished: list[Any] = []
+    final: set[int] = set()  # the places of updates that leave as they are
 
     def flush(*, last: bool = False) -> None:
-        leave = [out(own, None if param is None else jnp.result_type(param))
-                 for own, param in zip(dtypes, which.param_leaves, strict=True)]
+        leave = [jnp.result_type(leaves[place]) if place in final else
+                 out(own, None if param is None else jnp.result_type(param))
+                 for place, (own, param) in enumerate(zip(dtypes, which.param_leaves, strict=True))]
         wide = [wide_dtype(jnp.promote_types(own, dtype)) if jnp.issubdtype(own, jnp.inexact) else own
                 for own, dtype in zip(dtypes, leave, strict=True)]
         leaves[:] = _apply(waiting, leaves, which.param_leaves, wide, leave if last else wide)
@@ -83,6 +85,7 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
             mismatch(seen, new, "the updates that came in", "the updates that went out")
         for place, leaf in zip(here.places, jax.tree.leaves(new), strict=True):
             leaves[place] = leaf
+        final.update(here.places if part.final else ())
         finished.append(own)
     flush(last=True)
     states = [own.state() if isinstance(own, _Step) else own for own in finished]

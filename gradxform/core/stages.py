@@ -65,6 +65,8 @@ class Around:
       state: the class of the state.
       name: what messages call it; by default its factory's.
       where: which leaves it works on: all masks around it, from the outermost in.
+      final: whether its updates are meant for the params as they leave it: they are not rounded to the dtype of the
+        params, and nothing may change them. What is around such a stage is ``final`` too: see ``is_final``.
     """
 
     init: Callable[[Params], State]
@@ -73,6 +75,7 @@ class Around:
     state: type = object
     name: str = ""
     where: tuple[Where, ...] = ()
+    final: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,11 @@ def rewrite(stage: Stage, change: Callable[[Leafwise | Around], Stage]) -> Stage
 def only(stage: Stage, where: Where) -> Stage:
     """The stage, working on some of the leaves only; it sees no trace of the others."""
     return rewrite(stage, lambda part: dataclasses.replace(part, where=(where, *part.where)))
+
+
+def is_final(stage: Stage) -> bool:
+    """Whether nothing may change the updates that leave a stage, or some of them."""
+    return any(map(is_final, stage.parts)) if isinstance(stage, Chain) else isinstance(stage, Around) and stage.final
 
 
 def named(stage: Stage, name: str) -> Stage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import optax
 from gradxform.core.bricks import Leafwise
 from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import cast, no_update, widen
-from gradxform.core.stages import Around, Chain
+from gradxform.core.stages import Around, Chain, Stage, is_final
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import is_inexact, mismatch, paths, subtrees, widened
 from gradxform.core.types import AnyTransformation, Params, Updates
@@ -33,6 +33,8 @@ def chain(*transformations: AnyTransformation) -> Chain:
 
     Raises:
       TypeError: an argument is not a transformation.
+      ValueError: something follows a transformation whose updates nothing may change, such as
+        ``precision.master_weights``.
 
     Example:
       >>> import gradxform as gx
@@ -41,7 +43,7 @@ def chain(*transformations: AnyTransformation) -> Chain:
     """
     for i, tx in enumerate(transformations):
         check_transformation(f"chain: argument {i}", tx)
-    return Chain(tuple(map(stage_of, transformations)), inner={str(i): tx for i, tx in enumerate(transformations)})
+    return Chain(in_order("chain", transformations), inner={str(i): tx for i, tx in enumerate(transformations)})
 
 
 @transformation
@@ -56,7 +58,7 @@ def named_chain(*transformations: tuple[str, AnyTransformation]) -> Chain:
 
     Raises:
       TypeError: an argument is not a pair of a string and a transformation.
-      ValueError: a name comes twice.
+      ValueError: a name comes twice, or something follows a transformation whose updates nothing may change.
 
     Example:
       >>> import gradxform as gx
@@ -72,7 +74,7 @@ def named_chain(*transformations: tuple[str, AnyTransformation]) -> Chain:
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     if twice:
         raise ValueError(f"named_chain: expected unique names, got {twice[0]!r} more than once")
-    return Chain(tuple(stage_of(tx) for _, tx in transformations),
+    return Chain(in_order("named_chain", [tx for _, tx in transformations]),
                  pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
                  unpack=lambda state: [state[name] for name in names] if len(state) == len(names) else tuple(state),
                  state=dict, inner=dict(transformations))
@@ -178,6 +180,21 @@ def _add(param: Any, update: Any) -> jax.Array:
     if not is_inexact(update):
         return param if update.dtype == jax.dtypes.float0 else param + update
     return cast(widen(param) + widen(update), param.dtype)
+
+
+def in_order(name: str, transformations: Sequence[AnyTransformation]) -> tuple[Stage, ...]:
+    """The stages of transformations that run one after another.
+
+    Raises:
+      ValueError: something follows one that is ``final``.
+    """
+    parts = tuple(map(stage_of, transformations))
+    for part, tx, after in zip(parts, transformations, transformations[1:], strict=False):
+        if is_final(part):
+            found, then = (getattr(one, "name", None) or repr(one) for one in (tx, after))
+            raise ValueError(f"{name}: expected nothing after {found}, whose updates take the params exactly where "
+                             f"they are to be, got {then}; put that before it or inside of it")
+    return parts
 
 
 def check_transformation(name: str, tx: Any) -> None:

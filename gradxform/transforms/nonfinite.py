@@ -14,7 +14,7 @@ from gradxform.core.control import branch
 from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import cast, increment, no_update
 from gradxform.core.run import run
-from gradxform.core.stages import Around
+from gradxform.core.stages import Around, is_final
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import widened
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
@@ -105,7 +105,8 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
                          too_many, consecutive, total)
         return new, state
 
-    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, SkipNonfiniteState)
+    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, SkipNonfiniteState,
+                  final=is_final(stage))
 
 
 def check_finite(state: State) -> None:
