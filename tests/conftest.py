@@ -9,7 +9,8 @@ import harness
 import jax
 import pytest
 
-COMPILING = ("tests/augment/", "tests/losses/", "tests/masking/", "tests/transfer/")
+COMPILING = ("tests/augment/", "tests/losses/", "tests/masking/", "tests/precision/test_composed",
+             "tests/precision/test_policy", "tests/transfer/")
 """Where tests spend most of their time compiling large programs."""
 AS_IN_USE = ("pillow", "strateg", "bit", "exact", "scipy", "tile", "memory")
 """Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""

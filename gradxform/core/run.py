@@ -4,7 +4,7 @@ A chain then costs what one fused expression costs: a clip is a factor inside it
 is traced once for each shape and dtype, not once for each leaf.
 
 Bricks get and return wide numbers: every leaf is widened to float32 at least before the first of them sees it, what is
-kept is stored as it was, and the update is cast once, at the end.
+kept is stored as it was, and the update is cast once, at the end; not at all where a stage was ``final``.
 """
 
 from __future__ import annotations
@@ -80,11 +80,13 @@ def _run(stage: Stage, updates: Updates, state: State, params: Params | None, ex
     which = Selections(updates, params)
     waiting: list[_Step] = []  # bricks that are run with their neighbours
     finished: list[Any] = []
+    final: set[int] = set()  # the places of updates that leave as they are
 
     def flush(*, last: bool = False) -> None:
         nonlocal fine
         stored = [None if param is None else jnp.result_type(param) for param in which.param_leaves]
-        leave = [out(*pair) for pair in zip(dtypes, stored, strict=True)]
+        leave = [jnp.result_type(leaves[place]) if place in final else out(*pair)
+                 for place, pair in enumerate(zip(dtypes, stored, strict=True))]
         wide = [wide_dtype(jnp.promote_types(own, dtype)) if jnp.issubdtype(own, jnp.inexact) else own
                 for own, dtype in zip(dtypes, leave, strict=True)]
         finite_in = None
@@ -117,6 +119,7 @@ def _run(stage: Stage, updates: Updates, state: State, params: Params | None, ex
             mismatch(seen, new, "the updates that came in", "the updates that went out")
         for place, leaf in zip(here.order, jax.tree.leaves(new), strict=True):
             leaves[place] = leaf
+        final.update(here.order if part.final else ())
         finished.append(own)
     flush(last=True)
     states = [own.state() if isinstance(own, _Step) else own for own in finished]

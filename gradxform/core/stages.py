@@ -59,6 +59,8 @@ class Around:
       state: the class of the state.
       name: what messages call it; by default its factory's.
       where: which leaves it works on: all masks around it, from the outermost in.
+      final: whether its updates are meant for the params as they leave it: they are not rounded to the dtype of the
+        params, and nothing may change them. What is around such a stage is ``final`` too: see ``is_final``.
     """
 
     init: Callable[[Params], State]
@@ -67,6 +69,7 @@ class Around:
     state: type = object
     name: str = ""
     where: tuple[Where, ...] = ()
+    final: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,11 @@ def only(stage: Stage, where: Where) -> Stage:
     if isinstance(stage, Chain):
         return dataclasses.replace(stage, parts=tuple(only(part, where) for part in stage.parts))
     return dataclasses.replace(stage, where=(where, *stage.where))
+
+
+def is_final(stage: Stage) -> bool:
+    """Whether nothing may change the updates that leave a stage, or some of them."""
+    return any(map(is_final, stage.parts)) if isinstance(stage, Chain) else isinstance(stage, Around) and stage.final
 
 
 def init(stage: Stage, params: Params, which: Selections | None = None) -> State:

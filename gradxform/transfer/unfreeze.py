@@ -11,16 +11,15 @@ import jax.numpy as jnp
 
 from gradxform.core import checks, stages
 from gradxform.core.control import branch
-from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import increment, no_update
 from gradxform.core.run import run
 from gradxform.core.selectors import compile_pattern
-from gradxform.core.stages import Around
+from gradxform.core.stages import Around, is_final
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import align, paths, structure
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
 from gradxform.core.which import is_partial, keep
-from gradxform.transforms.combine import identity
+from gradxform.transforms.combine import identity, in_order
 
 
 class UnfreezeState(NamedTuple):
@@ -73,7 +72,7 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
       {'body': -0.8, 'head': -0.6}
     """
     before = identity() if before is None else before
-    stage, first = stage_of(optimizer, "optimizer"), stage_of(before, "before")
+    first, stage = in_order("gradual_unfreeze", {"before": before, "optimizer": optimizer})
     pairs = _pairs(schedule)
     starts = sorted({start for _, start in pairs if start is not None})
 
@@ -113,7 +112,8 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
         return jax.tree.unflatten(treedef, new), UnfreezeState(increment(state.step), before_state, inner_states)
 
     return Around(init, update, lambda state: {"before": (before, state.before_state)} | {
-        f"optimizer/{start}": (optimizer, part) for start, part in state.inner_states.items()}, UnfreezeState)
+        f"optimizer/{start}": (optimizer, part) for start, part in state.inner_states.items()}, UnfreezeState,
+                  final=is_final(stage))
 
 
 def _pairs(schedule: Any) -> list[tuple[re.Pattern[str], int | None]]:

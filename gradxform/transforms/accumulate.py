@@ -13,7 +13,7 @@ from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import cast, float_dtype, increment, no_update
 from gradxform.core.run import run
 from gradxform.core.slots import Slot
-from gradxform.core.stages import Around
+from gradxform.core.stages import Around, is_final
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import align, check_shapes, refuse_integers
 from gradxform.core.types import AnySchedule, AnyTransformation, Params, State, Updates
@@ -113,7 +113,8 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
             jnp.where(over, jnp.zeros_like(state.micro_step), increment(state.micro_step)), total, inner_state,
             jnp.where(over, jnp.zeros_like(weights), weights), jnp.where(due, increment(count), count))
 
-    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, AccumulateState)
+    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, AccumulateState,
+                  final=is_final(stage))
 
 
 def _plus(total: jax.Array, gradient: Any, weight: Any) -> jax.Array:

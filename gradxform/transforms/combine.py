@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import optax
 from gradxform.core.bricks import Leafwise
 from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import cast, no_update, widen
-from gradxform.core.stages import Around, Chain
+from gradxform.core.stages import Around, Chain, Stage, is_final
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import is_inexact, mismatch, paths, subtrees, widened
 from gradxform.core.types import AnyTransformation, Params, Updates
@@ -33,13 +33,15 @@ def chain(*transformations: AnyTransformation) -> Chain:
 
     Raises:
       TypeError: an argument is not a transformation.
+      ValueError: something follows a transformation whose updates nothing may change, such as
+        ``precision.master_weights``.
 
     Example:
       >>> import gradxform as gx
       >>> gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-0.1))
       chain(clip_by_global_norm(max_norm=1.0), scale(step_size=-0.1))
     """
-    return Chain(tuple(stage_of(tx, f"chain: argument {i}") for i, tx in enumerate(transformations)))
+    return Chain(in_order("chain", {f"chain: argument {i}": tx for i, tx in enumerate(transformations)}))
 
 
 @transformation
@@ -54,7 +56,7 @@ def named_chain(*transformations: tuple[str, AnyTransformation]) -> Chain:
 
     Raises:
       TypeError: an argument is not a pair of a string and a transformation.
-      ValueError: a name comes twice.
+      ValueError: a name comes twice, or something follows a transformation whose updates nothing may change.
 
     Example:
       >>> import gradxform as gx
@@ -69,7 +71,7 @@ def named_chain(*transformations: tuple[str, AnyTransformation]) -> Chain:
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     if twice:
         raise ValueError(f"named_chain: expected unique names, got {twice[0]!r} more than once")
-    return Chain(tuple(stage_of(tx, f"named_chain: {name!r}") for name, tx in transformations),
+    return Chain(in_order("named_chain", {f"named_chain: {name!r}": tx for name, tx in transformations}),
                  pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
                  unpack=lambda state: [state[name] for name in names] if len(state) == len(names) else tuple(state),
                  state=dict)
@@ -173,3 +175,20 @@ def _add(param: Any, update: Any) -> jax.Array:
     if not is_inexact(update):
         return param if update.dtype == jax.dtypes.float0 else param + update
     return cast(widen(param) + widen(update), param.dtype)
+
+
+def in_order(name: str, transformations: Mapping[str, AnyTransformation]) -> tuple[Stage, ...]:
+    """The stages of transformations that run one after another, each by what messages call it.
+
+    Raises:
+      TypeError: one is no transformation.
+      ValueError: something follows one that is ``final``.
+    """
+    parts = tuple(stage_of(tx, what) for what, tx in transformations.items())
+    given = list(transformations.values())
+    for part, tx, after in zip(parts, given, given[1:], strict=False):
+        if is_final(part):
+            found, then = (getattr(one, "name", None) or repr(one) for one in (tx, after))
+            raise ValueError(f"{name}: expected nothing after {found}, whose updates take the params exactly where "
+                             f"they are to be, got {then}; put that before it or inside of it")
+    return parts

@@ -22,7 +22,7 @@ from gradxform.core.manual import (
 )
 from gradxform.core.numbers import increment
 from gradxform.core.run import guarded
-from gradxform.core.stages import Around
+from gradxform.core.stages import Around, is_final
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import is_inexact
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
@@ -118,7 +118,8 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
                          too_many, consecutive, total)
         return new, state
 
-    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, SkipNonfiniteState)
+    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, SkipNonfiniteState,
+                  final=is_final(stage))
 
 
 def check_finite(state: State) -> None:

@@ -86,16 +86,22 @@ FLAT: Calls = {
     "all_finite": (gx.all_finite, (PARAMS,)), "apply_updates": (gx.apply_updates, (PARAMS, PARAMS)),
     "global_norm": (gx.global_norm, (PARAMS,)),
 }
-CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "transfer": TRANSFER, "": FLAT}
+TX = gx.precision.master_weights(gx.sgd(0.1))
+PRECISION: Calls = {
+    "masters": (gx.precision.masters, gx.precision.split(PARAMS, TX)),
+    "split": (lambda params: gx.precision.split(params, TX), (PARAMS,)),
+}
+CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "precision": PRECISION,
+                           "transfer": TRANSFER, "": FLAT}
 ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augment, "losses": L, "norm": gx.norm,
-                         "masking": M, "transfer": T}
+                         "masking": M, "precision": gx.precision, "transfer": T}
 
 NO_PROGRAM = {
     "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector",
                "ShardingError", "Slot",
                "Transformation", "augment.Augmentation", "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue",
                "norm.BatchStats", "norm.LostUpdateWarning", "norm.Pending", "masking.CorruptedTokens",
-               "masking.RandomMask", "transfer.LoadReport"},
+               "masking.RandomMask", "precision.Policy", "transfer.LoadReport"},
     "a room": {*ROOMS, "plot"} - {""},
     "makes factories": {"augment.augmentation", "schedule", "transformation"},
     "runs in Python": {"check_finite", "from_config", "hyperparams", "metrics", "to_config", "masking.num_kept",

@@ -113,7 +113,7 @@ def twice(updates: Any, params: Any) -> Any:
 
 
 CASES: dict[str, Case] = {}
-ROOMS = {"schedules": S, "augment": gx.augment, "transfer": gx.transfer}
+ROOMS = {"schedules": S, "augment": gx.augment, "precision": gx.precision, "transfer": gx.transfer}
 
 
 def case(factory: Callable[..., Any], given: dict[str, Any] | None = None, /, **arguments: Argument) -> None:
@@ -287,6 +287,9 @@ case(A.random_apply, {"aug": A.invert()}, aug=AUG, p=closed_unit(0.25))
 case(A.two_views, {"first": A.invert()}, first=AUG, second=Argument(A.random_rotation(5.0), ("invert", 3)))
 case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
      strength=Argument(0.5, (*REAL, -0.5, 3.0)), blur=flag(False))
+# Mixed precision.
+case(gx.precision.master_weights, {"tx": gx.sgd(0.1)}, tx=TX, bits=Argument(24, (*COUNT, 16, 8)))
+case(gx.precision.stochastic_rounding, {"tx": gx.sgd(0.1)}, tx=TX, seed=Argument(1, COUNT))
 # Transfer.
 T = gx.transfer
 LAYERS = Argument(("kernel",), ("(", (), 3, ("kernel", 3)))

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import gradxform as gx
+from gradxform.core.stages import Around
 
 
 def test_a_chain_is_its_parts_one_after_another() -> None:
@@ -152,3 +153,37 @@ def test_apply_updates_keeps_the_dtype_of_the_params() -> None:
     np.testing.assert_array_equal(np.asarray(after["h"], np.float32), 1.5)
     np.testing.assert_array_equal(after["c"], 1 + 0.5j)
     assert after["n"] is None
+
+
+@gx.transformation
+def toward_one() -> Around:
+    """Updates that take bfloat16 params to 1, which bfloat16 itself cannot say."""
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        return jax.tree.map(lambda p: 1 - p.astype(jnp.float32), params), state
+
+    return Around(lambda params: (), update, final=True)
+
+
+@pytest.mark.parametrize("around", [
+    lambda tx: tx, lambda tx: gx.chain(gx.clip(1.0), tx), lambda tx: gx.skip_nonfinite(tx, 3),
+    lambda tx: gx.accumulate(tx, 1), lambda tx: gx.masked(tx, {"w": True, "b": True}),
+    lambda tx: gx.partition({"a": tx, "b": gx.set_to_zero()}, {"w": "a", "b": "b"}),
+    lambda tx: gx.transfer.gradual_unfreeze(tx, (("", 0),)),
+], ids=["alone", "chain", "skip", "accumulate", "masked", "partition", "unfreeze"])
+def test_final_updates_leave_as_they_are_and_nothing_follows(around: Any) -> None:
+    tx = around(toward_one())
+    params = {"w": jnp.full(2, 0.1001, jnp.bfloat16), "b": jnp.zeros(2, jnp.bfloat16)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["w"].dtype == jnp.float32
+    assert (params["w"].astype(jnp.float32) + updates["w"]).tolist() == [1.0, 1.0]
+    for after in (lambda: gx.chain(tx, gx.scale(0.5)), lambda: gx.named_chain(("final", tx), ("scale", gx.scale(0.5)))):
+        with pytest.raises(ValueError, match=r"chain: expected nothing after .*, whose updates .*, got scale;"):
+            after()
+    assert gx.chain(gx.scale(0.5), tx)
+
+
+def test_the_updates_beside_a_final_one_leave_in_the_dtype_of_their_params() -> None:
+    tx = gx.partition({"a": toward_one(), "b": gx.sgd(0.1)}, {"w": "a", "b": "b"})
+    params = {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2, jnp.bfloat16)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert {name: str(u.dtype) for name, u in updates.items()} == {"w": "float32", "b": "bfloat16"}
