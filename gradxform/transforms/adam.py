@@ -59,7 +59,8 @@ def scale_by_adam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_
         nu = lerp(nu, abs_sq(g), 1 - b2)
         return over_root(correct_mu(mu, g), nu * correct_nu, eps, eps_root), mu, nu
 
-    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True)}, at, optax.ScaleByAdamState, elementwise=True)
+    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True, nonnegative=True)}, at, optax.ScaleByAdamState,
+                    elementwise=True)
 
 
 def check_moments(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar) -> None:

@@ -59,5 +59,6 @@ def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, e
         divisor = nu_max if max_of_corrected else nu_max * correct_nu
         return over_root(mu * correct_mu, divisor, eps, eps_root), mu, nu, nu_max
 
-    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True), "nu_max": Slot(real=True)}, at,
-                    optax.ScaleByAmsgradState, elementwise=True)
+    square = Slot(real=True, nonnegative=True)
+    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": square, "nu_max": square}, at, optax.ScaleByAmsgradState,
+                    elementwise=True)

@@ -53,4 +53,5 @@ def scale_by_belief(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-16, e
         nu = lerp(nu, abs_sq(g - mu), 1 - b2) + eps_root
         return over_root(correct_mu(mu, g), nu * correct_nu, eps), mu, nu
 
-    return Leafwise(leaf, {"mu": Slot(), "nu": Slot(real=True)}, at, optax.ScaleByBeliefState, elementwise=True)
+    return Leafwise(leaf, {"mu": Slot(), "nu": Slot(real=True, nonnegative=True)}, at, optax.ScaleByBeliefState,
+                    elementwise=True)

@@ -74,5 +74,5 @@ def scale_by_nadam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
         nu = lerp(nu, abs_sq(g), 1 - b2)
         return over_root(on_moment * mu + on_gradient * g, nu * correct_nu, eps, eps_root), mu, nu
 
-    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True)}, at, ScaleByNadamState,
+    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True, nonnegative=True)}, at, ScaleByNadamState,
                     scalars={"momentum": 1.0}, elementwise=True)

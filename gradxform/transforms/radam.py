@@ -65,7 +65,8 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
         plain = correct_mu(mu, g)
         return jnp.where(adaptive, rectifier * over_root(plain, nu * correct_nu, eps, eps_root), plain), mu, nu
 
-    return Leafwise(leaf, {"mu": Slot(), "nu": Slot(real=True)}, at, optax.ScaleByAdamState, elementwise=True)
+    return Leafwise(leaf, {"mu": Slot(), "nu": Slot(real=True, nonnegative=True)}, at, optax.ScaleByAdamState,
+                    elementwise=True)
 
 
 def _effective_length(b2: Scalar, count: jax.Array) -> tuple[jax.Array, Any]:

@@ -59,5 +59,5 @@ def scale_by_yogi(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-3, eps_
         return over_root(mu * correct_mu, nu * correct_nu, eps, eps_root), mu, nu
 
     slots = {"mu": Slot(fill=initial_accumulator_value if initialize_mu else 0.0),
-             "nu": Slot(real=True, fill=initial_accumulator_value)}
+             "nu": Slot(real=True, nonnegative=True, fill=initial_accumulator_value)}
     return Leafwise(leaf, slots, at, optax.ScaleByAdamState, elementwise=True)
