@@ -82,24 +82,32 @@ TRANSFER: Calls = {
     "keep_frozen": (lambda *args: T.keep_frozen(*args, "bias"), (PARAMS, PARAMS)),
     "resize_positions": (lambda x: T.resize_positions(x, (1, 26, 8)), (jnp.ones((1, 17, 8)),)),
 }
+BIG = {"w": jnp.ones((128, 256))}
+CODES = gx.precision.compress_state(gx.adam(0.1), "int8_blockwise").init(BIG)
+PRECISION: Calls = {
+    "compress": (gx.precision.compress, (gx.adam(0.1).init(BIG), CODES)),
+    "decompress": (gx.precision.decompress, (CODES,)),
+}
 FLAT: Calls = {
     "all_finite": (gx.all_finite, (PARAMS,)), "apply_updates": (gx.apply_updates, (PARAMS, PARAMS)),
     "global_norm": (gx.global_norm, (PARAMS,)),
 }
-CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "transfer": TRANSFER, "": FLAT}
+CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "precision": PRECISION, "transfer": TRANSFER,
+                          "": FLAT}
 ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augment, "losses": L, "norm": gx.norm,
-                         "masking": M, "transfer": T}
+                         "masking": M, "precision": gx.precision, "transfer": T}
 
 NO_PROGRAM = {
     "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector", "Slot",
                "Transformation", "augment.Augmentation", "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue",
                "norm.BatchStats", "norm.LostUpdateWarning", "norm.Pending", "masking.CorruptedTokens",
-               "masking.RandomMask", "transfer.LoadReport"},
+               "masking.RandomMask", "precision.Codec", "precision.Coded", "precision.Memory", "transfer.LoadReport"},
     "a room": {*ROOMS, "plot"} - {""},
-    "makes factories": {"augment.augmentation", "schedule", "transformation"},
+    "makes factories": {"augment.augmentation", "precision.codec", "schedule", "transformation"},
     "runs in Python": {"check_finite", "from_config", "hyperparams", "metrics", "to_config", "masking.num_kept",
                        "norm.batch_norm_from_torch", "norm.batch_norm_to_torch", "transfer.freeze_modules",
-                       "transfer.layer_scales", "transfer.layers_at_depth", "transfer.load_pretrained"},
+                       "transfer.layer_scales", "transfer.layers_at_depth", "transfer.load_pretrained",
+                       "precision.memory", "precision.saturated"},
     "compiles once a batch, by itself": {"transfer.fisher_diagonal"},
 }
 
@@ -132,6 +140,17 @@ def augmentations() -> Calls:
             if isinstance(value, gx.augment.Augmentation)}
 
 
+def codecs() -> Calls:
+    """There and back by every codec, of numbers of both signs and of squares."""
+    def call(codec: Any) -> Callable[..., Any]:
+        return lambda x: [codec.decode(codec.encode(y, nonnegative=above), nonnegative=above)
+                          for y, above in ((x, False), (x * x, True))]
+
+    return {name: (call(value), (PAIRS[0],)) for name, value in VALUES.items()
+            if isinstance(value, gx.precision.Codec)}
+
+
 def kernels() -> Calls:
-    """Every function that is no factory."""
-    return {f"{room}.{name}" if room else name: call for room, calls in CALLS.items() for name, call in calls.items()}
+    """Every function that is no factory, and what a codec is for."""
+    return codecs() | {f"{room}.{name}" if room else name: call for room, calls in CALLS.items()
+                       for name, call in calls.items()}

@@ -14,6 +14,7 @@ BELOW: dict[str, set[str]] = {
     "schedules": {"core"},
     "transforms": {"core", "schedules"},
     "optimizers": {"core", "schedules", "transforms"},
+    "precision": {"core", "transforms"},
     "transfer": {"core", "schedules", "transforms"},
     "norm": {"core"},
     "augment": {"core"},

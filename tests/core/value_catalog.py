@@ -112,7 +112,7 @@ def twice(updates: Any, params: Any) -> Any:
 
 
 CASES: dict[str, Case] = {}
-ROOMS = {"schedules": S, "augment": gx.augment, "transfer": gx.transfer}
+ROOMS = {"schedules": S, "augment": gx.augment, "precision": gx.precision, "transfer": gx.transfer}
 
 
 def case(factory: Callable[..., Any], given: dict[str, Any] | None = None, /, **arguments: Argument) -> None:
@@ -285,6 +285,16 @@ case(A.random_apply, {"aug": A.invert()}, aug=AUG, p=closed_unit(0.25))
 case(A.two_views, {"first": A.invert()}, first=AUG, second=Argument(A.random_rotation(5.0), ("invert", 3)))
 case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
      strength=Argument(0.5, (*REAL, -0.5, 3.0)), blur=flag(False))
+# Precision.
+C = gx.precision
+ROUNDING = {"rounding": Argument("nearest", ("down", 1))}
+BLOCK = Argument(32, ("column", 1, 0, 1.5, True))
+case(C.bf16, **ROUNDING)
+case(C.fp8, top=positive(7.0), **ROUNDING)
+case(C.int8_blockwise, block=BLOCK, code=Argument("linear", ("cubic", 1)), **ROUNDING)
+case(C.int4_blockwise, block=BLOCK, **ROUNDING)
+case(C.compress_state, {"tx": gx.adam(0.1), "min_size": 2}, tx=TX, codec=Argument("fp8", ("fp99", 3, None, [3])),
+     where=Argument("mu", ("(",)), min_size=integer(4, 1), seed=Argument(1, COUNT))
 # Transfer.
 T = gx.transfer
 LAYERS = Argument(("kernel",), ("(", (), 3, ("kernel", 3)))
