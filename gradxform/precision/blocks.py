@@ -44,13 +44,13 @@ def int8_blockwise(block: int | str = "row", code: str = "float", rounding: str 
       >>> codes.dtype, codes.shape, exponents.dtype, exponents.shape
       (dtype('uint8'), (2, 3), dtype('uint8'), (2, 1))
     """
-    block = check_block(block)
+    size = check_block(block)
     checks.choice("code", code, ("float", "linear", "dynamic"))
     checks.choice("rounding", rounding, ROUNDINGS)
     if code == "dynamic":
-        return dynamic(block, rounding)
-    both = _linear(block, rounding) if code == "linear" else _minifloat(block, 4, 3, rounding, jnp.uint8, signed=True)
-    return both, _minifloat(block, 5, 3, rounding, jnp.uint8, signed=False)
+        return dynamic(size, rounding)
+    both = _linear(size, rounding) if code == "linear" else _minifloat(size, 4, 3, rounding, jnp.uint8, signed=True)
+    return both, _minifloat(size, 5, 3, rounding, jnp.uint8, signed=False)
 
 
 @codec
@@ -75,10 +75,10 @@ def int4_blockwise(block: int | str = 128, rounding: str = "stochastic") -> Pair
       >>> gx.precision.int4_blockwise("row").encode(jnp.array([1.0, -0.5, 0.0]))[0]
       Array([7, 14, 0], dtype=uint4)
     """
-    block = check_block(block)
+    size = check_block(block)
     checks.choice("rounding", rounding, ROUNDINGS)
-    return (_minifloat(block, 3, 0, rounding, jnp.uint4, signed=True),
-            _minifloat(block, 4, 0, rounding, jnp.uint4, signed=False))
+    return (_minifloat(size, 3, 0, rounding, jnp.uint4, signed=True),
+            _minifloat(size, 4, 0, rounding, jnp.uint4, signed=False))
 
 
 def check_block(block: Any) -> int | None:

@@ -120,7 +120,7 @@ def as_codec(name: str, given: Any) -> Codec:
     if not isinstance(given, str):
         raise TypeError(f"{name}: expected a codec such as precision.bf16(), or its name, got {given!r}")
     if given not in _FACTORIES:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, _FACTORIES))}, got {given!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, sorted(_FACTORIES)))}, got {given!r}")
     return _FACTORIES[given]()
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,14 +12,13 @@ from gradxform.core import checks, stages
 from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import increment
 from gradxform.core.run import run
-from gradxform.core.selectors import Selector
 from gradxform.core.stages import Around
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import flatten, named_leaves, subtrees
 from gradxform.core.types import AnyTransformation, Mask, Params, PyTree, State, Updates
 from gradxform.core.which import as_mask, flags
 from gradxform.precision.codec import Codec, as_codec
-from gradxform.precision.coded import VERSION, Coded, How, coded_leaves, first_code, is_coded
+from gradxform.precision.coded import VERSION, How, first_code, is_coded
 from gradxform.precision.fields import nonnegative
 from gradxform.transforms.combine import check_transformation
 
@@ -73,12 +71,11 @@ def compress_state(tx: AnyTransformation, codec: Any = "bf16", *, where: Mask | 
     def init(params: Params) -> State:
         state = stages.init(stage, params)
         leaves, treedef = flatten(state)
-        chosen, above, coded = plan.codecs(state, new=True), nonnegative(tx, state, params), []
-        for i, (leaf, by) in enumerate(zip(leaves, chosen, strict=True)):
+        above, counts = nonnegative(tx, state, params), True
+        for i, by in enumerate(plan.codecs(state, new=True)):
             if by is not None:
-                how = How(by, above[i], jnp.result_type(leaf).name, i, plan.seed)
-                leaves[i] = first_code(how, leaf, counts=not coded)
-                coded.append(leaves[i])
+                how = How(by, above[i], jnp.result_type(leaves[i]).name, i, plan.seed)
+                leaves[i], counts = first_code(how, leaves[i], counts=counts), False
         return treedef.unflatten(leaves)
 
     def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:
@@ -131,7 +128,7 @@ def compress(state: State, like: State) -> State:
 
 
 def _coded_as(like: State, state: State, what: str, count: Callable[[Any], Any]) -> State:
-    leaves, treedef = jax.tree.flatten(like, is_leaf=is_coded)
+    leaves, treedef = flatten(like, is_coded)
     new = subtrees(treedef, jax.tree.map(_shown, like, is_leaf=is_coded), state, what, "like")
     step = next((count(leaf.step) for leaf in leaves if is_coded(leaf)), None)
     for i, (old, x) in enumerate(zip(leaves, new, strict=True)):
@@ -157,14 +154,14 @@ class _Plan:
 
     def codecs(self, state: State, *, new: bool = False) -> list[Codec | None]:
         """The codec of each leaf or code; where the state is new, a selector that takes nothing is refused."""
-        leaves, treedef = jax.tree.flatten(state, is_leaf=is_coded)
+        leaves, treedef = flatten(state, is_coded)
         shown = [_shown(leaf) for leaf in leaves]
         tree = treedef.unflatten(shown)
         chosen: list[Codec | None] = [None] * len(leaves)
         taken = [False] * len(leaves)
         within = [True] * len(leaves) if self.where is None else self._taken("where", self.where, tree, shown, new)
         for name, mask, codec in self.rules:
-            here = [True] * len(leaves) if mask is None else self._taken(name, mask, tree, shown, new and codec is not None)
+            here = within if mask is None else self._taken(name, mask, tree, shown, new and codec is not None)
             for i, leaf in enumerate(shown):
                 if here[i] and within[i] and not taken[i]:
                     taken[i] = True

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from gradxform.core import inside
 from gradxform.core.bricks import Leafwise
 from gradxform.core.foreign import stage_of
-from gradxform.core.stages import Around, Chain, Stage
-from gradxform.core.types import Params, PyTree, State
+from gradxform.core.stages import Around, Chain
+from gradxform.core.trees import flatten
+from gradxform.core.types import Params, State
 from gradxform.precision.coded import is_coded
 
 SQUARES = frozenset({"exp_avg_sq", "nu", "nu_max", "sum_of_squares", "v", "v_col", "v_row"})
@@ -24,7 +24,7 @@ def nonnegative(tx: Any, state: State, params: Params) -> list[bool]:
     Ours say it by their slots; of another library's the name of the field tells, never the path: an attention block
     has a param called ``v``.
     """
-    leaves, treedef = jax.tree.flatten(state)
+    leaves, treedef = flatten(state)
     found: set[int] = set()
     _collect(tx, treedef.unflatten(range(len(leaves))), _classes(params), found)
     return [place in found for place in range(len(leaves))]

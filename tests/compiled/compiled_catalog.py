@@ -92,8 +92,8 @@ FLAT: Calls = {
     "all_finite": (gx.all_finite, (PARAMS,)), "apply_updates": (gx.apply_updates, (PARAMS, PARAMS)),
     "global_norm": (gx.global_norm, (PARAMS,)),
 }
-CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "precision": PRECISION, "transfer": TRANSFER,
-                          "": FLAT}
+CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "precision": PRECISION,
+                          "transfer": TRANSFER, "": FLAT}
 ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augment, "losses": L, "norm": gx.norm,
                          "masking": M, "precision": gx.precision, "transfer": T}
 
