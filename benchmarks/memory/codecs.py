@@ -1,4 +1,4 @@
-"""AdamW by every codec: bytes of state, bytes to and from HBM as compilers make them, and the time of a step on a CPU."""
+"""AdamW by every codec: bytes of its state, bytes to and from HBM as compilers make them, the time of a step here."""
 
 from __future__ import annotations
 
