@@ -11,7 +11,7 @@ from value_catalog import CASES, GRADS, MASK, PARAMS, TRANSFORMATIONS, VALUES, W
 
 import gradxform as gx
 
-PYTREES = {name: value for name, value in VALUES.items() if not isinstance(value, gx.Selector)}
+PYTREES = {name: value for name, value in VALUES.items() if not isinstance(value, gx.Selector | gx.precision.Codec)}
 
 
 def leaves_by_path(value: Any) -> dict[str, Any]:
