@@ -16,8 +16,8 @@ matplotlib.use("Agg")
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 MODULES = {"augment": gx.augment, "losses": gx.losses, "masking": gx.masking, "norm": gx.norm,
-           "norm.linen": gx.norm.linen, "norm.nnx": gx.norm.nnx, "plot": gx.plot, "schedules": gx.schedules,
-           "transfer": gx.transfer}
+           "norm.linen": gx.norm.linen, "norm.nnx": gx.norm.nnx, "plot": gx.plot, "precision": gx.precision,
+           "schedules": gx.schedules, "transfer": gx.transfer}
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Example:")
 
 

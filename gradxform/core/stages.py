@@ -59,6 +59,8 @@ class Around:
       state: the class of the state.
       name: what messages call it; by default its factory's.
       where: which leaves it works on: all masks around it, from the outermost in.
+      guarded: whether ``update`` takes ``fine``, a flag that says whether the step is made, and itself sees to what
+        stays as it is where it is not; by default the whole state does.
     """
 
     init: Callable[[Params], State]
@@ -67,6 +69,7 @@ class Around:
     state: type = object
     name: str = ""
     where: tuple[Where, ...] = ()
+    guarded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

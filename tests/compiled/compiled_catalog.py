@@ -86,9 +86,15 @@ FLAT: Calls = {
     "all_finite": (gx.all_finite, (PARAMS,)), "apply_updates": (gx.apply_updates, (PARAMS, PARAMS)),
     "global_norm": (gx.global_norm, (PARAMS,)),
 }
-CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "transfer": TRANSFER, "": FLAT}
+SCALED = gx.precision.static_loss_scale(gx.sgd(0.1), 8.0).init(PARAMS)
+PRECISION: Calls = {
+    "loss_scale": (gx.precision.loss_scale, (SCALED,)),
+    "value_and_grad": (lambda x: gx.precision.value_and_grad(lambda x: jnp.sum(x * x), SCALED)(x), (jnp.ones((N, D)),)),
+}
+CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "precision": PRECISION,
+                           "transfer": TRANSFER, "": FLAT}
 ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augment, "losses": L, "norm": gx.norm,
-                         "masking": M, "transfer": T}
+                         "masking": M, "precision": gx.precision, "transfer": T}
 
 NO_PROGRAM = {
     "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector",

@@ -15,6 +15,7 @@ BELOW: dict[str, set[str]] = {
     "transforms": {"core", "schedules"},
     "optimizers": {"core", "schedules", "transforms"},
     "transfer": {"core", "schedules", "transforms"},
+    "precision": {"core", "schedules", "transforms"},
     "norm": {"core"},
     "augment": {"core"},
     "losses": {"core"},

@@ -112,7 +112,7 @@ def twice(updates: Any, params: Any) -> Any:
 
 
 CASES: dict[str, Case] = {}
-ROOMS = {"schedules": S, "augment": gx.augment, "transfer": gx.transfer}
+ROOMS = {"schedules": S, "augment": gx.augment, "precision": gx.precision, "transfer": gx.transfer}
 
 
 def case(factory: Callable[..., Any], given: dict[str, Any] | None = None, /, **arguments: Argument) -> None:
@@ -177,6 +177,7 @@ case(gx.add_decayed_weights, {"weight_decay": 0.1}, weight_decay=DECAY, mask=MAS
 case(gx.add_noise, {"eta": 0.1, "gamma": 0.55, "key": 0}, eta=nonnegative(0.5), gamma=nonnegative(0.25),
      key=Argument(1, ("seed", 1.5, None, True)))
 case(gx.centralize, output_axis=Argument(-1, COUNT))
+AXIS_NAME = Argument("data", (3,))
 # Clips.
 case(gx.clip, {"max_delta": 1.0}, max_delta=nonnegative(0.5))
 case(gx.clip_by_global_norm, {"max_norm": 1.0}, max_norm=nonnegative(0.5), eps=nonnegative(0.125))
@@ -198,7 +199,14 @@ case(gx.selective_transform, {"optimizer": gx.sgd(0.1), "freeze_mask": gx.path_m
      freeze_mask=MASKS)
 case(gx.accumulate, {"tx": gx.sgd(0.1), "every": 2}, tx=TX, every=integer(3, 1))
 case(gx.skip_nonfinite, {"tx": gx.sgd(0.1), "max_consecutive": 2, "raise_in_jit": False}, tx=TX,
-     max_consecutive=integer(3, 0), raise_in_jit=flag(True))
+     max_consecutive=integer(3, 0), raise_in_jit=flag(True), axis_name=AXIS_NAME)
+# Loss scales.
+POWER = Argument(8.0, (*REAL, 0.0, -2.0, 3.0))
+case(gx.precision.dynamic_loss_scale, {"tx": gx.sgd(0.1), "initial": 16.0}, tx=TX, initial=POWER,
+     growth_factor=Argument(4.0, (*REAL, 1.0, 3.0)), backoff_factor=Argument(0.25, (*REAL, 1.0, 0.3)),
+     growth_interval=integer(3, 1), min_scale=POWER, max_scale=Argument(32.0, (*REAL, 0.0, -2.0, 48.0)),
+     axis_name=AXIS_NAME)
+case(gx.precision.static_loss_scale, {"tx": gx.sgd(0.1), "scale": 16.0}, tx=TX, scale=POWER, axis_name=AXIS_NAME)
 # Selectors.
 case(gx.path_matches, {"pattern": "bias$"}, pattern=Argument("kernel", (None, 3, "(")))
 case(gx.ndim_at_least, {"n": 2}, n=integer(1, 0))
