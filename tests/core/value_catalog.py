@@ -202,8 +202,8 @@ case(gx.skip_nonfinite, {"tx": gx.sgd(0.1), "max_consecutive": 2, "raise_in_jit"
      max_consecutive=integer(3, 0), raise_in_jit=flag(True), axis_name=AXIS_NAME)
 # Loss scales.
 POWER = Argument(8.0, (*REAL, 0.0, -2.0, 3.0))
-case(gx.precision.dynamic_loss_scale, {"tx": gx.sgd(0.1), "initial": 16.0}, tx=TX, initial=POWER,
-     growth_factor=Argument(4.0, (*REAL, 1.0, 3.0)), backoff_factor=Argument(0.25, (*REAL, 1.0, 0.3)),
+case(gx.precision.dynamic_loss_scale, {"tx": gx.sgd(0.1), "initial": 16.0, "backoff_factor": 0.25}, tx=TX,
+     initial=POWER, growth_factor=Argument(4.0, (*REAL, 1.0, 3.0)), backoff_factor=Argument(0.5, (*REAL, 1.0, 0.3)),
      growth_interval=integer(3, 1), min_scale=POWER, max_scale=Argument(32.0, (*REAL, 0.0, -2.0, 48.0)),
      axis_name=AXIS_NAME)
 case(gx.precision.static_loss_scale, {"tx": gx.sgd(0.1), "scale": 16.0}, tx=TX, scale=POWER, axis_name=AXIS_NAME)
