@@ -13,20 +13,28 @@ COMPILING = ("tests/augment/", "tests/losses/", "tests/masking/", "tests/transfe
 """Where tests spend most of their time compiling large programs."""
 AS_IN_USE = ("pillow", "strateg", "bit", "exact", "scipy", "tile", "memory")
 """Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""
-
-
 LONG = ("augment/test_aug_mix", "augment/test_mixing", "augment/test_photometric_random", "augment/test_policies",
         "augment/test_simclr", "examples/test_examples", "examples/test_pretrain", "losses/test_contrastive",
-        "norm/test_norm_modules", "norm/test_norm_training", "optimizers/test_against_optax", "test_properties",
-        "transforms/test_inspect", "transforms/test_low_precision", "transforms/test_masking")
+        "norm/test_norm_training", "test_properties", "transforms/test_inspect", "transforms/test_low_precision",
+        "transforms/test_masking")
 """Files that take a minute each."""
+EACH = ("optimizers/test_recipe_bits", "norm/test_norm_modules", "test_docstrings.py::test_the_example_runs",
+        "test_ecosystem")
+"""Tests that go through the library, or through flax, by a ``name``: each name is a kind of its own."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of long files, so that a second round may leave them out."""
+    """Marks as long what a second round on newer versions leaves out: long files, and a kind's cases but the first."""
+    seen = set()
     for item in items:
-        if any(f"tests/{name}" in item.nodeid for name in LONG):
+        if item.get_closest_marker("exhaustive") or item.get_closest_marker("typing"):
+            continue
+        function, *_ = item.nodeid.partition("[")
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        kind = function, str(params.get("name")) if any(f"tests/{name}" in function for name in EACH) else ""
+        if kind in seen or any(f"tests/{name}" in function for name in LONG):
             item.add_marker(pytest.mark.long)
+        seen.add(kind)
 
 
 @pytest.fixture(autouse=True)
