@@ -9,32 +9,38 @@ import harness
 import jax
 import pytest
 
-COMPILING = ("tests/augment/", "tests/losses/", "tests/masking/", "tests/precision/test_composed",
-             "tests/precision/test_policy", "tests/transfer/")
-"""Where tests spend most of their time compiling large programs."""
-AS_IN_USE = ("pillow", "strateg", "bit", "exact", "scipy", "tile", "memory")
+AS_IN_USE = ("bit", "exact", "memory", "pillow", "scipy", "strateg", "tile", "tests/examples/", "tests/benchmarks/",
+             "tests/norm/test_norm_defects", "tests/norm/test_norm_export", "tests/norm/test_norm_kernels",
+             "tests/plot/", "tests/precision/test_codec", "tests/precision/test_loss", "tests/precision/test_masters",
+             "tests/precision/test_stochastic", "tests/precision/test_words", "tests/test_docstrings")
 """Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""
-
-
 LONG = ("augment/test_aug_mix", "augment/test_mixing", "augment/test_photometric_random", "augment/test_policies",
         "augment/test_simclr", "examples/test_examples", "examples/test_pretrain", "losses/test_contrastive",
-        "norm/test_norm_modules", "norm/test_norm_training", "optimizers/test_against_optax", "test_properties",
-        "transforms/test_inspect", "transforms/test_low_precision", "transforms/test_masking")
+        "norm/test_norm_training", "test_properties", "transforms/test_inspect", "transforms/test_low_precision",
+        "transforms/test_masking")
 """Files that take a minute each."""
+EACH = ("norm/test_norm_modules", "optimizers/test_recipe_bits", "test_docstrings.py::test_the_example_runs")
+"""Tests that go through the library, or through flax, by a ``name``: each name is a kind of its own."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of long files, so that a second round may leave them out."""
+    """Marks as long what a second round on newer versions leaves out: long files, and a kind's cases but the first."""
+    seen = set()
     for item in items:
-        if any(f"tests/{name}" in item.nodeid for name in LONG):
+        if item.get_closest_marker("exhaustive") or item.get_closest_marker("typing"):
+            continue
+        function, *_ = item.nodeid.partition("[")
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        kind = function, str(params.get("name")) if any(f"tests/{name}" in function for name in EACH) else ""
+        if kind in seen or any(f"tests/{name}" in function for name in LONG):
             item.add_marker(pytest.mark.long)
+        seen.add(kind)
 
 
 @pytest.fixture(autouse=True)
 def quick_to_compile(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compiles large programs without the costly optimizations where a test is not about those."""
-    name = request.node.nodeid.lower()
-    quick = any(place in name for place in COMPILING) and not any(word in name for word in AS_IN_USE)
+    """Compiles without the costly optimizations where a test is not about those: most of a test's time is compiling."""
+    quick = not any(word in request.node.nodeid.lower() for word in AS_IN_USE)
     if quick:
         jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -1,10 +1,7 @@
 """A transformation goes wherever optax's go (its wrappers, flax, meshes, donation, export), and theirs go into ours."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import eight_devices
 from flax import nnx
 from flax.nnx import pytreelib
 from flax.training.train_state import TrainState
@@ -579,14 +577,9 @@ SHARDED = pathlib.Path(__file__).parent / "core" / "sharded_program.py"
 
 
 @pytest.fixture(scope="module")
-def sharded() -> dict[str, Any]:
-    """What a process with eight devices found; the number of devices is fixed before jax starts."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
-    root = pathlib.Path(gx.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-W", "error", str(SHARDED)], check=False, capture_output=True, text=True,
-                          env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)})
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process with eight devices found."""
+    return json.loads(eight_devices(tmp_path_factory, SHARDED).splitlines()[-1])
 
 
 @pytest.mark.parametrize("mesh", ["auto", "explicit"])

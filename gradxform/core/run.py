@@ -114,7 +114,8 @@ def _run(stage: Stage, updates: Updates, state: State, params: Params | None, ex
         if waiting:
             flush()
         seen = here.take(leaves)
-        new, own = part.update(seen, own, here.params, **which.extra(part.where, extra))
+        guard = {"fine": fine} if fine is not None and part.guarded else {}
+        new, own = part.update(seen, own, here.params, **which.extra(part.where, extra), **guard)
         if structure(new) != here.treedef:
             mismatch(seen, new, "the updates that came in", "the updates that went out")
         for place, leaf in zip(here.order, jax.tree.leaves(new), strict=True):
@@ -126,7 +127,7 @@ def _run(stage: Stage, updates: Updates, state: State, params: Params | None, ex
     for i, (part, old) in enumerate(steps):
         if isinstance(states[i], Later):
             states[i] = states[i].complete(which[part.where].take(leaves))
-        if fine is not None and isinstance(part, Around):
+        if fine is not None and isinstance(part, Around) and not part.guarded:
             states[i] = keep(fine, states[i], old)
     return jax.tree.unflatten(treedef, leaves), nest(stage, iter(states)), fine
 
@@ -205,7 +206,8 @@ def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], wides: list
             new.append(stored)
         if fine is not None:
             told = [(n, m) for n, i in enumerate(members) for m in steps[i].told(update.shape, kept[n])]
-            held, stored = hold(fine, update, narrow or wide, *([of[n][m] for n, m in told] for of in (new, kept)))
+            held, stored = hold(fine, update, wide if narrow is None else narrow,
+                                *([of[n][m] for n, m in told] for of in (new, kept)))
             update = update if narrow is None else held
             for (n, m), x in zip(told, stored, strict=True):
                 new[n][m] = x

@@ -27,6 +27,7 @@ class Slot:
       dtype: what it is stored in; by default the dtype of the leaf, float32 at least. One that is asked for is a real
         one, so the accumulator of a complex leaf stays complex unless it is ``real``.
       real: whether a complex leaf has a real accumulator.
+      nonnegative: whether no number in it is ever below 0, as in a mean of squares: a codec may keep its root.
       fill: the number it starts from.
       axes: ``axes(shape)``, which axes of a leaf of this shape the accumulator has: a row of a matrix has ``(0,)``.
         None for a leaf that has no such accumulator, where one number stands in its place. By default all axes.
@@ -44,6 +45,7 @@ class Slot:
     fill: Scalar = 0.0
     axes: Callable[[Shape], Axes] | None = None
     start: Callable[[Params], PyTree] | None = None
+    nonnegative: bool = False
 
     def __post_init__(self) -> None:
         checks.inexact_dtype("dtype", self.dtype)

@@ -61,6 +61,8 @@ class Around:
       where: which leaves it works on: all masks around it, from the outermost in.
       final: whether its updates are meant for the params as they leave it: they are not rounded to the dtype of the
         params, and nothing may change them. What is around such a stage is ``final`` too: see ``is_final``.
+      guarded: whether ``update`` takes ``fine``, a flag that says whether the step is made, and itself sees to what
+        stays as it is where it is not; by default the whole state does.
     """
 
     init: Callable[[Params], State]
@@ -70,6 +72,7 @@ class Around:
     name: str = ""
     where: tuple[Where, ...] = ()
     final: bool = False
+    guarded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

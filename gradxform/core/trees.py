@@ -49,9 +49,9 @@ def _is_variable(x: Any) -> bool:
     return nnx is not None and isinstance(x, nnx.Variable)
 
 
-def flatten(tree: PyTree) -> tuple[list[Any], Any]:
+def flatten(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], Any]:
     """``jax.tree.flatten``, whose types the stubs of jax leave open."""
-    return jax.tree.flatten(tree)
+    return jax.tree.flatten(tree, is_leaf)
 
 
 def structure(tree: PyTree) -> Any:

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from gradxform.core import checks, stages
 from gradxform.core.control import branch
 from gradxform.core.foreign import stage_of
+from gradxform.core.guard import keep
 from gradxform.core.numbers import cast, float_dtype, increment, no_update
 from gradxform.core.run import run
 from gradxform.core.slots import Slot
 from gradxform.core.stages import Around, is_final
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import align, check_shapes, refuse_integers
+from gradxform.core.trees import align, check_shapes, flatten, refuse_integers
 from gradxform.core.types import AnySchedule, AnyTransformation, Params, State, Updates
 
 
@@ -81,15 +82,17 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
                                jnp.zeros([], float_dtype()), jnp.zeros([], jnp.int32))
 
     def update(updates: Updates, state: AccumulateState, params: Params | None = None, *, weight: Any = None,
-               flush: Any = False, **extra: Any) -> tuple[Updates, AccumulateState]:
+               flush: Any = False, fine: Any = None, **extra: Any) -> tuple[Updates, AccumulateState]:
         _check(weight, flush)
         refuse_integers(updates, "updates")
-        leaves, treedef = jax.tree.flatten(updates)
+        leaves, treedef = flatten(updates)
         sums = align(treedef, updates, state.total, "state")
         check_shapes(updates, leaves, sums, "updates", "state")
         total = jax.tree.unflatten(treedef, [_plus(a, g, weight) for a, g in zip(sums, leaves, strict=True)])
         before = cast(state.micro_step, float_dtype()) if state.weight is None else state.weight
         weights = cast(before + (1 if weight is None else weight), before.dtype)
+        if fine is not None:  # a micro-batch that is not counts for nothing, its place in the window included
+            total, weights = keep(fine, (total, weights), (treedef.unflatten(sums), before))
         count = jnp.zeros_like(state.micro_step) if state.count is None else state.count
         if weight is not None:
             extra["weight"] = weights  # of one micro-batch, for an accumulate inside
@@ -107,14 +110,17 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
         window = jnp.round(every(count)) if callable(every) else every
         # Not ==: the state may come from a longer window.
         over = (state.micro_step >= window - 1) | flush
+        over = over if fine is None else over & fine
         due = over & (weights != 0)
+        micro_step = increment(state.micro_step)
+        micro_step = micro_step if fine is None else keep(fine, micro_step, state.micro_step)
         new, inner_state, total = branch(due, step, wait)
         return new, AccumulateState(
-            jnp.where(over, jnp.zeros_like(state.micro_step), increment(state.micro_step)), total, inner_state,
+            jnp.where(over, jnp.zeros_like(state.micro_step), micro_step), total, inner_state,
             jnp.where(over, jnp.zeros_like(weights), weights), jnp.where(due, increment(count), count))
 
     return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, AccumulateState,
-                  final=is_final(stage))
+                  final=is_final(stage), guarded=True)
 
 
 def _plus(total: jax.Array, gradient: Any, weight: Any) -> jax.Array:

@@ -78,8 +78,8 @@ def _adam(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType
         update, *new = rule(first, nu * on_nu, *more, *kept)
         return update, mu, nu, *new
 
-    return Leafwise(leaf, {"mu": Slot(mu_dtype), "nu": Slot(real=True)} | dict(slots or {}), at, state,
-                    scalars=scalars or {}, elementwise=True)
+    moments = {"mu": Slot(mu_dtype), "nu": Slot(real=True, nonnegative=True)}
+    return Leafwise(leaf, moments | dict(slots or {}), at, state, scalars=scalars or {}, elementwise=True)
 
 
 def _corrections(b1: Scalar, b2: Scalar, nesterov: bool = False, *, mu: bool = True,
@@ -189,7 +189,7 @@ def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, e
         return _over_root(mu, largest * on_largest, eps, eps_root), largest
 
     return _adam(b1, b2, eps, eps_root, mu_dtype, at=at, rule=rule, state=optax.ScaleByAmsgradState,
-                 slots={"nu_max": Slot(real=True)})
+                 slots={"nu_max": Slot(real=True, nonnegative=True)})
 
 
 @transformation
@@ -259,7 +259,7 @@ def scale_by_yogi(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-3, eps_
         square = abs_sq(g)
         return nu - (1 - b2) * jnp.sign(nu - square) * square
 
-    slots = {"nu": Slot(real=True, fill=initial_accumulator_value)}
+    slots = {"nu": Slot(real=True, nonnegative=True, fill=initial_accumulator_value)}
     if initialize_mu:
         slots["mu"] = Slot(fill=initial_accumulator_value)
     return _adam(b1, b2, eps, eps_root, at=_corrections(b1, b2, mu=bias_correction, nu=bias_correction), second=second,

@@ -95,8 +95,9 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
         row, col = sqrt(v_row / mean), sqrt(v_col)
         return g / jnp.expand_dims(row, long) / jnp.expand_dims(col, short), v_row, v_col, v
 
-    slots = {"v_row": Slot(real=True, axes=functools.partial(without, 1)),
-             "v_col": Slot(real=True, axes=functools.partial(without, 0)), "v": Slot(real=True, axes=whole)}
+    square = functools.partial(Slot, real=True, nonnegative=True)
+    slots = {"v_row": square(axes=functools.partial(without, 1)), "v_col": square(axes=functools.partial(without, 0)),
+             "v": square(axes=whole)}
     return Leafwise(leaf, slots, at, optax.FactoredState, axis_name=axis_name)
 
 

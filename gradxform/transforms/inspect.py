@@ -16,8 +16,7 @@ from gradxform.core.stages import Around, Chain, count_of
 from gradxform.core.transformation import Transformation
 from gradxform.core.types import AnyTransformation, State
 from gradxform.core.value import Value
-from gradxform.transforms.nonfinite import SkipNonfiniteState, check_finite
-from gradxform.transforms.record import RecordNormsState
+from gradxform.transforms.nonfinite import check_finite
 
 
 def hyperparams(tx: Any, state: State = None) -> dict[str, Any]:
@@ -72,8 +71,8 @@ def metrics(state: Any) -> dict[str, jax.Array]:
 
     Returns:
       A dict of scalars by name: ``gradient_norm``, ``update_norm`` and ``param_norm`` of ``record_norms``,
-      ``skipped_steps`` and ``consecutive_skips`` of ``skip_nonfinite``. A name that comes again is preceded by its
-      path in the state.
+      ``skipped_steps`` and ``consecutive_skips`` of ``skip_nonfinite``, ``loss_scale`` and ``skipped_steps`` of a
+      loss scale. A name that comes again is preceded by its path in the state.
 
     Raises:
       NonfiniteError: ``skip_nonfinite`` passed its limit; outside of a trace only.
@@ -84,13 +83,18 @@ def metrics(state: Any) -> dict[str, jax.Array]:
       >>> gx.metrics(tx.init({"w": 3.0}))["gradient_norm"]
       Array(0., dtype=float32)
     """
-    state = _pure(state.opt_state if _is_trainer(state) else state)
+    state = state_of(state)
     if not any(isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)) for x in jax.tree.leaves(state)):
         check_finite(state)
     found: dict[str, jax.Array] = {}
     for where, name, value in _metrics(state, ()):
         found[f"{where}/{name}" if name in found else name] = value
     return found
+
+
+def state_of(state: Any) -> State:
+    """The state that is meant, where a trainer is given its ``opt_state``, with arrays for variables of Flax NNX."""
+    return _pure(state.opt_state if _is_trainer(state) else state)
 
 
 def _is_trainer(x: Any) -> bool:
@@ -104,17 +108,13 @@ def _pure(state: State) -> State:
 
 
 def _metrics(state: State, above: tuple[Any, ...]) -> Iterator[tuple[str, str, jax.Array]]:
-    recorded = (RecordNormsState, SkipNonfiniteState)
-    for path, part in jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda x: isinstance(x, recorded)):
-        path = (*above, *path)
-        where = jax.tree_util.keystr(path, simple=True, separator="/")
-        if isinstance(part, RecordNormsState):
-            for name, value in part._asdict().items():
+    for path, part in jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda x: hasattr(x, "recorded")):
+        if hasattr(part, "recorded"):
+            path = (*above, *path)
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            for name, value in part.recorded().items():
                 yield where, name, value
-        elif isinstance(part, SkipNonfiniteState):
-            yield where, "skipped_steps", part.skipped_steps
-            yield where, "consecutive_skips", part.consecutive_skips
-            yield from _metrics(part.inner_state, (*path, jax.tree_util.GetAttrKey("inner_state")))
+            yield from _metrics(getattr(part, "inner_state", ()), (*path, jax.tree_util.GetAttrKey("inner_state")))
 
 
 def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[tuple[str, Any]]:

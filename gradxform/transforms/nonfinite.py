@@ -46,6 +46,10 @@ class SkipNonfiniteState(NamedTuple):
     too_many: jax.Array
     inner_state: State
 
+    def recorded(self) -> dict[str, jax.Array]:
+        """What ``metrics`` shows."""
+        return {"skipped_steps": self.skipped_steps, "consecutive_skips": self.consecutive_skips}
+
 
 @transformation
 def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit: bool = False,
@@ -99,10 +103,10 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
         return SkipNonfiniteState(consecutive, total, too_many, stages.init(stage, params))
 
     def update(updates: Updates, state: SkipNonfiniteState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, SkipNonfiniteState]:
+               *, fine: Any = True, **extra: Any) -> tuple[Updates, SkipNonfiniteState]:
         refuse_pieces("skip_nonfinite", axis_name, updates)
         new, inner_state, fine = guarded(stage, updates, state.inner_state, params, extra, "skip_nonfinite",
-                                         all_finite(updates, axis_name), axis_name)
+                                         fine & all_finite(updates, axis_name), axis_name)
         consecutive = jnp.where(fine, jnp.zeros_like(state.consecutive_skips), increment(state.consecutive_skips))
         total = jnp.where(fine, state.skipped_steps, increment(state.skipped_steps))
         too_many = consecutive > max_consecutive
@@ -119,7 +123,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
         return new, state
 
     return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, SkipNonfiniteState,
-                  final=is_final(stage))
+                  final=is_final(stage), guarded=True)
 
 
 def check_finite(state: State) -> None:

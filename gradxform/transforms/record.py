@@ -23,6 +23,10 @@ class RecordNormsState(NamedTuple):
     update_norm: jax.Array
     param_norm: jax.Array
 
+    def recorded(self) -> dict[str, jax.Array]:
+        """What ``metrics`` shows."""
+        return self._asdict()
+
 
 @transformation
 def record_norms(*, axis_name: AxisName = None) -> Around:

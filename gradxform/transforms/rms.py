@@ -105,7 +105,7 @@ def _scale_by_second_moment(decay: Scalar, eps: Scalar, initial_scale: Scalar, e
             variance = jnp.maximum(variance - abs_sq(m * correct), 0)
         return g / _root(variance, eps, eps_in_sqrt), nu, *mu
 
-    slots = {"nu": Slot(real=True, fill=initial_scale)} | ({"mu": Slot()} if centered else {})
+    slots = {"nu": Slot(real=True, nonnegative=True, fill=initial_scale)} | ({"mu": Slot()} if centered else {})
     if bias_correction:
         state = ScaleByStddevWithCountState if centered else ScaleByRmsWithCountState
         return Leafwise(leaf, slots, at, state, elementwise=True)
@@ -144,7 +144,7 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7, *,
         total = total + abs_sq(g)
         return jnp.where(total > 0, g / _root(jnp.where(total > 0, total, 1), eps, eps_in_sqrt), 0), total
 
-    return Leafwise(leaf, {"sum_of_squares": Slot(real=True, fill=initial_accumulator_value)},
+    return Leafwise(leaf, {"sum_of_squares": Slot(real=True, nonnegative=True, fill=initial_accumulator_value)},
                     state=optax.ScaleByRssState, elementwise=True)
 
 

@@ -93,9 +93,9 @@ def test_float_dtypes_stay(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("aug", [
-    jitter.color_jitter(0.8, contrast=(0.2, 1.8)), jitter.color_jitter(hue=0.3), jitter.random_grayscale(0.5),
-    photometric.gaussian_blur((0.1, 1.0), 5), erase.cutout(9), erase.random_erasing(0.6, fill="random"),
-    photometric.equalize(), photometric.autocontrast(), photometric.sharpness(1.7)], ids=repr)
+    jitter.color_jitter(0.8, contrast=(0.2, 1.8)), jitter.color_jitter(hue=0.3),
+    photometric.gaussian_blur((0.1, 1.0), 5), erase.random_erasing(0.6, fill="random"),
+    photometric.equalize()], ids=repr)
 def test_all_ways_through_a_batch_are_one(aug: Augmentation) -> None:
     """Also one image alone, and params that were drawn before."""
     x = jnp.asarray(IMAGES)

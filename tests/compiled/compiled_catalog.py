@@ -82,14 +82,23 @@ TRANSFER: Calls = {
     "keep_frozen": (lambda *args: T.keep_frozen(*args, "bias"), (PARAMS, PARAMS)),
     "resize_positions": (lambda x: T.resize_positions(x, (1, 26, 8)), (jnp.ones((1, 17, 8)),)),
 }
+BIG = {"w": jnp.ones((128, 256))}
+CODES = gx.precision.compress_state(gx.adam(0.1), "int8_blockwise").init(BIG)
+PRECISION: Calls = {
+    "compress": (gx.precision.compress, (gx.adam(0.1).init(BIG), CODES)),
+    "decompress": (gx.precision.decompress, (CODES,)),
+}
 FLAT: Calls = {
     "all_finite": (gx.all_finite, (PARAMS,)), "apply_updates": (gx.apply_updates, (PARAMS, PARAMS)),
     "global_norm": (gx.global_norm, (PARAMS,)),
 }
+SCALED = gx.precision.static_loss_scale(gx.sgd(0.1), 8.0).init(PARAMS)
 TX = gx.precision.master_weights(gx.sgd(0.1))
-PRECISION: Calls = {
+PRECISION |= {
     "masters": (gx.precision.masters, gx.precision.split(PARAMS, TX)),
     "split": (lambda params: gx.precision.split(params, TX), (PARAMS,)),
+    "loss_scale": (gx.precision.loss_scale, (SCALED,)),
+    "value_and_grad": (gx.precision.value_and_grad(lambda x: jnp.sum(x * x), SCALED), (jnp.ones((N, D)),)),
 }
 CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "precision": PRECISION,
                            "transfer": TRANSFER, "": FLAT}
@@ -101,12 +110,14 @@ NO_PROGRAM = {
                "ShardingError", "Slot",
                "Transformation", "augment.Augmentation", "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue",
                "norm.BatchStats", "norm.LostUpdateWarning", "norm.Pending", "masking.CorruptedTokens",
-               "masking.RandomMask", "precision.Policy", "transfer.LoadReport"},
+               "masking.RandomMask", "precision.Codec", "precision.Coded", "precision.Memory", "precision.Policy",
+               "transfer.LoadReport"},
     "a room": {*ROOMS, "plot"} - {""},
-    "makes factories": {"augment.augmentation", "schedule", "transformation"},
+    "makes factories": {"augment.augmentation", "precision.codec", "schedule", "transformation"},
     "runs in Python": {"check_finite", "from_config", "hyperparams", "metrics", "to_config", "masking.num_kept",
                        "norm.batch_norm_from_torch", "norm.batch_norm_to_torch", "transfer.freeze_modules",
-                       "transfer.layer_scales", "transfer.layers_at_depth", "transfer.load_pretrained"},
+                       "transfer.layer_scales", "transfer.layers_at_depth", "transfer.load_pretrained",
+                       "precision.memory", "precision.saturated"},
     "compiles once a batch, by itself": {"transfer.fisher_diagonal"},
 }
 
@@ -139,6 +150,17 @@ def augmentations() -> Calls:
             if isinstance(value, gx.augment.Augmentation)}
 
 
+def codecs() -> Calls:
+    """There and back by every codec, of numbers of both signs and of squares."""
+    def call(codec: Any) -> Callable[..., Any]:
+        return lambda x: [codec.decode(codec.encode(y, nonnegative=above), nonnegative=above)
+                          for y, above in ((x, False), (x * x, True))]
+
+    return {name: (call(value), (PAIRS[0],)) for name, value in VALUES.items()
+            if isinstance(value, gx.precision.Codec)}
+
+
 def kernels() -> Calls:
-    """Every function that is no factory."""
-    return {f"{room}.{name}" if room else name: call for room, calls in CALLS.items() for name, call in calls.items()}
+    """Every function that is no factory, and what a codec is for."""
+    return codecs() | {f"{room}.{name}" if room else name: call for room, calls in CALLS.items()
+                       for name, call in calls.items()}

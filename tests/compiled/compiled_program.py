@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradxform as gx
-from benchmarks import norms, trees
+from benchmarks import norms, peers, trees
 from benchmarks.compiled import programs_augment, programs_losses, programs_norms, programs_optimizers, report, target
 from benchmarks.compiled import programs_sharded as sharded
 from benchmarks.compiled.program import OURS, Call, shaped
@@ -80,6 +80,18 @@ def small_tree(like: Any = jnp.float32) -> Any:
 def steps() -> Records:
     return {name: figures(programs_optimizers.step_of(name, OURS, small_tree()), mesh_of("v5e:1x1"))
             for name in ("adamw", "clip_adamw")}
+
+
+def guarded() -> Records:
+    """A guard and a loss scale around AdamW, alone and with a clip."""
+    params, found = small_tree(), {}
+    for name, inner in (("adamw", gx.adamw(1e-3)), ("clip_adamw", gx.chain(gx.clip_by_global_norm(1.0),
+                                                                           gx.adamw(1e-3)))):
+        for tx in (gx.skip_nonfinite(inner, 9), gx.precision.dynamic_loss_scale(inner)):
+            call = Call(peers.jax_update(tx, gx.apply_updates), (params, jax.eval_shape(tx.init, params), params),
+                        (0, 1), sum(leaf.size for leaf in jax.tree.leaves(params)))
+            found[f"{tx.name} of {name}"] = figures(call, mesh_of("v5e:1x1"))
+    return found
 
 
 def passes() -> Records:
@@ -177,7 +189,8 @@ RUNS: dict[str, dict[str, Callable[[], Any]]] = {
               "schedules": lambda: catalogued(catalog.schedules()), "kernels": lambda: catalogued(catalog.kernels())},
     "augmentations": {"first": lambda: catalogued(half(catalog.augmentations(), 0)),
                       "second": lambda: catalogued(half(catalog.augmentations(), 1))},
-    "one chip": {"walk": walk, "steps": steps, "passes": passes, "losses": losses, "images": images},
+    "one chip": {"walk": walk, "steps": steps, "guarded": guarded, "passes": passes, "losses": losses,
+                 "images": images},
     "four chips": {"replicated": replicated_steps, "data-parallel": data_parallel, "images": spread_images,
                    "losses": spread_losses, "init": spread_init},
 }

@@ -23,7 +23,7 @@ def test_every_public_name_is_compiled_or_is_no_program() -> None:
 
 def test_every_factory_is_among_the_programs() -> None:
     selectors = {"path_matches", "ndim_at_least"}
-    programs = catalog.transformations() | catalog.schedules() | catalog.augmentations()
+    programs = catalog.transformations() | catalog.schedules() | catalog.augmentations() | catalog.codecs()
     assert {*CASES, *VARIADIC} - selectors - set(programs) == set()
 
 

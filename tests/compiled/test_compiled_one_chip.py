@@ -31,6 +31,14 @@ def test_a_clip_reads_the_gradient_once_more_and_keeps_no_copy(compiled: Compile
     assert step["fusions"] <= 2 * 37
 
 
+@pytest.mark.parametrize("inner", ["adamw", "clip_adamw"])
+@pytest.mark.parametrize("guard", ["skip_nonfinite", "precision.dynamic_loss_scale"])
+def test_a_guard_costs_what_a_clip_costs(guard: str, inner: str, compiled: Compiled) -> None:
+    clip, step = part(compiled, "steps")["clip_adamw"], part(compiled, "guarded")[f"{guard} of {inner}"]
+    assert step["per"] <= 1.05 * clip["per"]
+    assert step["temp_bytes"] <= 1.2 * clip["temp_bytes"]  # what is prefetched; a copy of the moments has 8 times more
+
+
 @pytest.mark.parametrize(("norm", "passes"), [("LayerNorm", 9), ("RMSNorm", 8), ("BatchNorm", 9)])
 def test_passes_of_a_norm_over_an_input_larger_than_vmem(norm: str, passes: int, compiled: Compiled) -> None:
     found = part(compiled, "passes")[norm]

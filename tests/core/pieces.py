@@ -29,6 +29,8 @@ BRICKS: dict[str, Callable[[Any], gx.Transformation]] = {
     "scale_by_factored_rms": lambda axis: gx.adafactor(0.1, 2, factored_axes="last", axis_name=axis),
     "record_norms": lambda axis: gx.chain(gx.record_norms(axis_name=axis), gx.sgd(0.5)),
     "skip_nonfinite": lambda axis: gx.skip_nonfinite(gx.adam(0.1), 3, axis_name=axis),
+    "dynamic_loss_scale": lambda axis: gx.precision.dynamic_loss_scale(gx.adam(0.1), 2.0, axis_name=axis),
+    "static_loss_scale": lambda axis: gx.precision.static_loss_scale(gx.adam(0.1), 2.0, axis_name=axis),
     "lamb": lambda axis: gx.lamb(0.1, axis_name=axis),
     "lars": lambda axis: gx.lars(0.1, axis_name=axis),
 }
@@ -87,7 +89,7 @@ def by_itself() -> Iterator[str]:
     """``axis_name=()`` is each device by itself: a member of a population on each."""
     params, grads = {"w": PARAMS["w"]}, {"w": GRADS["w"]}
     for name, brick in BRICKS.items():
-        if name in ("record_norms", "skip_nonfinite"):
+        if name in ("record_norms", "skip_nonfinite", "dynamic_loss_scale", "static_loss_scale"):
             continue  # its metrics differ from device to device, and leave as such
         whole = [two_steps(brick(None), {"w": params["w"][i:i + 2]}, {"w": grads["w"][i:i + 2]})[0]["w"]
                  for i in range(0, 8, 2)]
@@ -111,12 +113,13 @@ def one_bad_piece() -> Iterator[str]:
     for check_vma in (True, False):
         clipped = gx.chain(gx.clip_by_global_norm(1.0, axis_name="x"), gx.sgd(0.1, 0.9))
         for name, inner in {"adam": gx.adam(0.1), "clip": clipped}.items():
-            tx = gx.skip_nonfinite(inner, 3, axis_name="x")
-            params, told = on_pieces(tx, PARAMS, bad, check_vma=check_vma)
-            same = all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(
-                jax.tree.leaves(params), jax.tree.leaves(PARAMS), strict=True))
-            if not same or int(told["skipped_steps"]) != 2:
-                yield f"{name}, check_vma={check_vma}: {params}, {told}"
+            for tx in (gx.skip_nonfinite(inner, 3, axis_name="x"),
+                       gx.precision.dynamic_loss_scale(inner, 8.0, axis_name="x")):
+                params, told = on_pieces(tx, PARAMS, bad, check_vma=check_vma)
+                same = all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(
+                    jax.tree.leaves(params), jax.tree.leaves(PARAMS), strict=True))
+                if not same or int(told["skipped_steps"]) != 2 or told.get("loss_scale", 2.0) != 2.0:
+                    yield f"{tx.name} of {name}, check_vma={check_vma}: {params}, {told}"
     alone = gx.skip_nonfinite(gx.sgd(0.1), 3, axis_name=())
 
     def step(p: Any, g: Any) -> Any:
@@ -139,6 +142,10 @@ def past_the_limit() -> Iterator[str]:
         updates, state = jax.jit(tx.update)(bad, jax.jit(tx.init)(params), params)
         if np.asarray(updates["w"]).any():
             yield f"{kind}: moved"
+        scaled = gx.precision.dynamic_loss_scale(gx.adam(0.1), 8.0)
+        updates, after = jax.jit(scaled.update)(bad, jax.jit(scaled.init)(params), params)
+        if np.asarray(updates["w"]).any() or gx.precision.loss_scale(after) != 4:
+            yield f"{kind}: a scale of {gx.precision.loss_scale(after)}"
         try:
             gx.check_finite(state)
             yield f"{kind}: nothing was raised"

@@ -21,7 +21,7 @@ def test_every_argument_is_in_the_table(name: str) -> None:
 
 
 def test_every_entry_is_a_value() -> None:
-    kinds = gx.Transformation | gx.Schedule | gx.Selector | gx.augment.Augmentation
+    kinds = gx.Transformation | gx.Schedule | gx.Selector | gx.augment.Augmentation | gx.precision.Codec
     assert [name for name, value in VALUES.items() if not isinstance(value, kinds)] == []
 
 

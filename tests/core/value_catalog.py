@@ -201,6 +201,13 @@ case(gx.selective_transform, {"optimizer": gx.sgd(0.1), "freeze_mask": gx.path_m
 case(gx.accumulate, {"tx": gx.sgd(0.1), "every": 2}, tx=TX, every=integer(3, 1))
 case(gx.skip_nonfinite, {"tx": gx.sgd(0.1), "max_consecutive": 2, "raise_in_jit": False}, tx=TX,
      max_consecutive=integer(3, 0), raise_in_jit=flag(True), **AXIS)
+# Loss scales.
+POWER = Argument(8.0, (*REAL, 0.0, -2.0, 3.0))
+case(gx.precision.dynamic_loss_scale, {"tx": gx.sgd(0.1), "initial": 16.0, "backoff_factor": 0.25}, tx=TX,
+     initial=POWER, growth_factor=Argument(4.0, (*REAL, 1.0, 3.0)), backoff_factor=Argument(0.5, (*REAL, 1.0, 0.3)),
+     growth_interval=integer(3, 1), min_scale=POWER, max_scale=Argument(32.0, (*REAL, 0.0, -2.0, 48.0)),
+     **AXIS)
+case(gx.precision.static_loss_scale, {"tx": gx.sgd(0.1), "scale": 16.0}, tx=TX, scale=POWER, **AXIS)
 # Selectors.
 case(gx.path_matches, {"pattern": "bias$"}, pattern=Argument("kernel", (None, 3, "(")))
 case(gx.ndim_at_least, {"n": 2}, n=integer(1, 0))
@@ -287,9 +294,18 @@ case(A.random_apply, {"aug": A.invert()}, aug=AUG, p=closed_unit(0.25))
 case(A.two_views, {"first": A.invert()}, first=AUG, second=Argument(A.random_rotation(5.0), ("invert", 3)))
 case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
      strength=Argument(0.5, (*REAL, -0.5, 3.0)), blur=flag(False))
-# Mixed precision.
-case(gx.precision.master_weights, {"tx": gx.sgd(0.1)}, tx=TX, bits=Argument(24, (*COUNT, 16, 8)))
-case(gx.precision.stochastic_rounding, {"tx": gx.sgd(0.1)}, tx=TX, seed=Argument(1, COUNT))
+# Precision.
+C = gx.precision
+ROUNDING = {"rounding": Argument("nearest", ("down", 1))}
+BLOCK = Argument(32, ("column", 1, 0, 1.5, True))
+case(C.bf16, **ROUNDING)
+case(C.fp8, top=positive(7.0), **ROUNDING)
+case(C.int8_blockwise, block=BLOCK, code=Argument("linear", ("cubic", 1)), **ROUNDING)
+case(C.int4_blockwise, block=BLOCK, **ROUNDING)
+case(C.compress_state, {"tx": gx.adam(0.1), "min_size": 2}, tx=TX, codec=Argument("fp8", ("fp99", 3, None, [3])),
+     where=Argument("mu", ("(",)), min_size=integer(4, 1), seed=Argument(1, COUNT))
+case(C.master_weights, {"tx": gx.sgd(0.1)}, tx=TX, bits=Argument(24, (*COUNT, 16, 8)))
+case(C.stochastic_rounding, {"tx": gx.sgd(0.1)}, tx=TX, seed=Argument(1, COUNT))
 # Transfer.
 T = gx.transfer
 LAYERS = Argument(("kernel",), ("(", (), 3, ("kernel", 3)))

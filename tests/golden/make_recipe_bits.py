@@ -10,7 +10,8 @@ differ elsewhere is the compiler: which products and sums it fuses into one roun
 so in what order it adds, and its polynomials of exp and log. The file says with which jaxlib and for which features of
 the CPU it was made; ``test_recipe_bits.py`` asks for equal bits where those are the same.
 
-The bits are those of commit 43fd9ea, but for the cases with ``accumulate``: their state has two scalars more since.
+The bits are those of commit 43fd9ea, but for the cases with ``accumulate``, whose state has two scalars more since, and
+for ``skip_nonfinite`` jitted: a guard is fused with what it guards since, and other products and sums are rounded once.
 """
 
 from __future__ import annotations

@@ -63,6 +63,10 @@ def gradient(function: Function) -> Function:
     return run
 
 
+def both(function: Function) -> Function:
+    return lambda *args: (function(*args), gradient(function)(*args))
+
+
 def leaves(function: Function) -> Any:
     """``function`` under ``jit``, with a plain list as its result, which every exported program can have."""
     return jax.jit(lambda *args: jax.tree.leaves(function(*args)))
@@ -84,17 +88,15 @@ def text(function: Function, platform: str, *args: Any) -> str:
     return jax.export.export(leaves(function), platforms=(platform,))(*args).mlir_module()
 
 
-@pytest.mark.parametrize("of", ["forward", "gradient"])
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_kernel_exports_for_every_platform(name: str, of: str) -> None:
-    exports(KERNELS[name] if of == "forward" else gradient(KERNELS[name]), X, SCALE, BIAS)
+def test_a_kernel_and_its_gradient_export_for_every_platform(name: str) -> None:
+    exports(both(KERNELS[name]), X, SCALE, BIAS)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_walls_are_for_cpu_only(name: str, platform: str) -> None:
-    function = lambda *args: (KERNELS[name](*args), gradient(KERNELS[name])(*args))  # noqa: E731
-    assert "inlineable" not in text(function, platform, X, SCALE, BIAS)
+    assert "inlineable" not in text(both(KERNELS[name]), platform, X, SCALE, BIAS)
 
 
 def test_walls_are_written_on_cpu() -> None:
@@ -135,7 +137,7 @@ def test_an_nnx_module_exports_for_every_platform(name: str) -> None:
         y = module(x, mask=MASK)
         return y, nnx.state(module)
 
-    exports(lambda *args: (run(*args), gradient(run)(*args)), X, *values)
+    exports(both(run), X, *values)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -147,4 +149,4 @@ def test_a_linen_module_exports_for_every_platform(name: str) -> None:
     def run(x: Any, *values: Any) -> Any:
         return module.apply(jax.tree.unflatten(structure, values), x, mask=MASK, mutable=["batch_stats"])
 
-    exports(lambda *args: (run(*args), gradient(run)(*args)), X, *values)
+    exports(both(run), X, *values)

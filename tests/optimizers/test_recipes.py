@@ -125,19 +125,18 @@ def test_every_recipe_has_a_formula() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_recipe_follows_its_formula(name: str, bits: int) -> None:
+def test_recipe_follows_its_formula(name: str) -> None:
+    """In float64, where a wrong term shows; the float32 of bricks and chains has tests of its own."""
     make, rule = CASES[name]
     params, noise = harness.problem()
-    if bits == 64:
-        noise = harness.first(noise)
-    else:
-        params, noise = harness.small((params, noise))
+    noise = harness.first(noise)
     wanted = harness.oracle_trajectory(rule, noise, params)
-    cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, f"float{bits}"), tree)  # noqa: E731
-    end, _ = harness.trajectory_of(make(), cast(noise), cast(params), eager=bits == 64)
+    with harness.precision(64) as dtype:
+        cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)  # noqa: E731
+        end, _ = harness.trajectory_of(make(), cast(noise), cast(params), eager=True)
     for path, leaf in harness.flat(end).items():
         assert np.abs(wanted[path] - harness.flat(params)[path]).max() > 1e-3
-        np.testing.assert_allclose(leaf, wanted[path], rtol=0, atol=1e-5 if bits == 32 else 1e-12, err_msg=path)
+        np.testing.assert_allclose(leaf, wanted[path], rtol=0, atol=1e-12, err_msg=path)
 
 
 # ---- weight decay, masks and schedules by one name in all ----
