@@ -80,6 +80,21 @@ def test_train_digits_reaches_its_goal(
     assert_drawn(tmp_path / "train_digits.png", colors=1)
 
 
+def test_train_bf16_keeps_half_the_bytes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("train_bf16")
+    runs: dict[str, Any] = {}
+    train = example.train
+    example.train = lambda name, **options: runs.setdefault(name, train(name, **options))
+    assert example.main(["--steps", "20", "--output", str(tmp_path)]) == 0
+
+    wide, small = runs.values()
+    assert 11.9 < wide.bytes_per_param < 12.1 and small.bytes_per_param < 6.1
+    assert 5.0 < wide.losses[0] < 6.0  # log(256) for one who guesses
+    assert abs(small.losses - wide.losses).max() < 0.1 and small.losses[-1] < 4.0
+    assert "remainder" in capsys.readouterr().out
+    assert_drawn(tmp_path / "train_bf16.png", colors=0)  # the two lines lie over each other
+
+
 def test_train_digits_fails_below_its_goal(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
