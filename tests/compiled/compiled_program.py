@@ -78,8 +78,16 @@ def small_tree(like: Any = jnp.float32) -> Any:
 
 
 def steps() -> Records:
-    return {name: figures(programs_optimizers.step_of(name, OURS, small_tree()), mesh_of("v5e:1x1"))
-            for name in ("adamw", "clip_adamw")}
+    found = {name: figures(programs_optimizers.step_of(name, OURS, small_tree()), mesh_of("v5e:1x1"))
+             for name in ("adamw", "clip_adamw")}
+    params, wrapped = small_tree(jnp.bfloat16), {"masters": gx.precision.master_weights,
+                                                 "stochastic rounding": gx.precision.stochastic_rounding}
+    for name, wrap in wrapped.items():
+        tx = wrap(gx.adamw(1e-3, weight_decay=0.1))
+        call = Call(peers.jax_update(tx, gx.apply_updates), (params, jax.eval_shape(tx.init, params), params), (0, 1),
+                    sum(leaf.size for leaf in jax.tree.leaves(params)))
+        found[name] = figures(call, mesh_of("v5e:1x1"))
+    return found
 
 
 def guarded() -> Records:

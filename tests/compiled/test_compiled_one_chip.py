@@ -39,6 +39,14 @@ def test_a_guard_costs_what_a_clip_costs(guard: str, inner: str, compiled: Compi
     assert step["temp_bytes"] <= 1.2 * clip["temp_bytes"]  # what is prefetched; a copy of the moments has 8 times more
 
 
+@pytest.mark.parametrize(("name", "bytes_per_param"), [("masters", 26.0), ("stochastic rounding", 22.0)])
+def test_params_of_16_bits_are_read_and_written_once(name: str, bytes_per_param: float, compiled: Compiled) -> None:
+    # bfloat16 gradient read; param, what it lacks of its master, and both float32 moments read and written.
+    step = part(compiled, "steps")[name]
+    assert step["per"] == pytest.approx(bytes_per_param, abs=0.05)
+    assert step["temp_bytes"] <= 0.1 * 20.8e6
+
+
 @pytest.mark.parametrize(("norm", "passes"), [("LayerNorm", 9), ("RMSNorm", 8), ("BatchNorm", 9)])
 def test_passes_of_a_norm_over_an_input_larger_than_vmem(norm: str, passes: int, compiled: Compiled) -> None:
     found = part(compiled, "passes")[norm]

@@ -102,7 +102,6 @@ def test_a_thousand_steps_are_those_of_float32(name: str) -> None:
     n = STEPS * sum(leaf.size for leaf in jax.tree.leaves(nnx.state(Net(nnx.Rngs(0)), nnx.Param)))
     for rough in (False, True):
         wrong, ulps, others = run(rough)
-        print(name, rough, n, wrong.sum(), ulps.max(), others.sum())
         assert int(wrong.sum()) <= 1e-5 * n
         assert float(ulps.max()) <= 1
         assert int(others.sum()) == 0

@@ -65,7 +65,7 @@ def test_a_param_set_to_zero_outside_stays_zero(hi: int) -> None:
     """As by a mask of pruning, whatever was kept below it."""
     p = lax.bitcast_convert_type(jnp.full(2**16, hi, jnp.uint16), jnp.bfloat16)
     joined = words.join(p, jnp.arange(2**16, dtype=jnp.uint16))
-    assert float(jnp.max(jnp.abs(joined))) < 1e-40
+    assert np.all(np.abs(np.asarray(joined)) < 1e-40)  # so that NaN counts
 
 
 def test_an_update_between_two_params_gives_the_second() -> None:
