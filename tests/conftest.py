@@ -11,8 +11,7 @@ import pytest
 
 AS_IN_USE = ("bit", "exact", "memory", "pillow", "scipy", "strateg", "tile", "tests/examples/", "tests/benchmarks/",
              "tests/norm/test_norm_defects", "tests/norm/test_norm_export", "tests/norm/test_norm_kernels",
-             "tests/plot/", "tests/precision/test_codec", "tests/precision/test_loss", "tests/precision/test_masters",
-             "tests/precision/test_stochastic", "tests/precision/test_words", "tests/test_docstrings")
+             "tests/plot/", "tests/precision/test_codec", "tests/precision/test_loss", "tests/test_docstrings")
 """Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""
 LONG = ("augment/test_aug_mix", "augment/test_mixing", "augment/test_photometric_random", "augment/test_policies",
         "augment/test_simclr", "examples/test_examples", "examples/test_pretrain", "losses/test_contrastive",

@@ -19,7 +19,7 @@ SHAPES = {"embed": (8, 4), "kernel": (4, 16), "bias": (16,), "scale": ()}
 WEIGHTS = {name: jnp.sin(jnp.arange(1.0, 1 + int(np.prod(shape)))).reshape(shape) for name, shape in SHAPES.items()}
 GRADS = jax.tree.map(lambda p: jnp.sin(3 * p), WEIGHTS)
 INNER = gx.chain(gx.clip(0.5), gx.adamw(0.01, weight_decay=0.1))
-TXS = {"masters": gx.precision.master_weights(INNER), "24 bits": gx.precision.master_weights(INNER, bits=24),
+TXS = {"24 bits": gx.precision.master_weights(INNER, bits=24),
        "stochastic": gx.precision.stochastic_rounding(INNER, seed=3)}
 
 
@@ -82,5 +82,5 @@ def on_mesh(kind: AxisType, names: tuple[str, ...]) -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    print(json.dumps({"devices": jax.device_count(), "auto": on_mesh(AxisType.Auto, ("masters", "stochastic")),
-                      "explicit": on_mesh(AxisType.Explicit, ("24 bits",))}))
+    print(json.dumps({"devices": jax.device_count(), "auto": on_mesh(AxisType.Auto, ("24 bits",)),
+                      "explicit": on_mesh(AxisType.Explicit, ("stochastic",))}))

@@ -72,7 +72,7 @@ def differing(a: Tree, b: Tree) -> jax.Array:
 
 
 @pytest.mark.parametrize("name", TX)
-def test_a_thousand_steps_are_those_of_float32(name: str) -> None:
+def test_a_thousand_steps_are_exactly_those_of_float32(name: str) -> None:
     """Each step beside one of float32 training from the same masters, moments and gradients, of float32 and bfloat16.
 
     The step is ``nnx.Optimizer``'s; ``optax.apply_updates`` and ``gx.apply_updates`` give the same bits.
