@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -22,24 +23,25 @@ def codes(tx: Any, place: Any) -> tuple[Any, Any]:
     state, update = tx.init(params), jax.jit(tx.update)
     for grads in GRADS:
         _, state = update(place(grads), state, params)
-    return raw(jax.tree.map(lambda x: x, state)), state
+    return raw(state), state
 
 
 def main() -> None:
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("x", "y"))
-    for name, codec in STOCHASTIC.items():
+    specs = PartitionSpec("x", "y"), PartitionSpec(None, ("x", "y"))
+    for (name, codec), spec in zip(STOCHASTIC.items(), itertools.cycle(specs)):
         tx = P.compress_state(gx.adamw(0.1), codec)
         one, _ = codes(tx, lambda tree: jax.tree.map(jnp.asarray, tree))
-        for spec in (PartitionSpec("x", "y"), PartitionSpec(None, ("x", "y"))):
-            def place(tree: Any, spec: Any = spec) -> Any:
-                return {"w": jax.device_put(tree["w"], NamedSharding(mesh, spec)),
-                        "b": jax.device_put(tree["b"], NamedSharding(mesh, PartitionSpec()))}
 
-            many, state = codes(tx, place)
-            same = all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
-            code = jax.tree.leaves(state[0].mu["w"].code)[0]
-            like = code.sharding.is_equivalent_to(NamedSharding(mesh, spec), 2)
-            print(f"{name} {spec}: {'same' if same else 'OTHER'} codes, {'spread' if like else 'NOT SPREAD'}")
+        def place(tree: Any, spec: Any = spec) -> Any:
+            return {"w": jax.device_put(tree["w"], NamedSharding(mesh, spec)),
+                    "b": jax.device_put(tree["b"], NamedSharding(mesh, PartitionSpec()))}
+
+        many, state = codes(tx, place)
+        same = all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
+        code = jax.tree.leaves(state[0].mu["w"].code)[0]
+        like = code.sharding.is_equivalent_to(NamedSharding(mesh, spec), 2)
+        print(f"{name} {spec}: {'same' if same else 'OTHER'} codes, {'spread' if like else 'NOT SPREAD'}")
 
 
 if __name__ == "__main__":
