@@ -13,10 +13,11 @@ AS_IN_USE = ("bit", "exact", "memory", "pillow", "scipy", "strateg", "tile", "te
              "tests/norm/test_norm_defects", "tests/norm/test_norm_export", "tests/norm/test_norm_kernels",
              "tests/plot/", "tests/precision/test_codec", "tests/precision/test_loss", "tests/test_docstrings")
 """Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""
-LONG = ("augment/test_aug_mix", "augment/test_mixing", "augment/test_photometric_random", "augment/test_policies",
-        "augment/test_simclr", "examples/test_examples", "examples/test_pretrain", "losses/test_contrastive",
-        "norm/test_norm_training", "test_properties", "transforms/test_inspect", "transforms/test_low_precision",
-        "transforms/test_masking")
+LONG = ("augment/test_aug_mix", "augment/test_augment_sharding", "augment/test_mixing", "augment/test_photometric",
+        "augment/test_policies", "augment/test_simclr", "core/test_value_hypergradients", "examples/test_examples",
+        "examples/test_pretrain", "losses/test_contrastive", "norm/test_norm_training", "precision/test_averages",
+        "precision/test_compressed_sharding", "test_properties", "transforms/test_inspect",
+        "transforms/test_low_precision", "transforms/test_masking")
 """Files that take a minute each."""
 EACH = ("norm/test_norm_modules", "optimizers/test_recipe_bits", "test_docstrings.py::test_the_example_runs")
 """Tests that go through the library, or through flax, by a ``name``: each name is a kind of its own."""
