@@ -13,7 +13,8 @@ AS_IN_USE = ("bit", "exact", "memory", "pillow", "scipy", "strateg", "tile", "te
              "tests/norm/test_norm_defects", "tests/norm/test_norm_export", "tests/norm/test_norm_kernels",
              "tests/plot/", "tests/precision/test_codec", "tests/precision/test_loss", "tests/test_docstrings")
 """Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""
-LONG = ("augment/test_aug_mix", "augment/test_augment_sharding", "augment/test_mixing", "augment/test_photometric",
+LONG = ("augment/test_aug_mix", "augment/test_augment_export", "augment/test_augment_sharding",
+        "augment/test_mixing", "augment/test_photometric", "benchmarks/test_accelerator",
         "augment/test_policies", "augment/test_simclr", "core/test_value_hypergradients", "examples/test_examples",
         "examples/test_pretrain", "losses/test_contrastive", "norm/test_norm_training", "precision/test_averages",
         "precision/test_compressed_sharding", "test_properties", "transforms/test_inspect",
