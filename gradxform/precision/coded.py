@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.core.numbers import cast
-from gradxform.core.types import PyTree, State
+from gradxform.core.types import PyTree
 from gradxform.precision.codec import Codec
 from gradxform.precision.noise import noise
 
@@ -81,11 +81,6 @@ jax.tree_util.register_dataclass(Coded, ["code", "step"], ["how"])
 def is_coded(x: Any) -> bool:
     """Whether ``x`` is the code of a leaf."""
     return isinstance(x, Coded)
-
-
-def coded_leaves(state: State) -> list[Coded]:
-    """The codes in a state, in the order of its leaves."""
-    return [leaf for leaf in jax.tree.leaves(state, is_leaf=is_coded) if is_coded(leaf)]
 
 
 def first_code(how: How, x: Any, *, counts: bool) -> Coded:
