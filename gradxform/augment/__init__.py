@@ -1,13 +1,18 @@
 """Augmentation of images on the device: pairs (sample, apply) that chain."""
 
-from gradxform.augment.affine import random_affine, random_flip_left_right, random_flip_up_down, random_rotation
-from gradxform.augment.aug_mix import aug_mix
 from gradxform.augment.augmentation import Augmentation, augmentation
-from gradxform.augment.chain import chain, one_of, random_apply, two_views
-from gradxform.augment.crop import center_crop, random_crop, random_resized_crop, resize
-from gradxform.augment.elastic import elastic_deformation
-from gradxform.augment.erase import cutout, random_erasing
-from gradxform.augment.jitter import (
+from gradxform.augment.compose import chain, one_of, random_apply, two_views
+from gradxform.augment.geometry.affine import (
+    random_affine,
+    random_flip_left_right,
+    random_flip_up_down,
+    random_rotation,
+)
+from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop, resize
+from gradxform.augment.geometry.elastic import elastic_deformation
+from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
+from gradxform.augment.photometry.erase import cutout, random_erasing
+from gradxform.augment.photometry.jitter import (
     color_jitter,
     random_brightness,
     random_contrast,
@@ -15,8 +20,7 @@ from gradxform.augment.jitter import (
     random_hue,
     random_saturation,
 )
-from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
-from gradxform.augment.photometric import (
+from gradxform.augment.photometry.levels import (
     autocontrast,
     equalize,
     gaussian_blur,
@@ -26,8 +30,9 @@ from gradxform.augment.photometric import (
     sharpness,
     solarize,
 )
-from gradxform.augment.rand_augment import rand_augment, trivial_augment
-from gradxform.augment.simclr import simclr_views
+from gradxform.augment.policies.aug_mix import aug_mix
+from gradxform.augment.policies.rand_augment import rand_augment, trivial_augment
+from gradxform.augment.policies.simclr import simclr_views
 from gradxform.augment.stage import Pixelwise, Stage
 
 __all__ = [

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.augment import inputs as forms
+from gradxform.augment import targets as forms
 from gradxform.augment.batching import STRATEGIES, apply_batch
 from gradxform.augment.stage import Stage, closed, opened
 from gradxform.core import checks

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from gradxform.augment.canvas import Canvas
+from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import Stage, Targets, closed, opened
 from gradxform.core.isolate import isolated
 from gradxform.core.manual import varying_like

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.arithmetic import exact
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.canvas import Canvas
+from gradxform.augment.pixels.arithmetic import exact
+from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import Shape, Stage, Targets
 from gradxform.core import arrays, checks
 from gradxform.core.numbers import scalar, widen

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.canvas import Canvas, Planes
+from gradxform.augment.pixels.canvas import Canvas, Planes
 
 Shape = tuple[int, int, int]
 """Height, width and channels of an image."""

@@ -13,8 +13,8 @@ from jax import lax
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
-from gradxform.augment import color, filters, histogram, tone
-from gradxform.augment.canvas import Canvas
+from gradxform.augment.pixels import color, filters, histogram, tone
+from gradxform.augment.pixels.canvas import Canvas
 
 KERNELS: dict[str, Any] = {
     "grayscale": color.grayscale, "brightness": color.brightness, "contrast": color.contrast,

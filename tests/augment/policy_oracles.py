@@ -16,10 +16,10 @@ import numpy as np
 from photometric_oracles import from_pillow, photograph, solarize_added, to_pillow
 from PIL import Image, ImageEnhance, ImageOps
 
-from gradxform.augment.borders import Border
-from gradxform.augment.canvas import Canvas
-from gradxform.augment.operations import operation
-from gradxform.augment.presets import AUG_MIX, AUG_MIX_ALL, RAND_AUGMENT, TRIVIAL_AUGMENT, Preset
+from gradxform.augment.geometry.borders import Border
+from gradxform.augment.pixels.canvas import Canvas
+from gradxform.augment.policies.operations import operation
+from gradxform.augment.policies.presets import AUG_MIX, AUG_MIX_ALL, RAND_AUGMENT, TRIVIAL_AUGMENT, Preset
 
 PRESETS: dict[str, Preset] = RAND_AUGMENT | {"trivial": TRIVIAL_AUGMENT, "aug_mix": AUG_MIX_ALL}
 SIZES = [(32, 32), (57, 91), (224, 160)]

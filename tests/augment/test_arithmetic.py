@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from gradxform.augment.arithmetic import exact, quotient, whole, within
+from gradxform.augment.pixels.arithmetic import exact, quotient, whole, within
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 SPECIAL = np.float32([np.nan, np.inf, -np.inf, 0, -1, 1, 0.5, 255, 256, 2**24, -2**24])

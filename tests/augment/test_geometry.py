@@ -14,7 +14,7 @@ import scipy.stats
 from PIL import Image
 
 import gradxform as gx
-from gradxform.augment.borders import inward_position
+from gradxform.augment.geometry.borders import inward_position
 
 KEY = jax.random.key(0)
 DTYPES: list[Any] = [jnp.uint8, jnp.float32, jnp.bfloat16]

@@ -14,8 +14,8 @@ import scipy.ndimage
 from photometric_oracles import FACTORS, GRAY, IMAGES, SHIFTS, THRESHOLDS
 from PIL import Image, ImageOps
 
-from gradxform.augment import color, filters, histogram, tone
-from gradxform.augment.canvas import Canvas
+from gradxform.augment.pixels import color, filters, histogram, tone
+from gradxform.augment.pixels.canvas import Canvas
 
 NUMBERS: dict[str, Any] = {
     "brightness": FACTORS, "contrast": FACTORS, "saturation": FACTORS, "sharpness": FACTORS, "hue": SHIFTS,

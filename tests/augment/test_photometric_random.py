@@ -14,8 +14,8 @@ import photometric_oracles as oracles
 import pytest
 import scipy.stats
 
-from gradxform.augment import erase, jitter, photometric
 from gradxform.augment.augmentation import Augmentation
+from gradxform.augment.photometry import erase, jitter, levels
 
 MANY = 4000
 IMAGES = np.stack([np.roll(oracles.photograph("china.jpg", 32, 32), i, 0) for i in range(6)])
@@ -23,12 +23,12 @@ FLOATS = (IMAGES / 255).astype(np.float32)
 KEY = jax.random.key(7)
 
 FIXED: dict[str, tuple[Augmentation, Any]] = {
-    "sharpness": (photometric.sharpness(1.7), lambda x: oracles.pillow("sharpness", x, 1.7)),
-    "equalize": (photometric.equalize(), lambda x: oracles.pillow("equalize", x)),
-    "autocontrast": (photometric.autocontrast(), lambda x: oracles.pillow("autocontrast", x)),
-    "invert": (photometric.invert(), lambda x: oracles.pillow("invert", x)),
-    "posterize": (photometric.posterize(3), lambda x: oracles.pillow("posterize", x, 3)),
-    "solarize": (photometric.solarize(100.5), lambda x: oracles.pillow("solarize", x, 100.5)),
+    "sharpness": (levels.sharpness(1.7), lambda x: oracles.pillow("sharpness", x, 1.7)),
+    "equalize": (levels.equalize(), lambda x: oracles.pillow("equalize", x)),
+    "autocontrast": (levels.autocontrast(), lambda x: oracles.pillow("autocontrast", x)),
+    "invert": (levels.invert(), lambda x: oracles.pillow("invert", x)),
+    "posterize": (levels.posterize(3), lambda x: oracles.pillow("posterize", x, 3)),
+    "solarize": (levels.solarize(100.5), lambda x: oracles.pillow("solarize", x, 100.5)),
 }
 RANDOM: dict[str, Augmentation] = {
     "color_jitter": jitter.color_jitter(0.8, 0.8, (0.2, 1.8), 0.2),
@@ -38,7 +38,7 @@ RANDOM: dict[str, Augmentation] = {
     "random_saturation": jitter.random_saturation(0.4),
     "random_hue": jitter.random_hue(0.2),
     "random_grayscale": jitter.random_grayscale(0.5),
-    "gaussian_blur": photometric.gaussian_blur((0.1, 1.0)),
+    "gaussian_blur": levels.gaussian_blur((0.1, 1.0)),
     "cutout": erase.cutout(9),
     "random_erasing": erase.random_erasing(0.6, fill=(0.2, 0.5, 1.0)),
     "noise": erase.random_erasing(0.6, fill="random"),
@@ -94,8 +94,8 @@ def test_float_dtypes_stay(dtype: str) -> None:
 
 @pytest.mark.parametrize("aug", [
     jitter.color_jitter(0.8, contrast=(0.2, 1.8)), jitter.color_jitter(hue=0.3),
-    photometric.gaussian_blur((0.1, 1.0), 5), erase.random_erasing(0.6, fill="random"),
-    photometric.equalize()], ids=repr)
+    levels.gaussian_blur((0.1, 1.0), 5), erase.random_erasing(0.6, fill="random"),
+    levels.equalize()], ids=repr)
 def test_all_ways_through_a_batch_are_one(aug: Augmentation) -> None:
     """Also one image alone, and params that were drawn before."""
     x = jnp.asarray(IMAGES)
@@ -203,26 +203,26 @@ def test_gray_for_a_share_of_the_images(p: float) -> None:
 
 
 def test_the_blur_draws_a_sigma_for_each_image() -> None:
-    sigma = draws(photometric.gaussian_blur((0.5, 2.0), kernel_size=3))["sigma"]
+    sigma = draws(levels.gaussian_blur((0.5, 2.0), kernel_size=3))["sigma"]
     assert_uniform_between(sigma, 0.5, 2.0)
-    assert photometric.gaussian_blur(1.5).sample(KEY, (32, 32, 3)) == {}
+    assert levels.gaussian_blur(1.5).sample(KEY, (32, 32, 3)) == {}
     image = jnp.zeros((41, 41, 1)).at[20, 20].set(1)
-    row = photometric.gaussian_blur((0.1, 2.0))(KEY, image)[20, :, 0]
+    row = levels.gaussian_blur((0.1, 2.0))(KEY, image)[20, :, 0]
     assert row[12] > 0 and row[11] == 0  # four times the largest sigma
-    row = photometric.gaussian_blur(2.0, kernel_size=5)(KEY, image)[20, :, 0]
+    row = levels.gaussian_blur(2.0, kernel_size=5)(KEY, image)[20, :, 0]
     assert row[18] > 0 and row[17] == 0
     assert float(row[19] / row[20]) == pytest.approx(np.exp(-0.125), rel=1e-5)
 
 
 def test_normalize() -> None:
-    aug = photometric.normalize((0.5, 0.25, 0.0), (0.5, 2.0, 1.0))
+    aug = levels.normalize((0.5, 0.25, 0.0), (0.5, 2.0, 1.0))
     wanted = (IMAGES / 255 - [0.5, 0.25, 0.0]) / [0.5, 2.0, 1.0]
     for x in (IMAGES, FLOATS):
         got = aug(KEY, jnp.asarray(x))
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
     assert aug(KEY, jnp.asarray(FLOATS, jnp.bfloat16)).dtype == jnp.bfloat16
-    one = photometric.normalize(0.5, 0.25)(KEY, jnp.asarray(IMAGES[0, ..., :1]))
+    one = levels.normalize(0.5, 0.25)(KEY, jnp.asarray(IMAGES[0, ..., :1]))
     np.testing.assert_allclose(one, (IMAGES[0, ..., :1] / 255 - 0.5) / 0.25, rtol=0, atol=2e-6)
     with pytest.raises(ValueError, match="mean: expected a number or one for each of the 1 channels, got 3"):
         aug(KEY, jnp.asarray(IMAGES[..., :1]))
@@ -321,18 +321,18 @@ def test_noise_is_uniform_and_each_images_own() -> None:
     (lambda: jitter.random_saturation((0.5, -1)), ValueError, "amount: .*>= 0"),
     (lambda: jitter.random_hue(1), ValueError, "amount: .*<= 0.5"),
     (lambda: jitter.random_grayscale(1.5), ValueError, "p: .*<= 1.*1.5"),
-    (lambda: photometric.gaussian_blur(-1.0), ValueError, "sigma: .*>= 0"),
-    (lambda: photometric.gaussian_blur((2.0, 0.1)), ValueError, "sigma: .*lower bound first"),
-    (lambda: photometric.gaussian_blur(1.0, kernel_size=4), ValueError, "kernel_size: .*odd.*4"),
-    (lambda: photometric.gaussian_blur(1.0, kernel_size=0), ValueError, "kernel_size: .*>= 1"),
-    (lambda: photometric.gaussian_blur(1.0, kernel_size=2.5), TypeError, "kernel_size: .*integer"),
-    (lambda: photometric.gaussian_blur(jnp.float32(1)), TypeError, "kernel_size: .*sigma"),
-    (lambda: photometric.sharpness(-1), ValueError, "factor: .*>= 0"),
-    (lambda: photometric.posterize(9), ValueError, "bits: .*<= 8.*9"),
-    (lambda: photometric.posterize(2.5), TypeError, "bits: .*integer"),
-    (lambda: photometric.solarize(257), ValueError, "threshold: .*<= 256"),
-    (lambda: photometric.normalize("a", 1.0), TypeError, "mean: "),
-    (lambda: photometric.normalize(0.5, (1.0, 0.0)), ValueError, "std: .*> 0"),
+    (lambda: levels.gaussian_blur(-1.0), ValueError, "sigma: .*>= 0"),
+    (lambda: levels.gaussian_blur((2.0, 0.1)), ValueError, "sigma: .*lower bound first"),
+    (lambda: levels.gaussian_blur(1.0, kernel_size=4), ValueError, "kernel_size: .*odd.*4"),
+    (lambda: levels.gaussian_blur(1.0, kernel_size=0), ValueError, "kernel_size: .*>= 1"),
+    (lambda: levels.gaussian_blur(1.0, kernel_size=2.5), TypeError, "kernel_size: .*integer"),
+    (lambda: levels.gaussian_blur(jnp.float32(1)), TypeError, "kernel_size: .*sigma"),
+    (lambda: levels.sharpness(-1), ValueError, "factor: .*>= 0"),
+    (lambda: levels.posterize(9), ValueError, "bits: .*<= 8.*9"),
+    (lambda: levels.posterize(2.5), TypeError, "bits: .*integer"),
+    (lambda: levels.solarize(257), ValueError, "threshold: .*<= 256"),
+    (lambda: levels.normalize("a", 1.0), TypeError, "mean: "),
+    (lambda: levels.normalize(0.5, (1.0, 0.0)), ValueError, "std: .*> 0"),
     (lambda: erase.cutout(0), ValueError, "size: .*>= 1"),
     (lambda: erase.cutout(2.0), TypeError, "size: .*integer"),
     (lambda: erase.cutout(2, fill=2), ValueError, "fill: .*<= 1"),
@@ -354,8 +354,8 @@ TRACED: dict[str, Any] = {
     "color_jitter": (jitter.color_jitter, (0.8, 0.3)),  # and nothing else
     "random_brightness": (jitter.random_brightness, (0.4,)), "random_hue": (jitter.random_hue, (0.4,)),
     "random_grayscale": (jitter.random_grayscale, (0.5,)),
-    "gaussian_blur": (lambda sigma: photometric.gaussian_blur((0.1, sigma), kernel_size=5), (1.5,)),
-    "sharpness": (photometric.sharpness, (1.7,)), "solarize": (photometric.solarize, (100.5,)),
+    "gaussian_blur": (lambda sigma: levels.gaussian_blur((0.1, sigma), kernel_size=5), (1.5,)),
+    "sharpness": (levels.sharpness, (1.7,)), "solarize": (levels.solarize, (100.5,)),
     "random_erasing": (lambda p, least: erase.random_erasing(p, (least, 0.33)), (0.6, 0.02)),
 }
 
@@ -380,7 +380,7 @@ def test_traced_numbers_give_the_same_and_one_program_serves_all(name: str) -> N
 
 
 def test_traced_bits() -> None:
-    run = jax.jit(lambda x, bits: photometric.posterize(bits)(KEY, x))
+    run = jax.jit(lambda x, bits: levels.posterize(bits)(KEY, x))
     for bits in range(9):
         wanted = np.stack([oracles.pillow("posterize", image, bits) for image in IMAGES[:2]])
         np.testing.assert_array_equal(run(jnp.asarray(IMAGES[:2]), jnp.int32(bits)), wanted)
@@ -392,7 +392,7 @@ def test_one_export_for_all_platforms(dtype: Any) -> None:
     def everything(key: jax.Array, x: jax.Array) -> jax.Array:
         for name in ("color_jitter", "random_grayscale", "gaussian_blur", "cutout", "noise", *FIXED):
             x = ALL[name](key, x)
-        return photometric.normalize(0.5, 0.5)(key, x)
+        return levels.normalize(0.5, 0.5)(key, x)
 
     key = jax.random.PRNGKey(0)
     exported = jax.export.export(jax.jit(everything), platforms=["cpu", "cuda", "tpu"])(

@@ -15,9 +15,9 @@ import scipy.stats
 from PIL import Image
 
 import gradxform as gx
-from gradxform.augment.borders import border_of
-from gradxform.augment.canvas import Canvas
-from gradxform.augment.operations import operation
+from gradxform.augment.geometry.borders import border_of
+from gradxform.augment.pixels.canvas import Canvas
+from gradxform.augment.policies.operations import operation
 
 A = gx.augment
 KEY = jax.random.key(0)

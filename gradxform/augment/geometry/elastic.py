@@ -13,9 +13,9 @@ import numpy as np
 from jax import lax
 
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.geometric import Geometric, Resampling
-from gradxform.augment.placement import Displacement
+from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
+from gradxform.augment.geometry.placement import Displacement
+from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.stage import Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.isolate import isolated

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.policy import Policy
-from gradxform.augment.presets import RAND_AUGMENT, TRIVIAL_AUGMENT, Preset
+from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
+from gradxform.augment.policies.policy import Policy
+from gradxform.augment.policies.presets import RAND_AUGMENT, TRIVIAL_AUGMENT, Preset
 from gradxform.augment.stage import Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar

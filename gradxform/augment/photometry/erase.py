@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.borders import Fill, check_fill, colors
-from gradxform.augment.canvas import Planes
-from gradxform.augment.crop import bounds
+from gradxform.augment.geometry.borders import Fill, check_fill, colors
+from gradxform.augment.geometry.crop import bounds
+from gradxform.augment.pixels.canvas import Planes
 from gradxform.augment.stage import Pixelwise, Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar

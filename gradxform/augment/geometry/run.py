@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.borders import Border, colors
-from gradxform.augment.canvas import Canvas
-from gradxform.augment.placement import Map, composed, moved, moved_boxes
-from gradxform.augment.resample import Method, nearest, resampled
+from gradxform.augment.geometry.borders import Border, colors
+from gradxform.augment.geometry.placement import Map, composed, moved, moved_boxes
+from gradxform.augment.geometry.resample import Method, nearest, resampled
+from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import Shape, Stage, Targets, images_of
 
 KINDS = ("shift", "scale", "any")

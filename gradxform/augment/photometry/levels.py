@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment import filters, histogram, tone
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.canvas import Planes
-from gradxform.augment.crop import bounds
+from gradxform.augment.geometry.crop import bounds
+from gradxform.augment.pixels import filters, histogram, tone
+from gradxform.augment.pixels.canvas import Planes
 from gradxform.augment.stage import Pixelwise, Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar

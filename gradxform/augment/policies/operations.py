@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment import color, filters, histogram, tone
-from gradxform.augment.affine import about_middle
-from gradxform.augment.borders import Border
-from gradxform.augment.canvas import Planes
-from gradxform.augment.erase import erased
-from gradxform.augment.geometric import move
-from gradxform.augment.placement import Affine
-from gradxform.augment.resample import Method
+from gradxform.augment.geometry.affine import about_middle
+from gradxform.augment.geometry.borders import Border
+from gradxform.augment.geometry.placement import Affine
+from gradxform.augment.geometry.resample import Method
+from gradxform.augment.geometry.run import move
+from gradxform.augment.photometry.erase import erased
+from gradxform.augment.pixels import color, filters, histogram, tone
+from gradxform.augment.pixels.canvas import Planes
 from gradxform.augment.stage import Shape, Targets
 
 Operation = Callable[[jax.Array, jax.Array, Targets], Targets]

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.arithmetic import exact, whole
-from gradxform.augment.borders import Border, colors, inward_position
-from gradxform.augment.canvas import Canvas
-from gradxform.augment.placement import Addends, Map, added, centers, moves, sources
+from gradxform.augment.geometry.borders import Border, colors, inward_position
+from gradxform.augment.geometry.placement import Addends, Map, added, centers, moves, sources
+from gradxform.augment.pixels.arithmetic import exact, whole
+from gradxform.augment.pixels.canvas import Canvas
 from gradxform.core.isolate import isolated
 
 

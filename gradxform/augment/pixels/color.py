@@ -8,8 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.arithmetic import exact, quotient, whole, within
-from gradxform.augment.canvas import Planes
+from gradxform.augment.pixels.arithmetic import exact, quotient, whole, within
+from gradxform.augment.pixels.canvas import Planes
 from gradxform.core.types import Scalar
 
 

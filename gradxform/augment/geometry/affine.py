@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.arithmetic import exact
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.crop import bounds
-from gradxform.augment.geometric import Geometric, Resampling
-from gradxform.augment.placement import Affine
+from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
+from gradxform.augment.geometry.crop import bounds
+from gradxform.augment.geometry.placement import Affine
+from gradxform.augment.geometry.run import Geometric, Resampling
+from gradxform.augment.pixels.arithmetic import exact
 from gradxform.augment.stage import Shape, Stage
 from gradxform.core import checks
 from gradxform.core.types import Scalar

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.arithmetic import whole, within
-from gradxform.augment.borders import inward
-from gradxform.augment.canvas import Planes
-from gradxform.augment.color import blend
+from gradxform.augment.geometry.borders import inward
+from gradxform.augment.pixels.arithmetic import whole, within
+from gradxform.augment.pixels.canvas import Planes
+from gradxform.augment.pixels.color import blend
 from gradxform.core.types import Scalar
 
 

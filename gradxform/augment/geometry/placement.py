@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.arithmetic import exact, whole, within
+from gradxform.augment.pixels.arithmetic import exact, whole, within
 from gradxform.core.types import Scalar
 
 INVERSIONS = 16

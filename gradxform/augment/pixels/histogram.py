@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.augment.arithmetic import quotient, within
-from gradxform.augment.canvas import Planes
+from gradxform.augment.pixels.arithmetic import quotient, within
+from gradxform.augment.pixels.canvas import Planes
 from gradxform.core.isolate import isolated
 
 FEW_ROWS = 8

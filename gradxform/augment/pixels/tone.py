@@ -9,8 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.arithmetic import within
-from gradxform.augment.canvas import Planes
+from gradxform.augment.pixels.arithmetic import within
+from gradxform.augment.pixels.canvas import Planes
 from gradxform.core.types import Scalar
 
 _NEARLY = 2.0**-10

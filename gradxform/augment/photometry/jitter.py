@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradxform.augment import color
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.batching import sorted_switch
-from gradxform.augment.canvas import Canvas
-from gradxform.augment.crop import bounds
+from gradxform.augment.geometry.crop import bounds
+from gradxform.augment.pixels import color
+from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import Pixelwise, Shape, Stage, Targets, images_of
 from gradxform.core import checks
 from gradxform.core.types import Scalar

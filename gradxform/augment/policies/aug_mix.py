@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.arithmetic import exact, whole, within
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.borders import INTERPOLATIONS, Border, Fill, border_of
-from gradxform.augment.canvas import Canvas
-from gradxform.augment.policy import drawn, operations, performed, performed_sorted
-from gradxform.augment.presets import AUG_MIX, AUG_MIX_ALL, Preset
+from gradxform.augment.geometry.borders import INTERPOLATIONS, Border, Fill, border_of
+from gradxform.augment.pixels.arithmetic import exact, whole, within
+from gradxform.augment.pixels.canvas import Canvas
+from gradxform.augment.policies.policy import drawn, operations, performed, performed_sorted
+from gradxform.augment.policies.presets import AUG_MIX, AUG_MIX_ALL, Preset
 from gradxform.augment.stage import Shape, Stage, Targets
 from gradxform.core import arrays, checks
 from gradxform.core.isolate import isolated

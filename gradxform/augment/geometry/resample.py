@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradxform.augment.arithmetic import exact, within
-from gradxform.augment.borders import Border, colors, inward
-from gradxform.augment.canvas import Canvas, Planes
-from gradxform.augment.lookup import bilinear, elements_at
-from gradxform.augment.placement import Affine, Map, sources
+from gradxform.augment.geometry.borders import Border, colors, inward
+from gradxform.augment.geometry.lookup import bilinear, elements_at
+from gradxform.augment.geometry.placement import Affine, Map, sources
+from gradxform.augment.pixels.arithmetic import exact, within
+from gradxform.augment.pixels.canvas import Canvas, Planes
 from gradxform.core.isolate import isolated
 from gradxform.core.types import Scalar
 

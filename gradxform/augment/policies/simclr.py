@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gradxform.augment.affine import random_flip_left_right
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.chain import chain, random_apply, two_views
-from gradxform.augment.crop import random_resized_crop
-from gradxform.augment.jitter import color_jitter, random_grayscale
-from gradxform.augment.photometric import gaussian_blur
+from gradxform.augment.compose import chain, random_apply, two_views
+from gradxform.augment.geometry.affine import random_flip_left_right
+from gradxform.augment.geometry.crop import random_resized_crop
+from gradxform.augment.photometry.jitter import color_jitter, random_grayscale
+from gradxform.augment.photometry.levels import gaussian_blur
 from gradxform.augment.stage import Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.augment.batching import sorted_switch
-from gradxform.augment.borders import Border
-from gradxform.augment.operations import operation
-from gradxform.augment.presets import Preset
+from gradxform.augment.geometry.borders import Border
+from gradxform.augment.policies.operations import operation
+from gradxform.augment.policies.presets import Preset
 from gradxform.augment.stage import Shape, Stage, Targets
 from gradxform.core.types import Scalar
 

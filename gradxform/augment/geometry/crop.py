@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.geometric import Geometric, Resampling
-from gradxform.augment.placement import Affine
+from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
+from gradxform.augment.geometry.placement import Affine
+from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.stage import Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar

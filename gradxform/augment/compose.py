@@ -12,7 +12,7 @@ from jax import lax
 
 from gradxform.augment.augmentation import Augmentation, augmentation
 from gradxform.augment.batching import apply_batch, sorted_switch
-from gradxform.augment.geometric import Resampling
+from gradxform.augment.geometry.run import Resampling
 from gradxform.augment.stage import Shape, Stage, Targets, fewest
 from gradxform.core import checks
 from gradxform.core.types import Scalar

@@ -1,0 +1,1 @@
+"""Augmentations that move pixels, and masks, boxes and points with them."""

@@ -1,0 +1,1 @@
+"""Augmentations that leave every pixel where it is."""

@@ -1,0 +1,1 @@
+"""Kernels on the channels of an image: colour, tone, histograms, filters. They know nothing of stages."""

@@ -1,0 +1,1 @@
+"""Augmentations that choose from many: the published policies."""
