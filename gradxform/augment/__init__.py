@@ -11,6 +11,7 @@ from gradxform.augment.geometry.affine import (
 from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop, resize
 from gradxform.augment.geometry.elastic import elastic_deformation
 from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
+from gradxform.augment.photometry.channels import channel_shuffle
 from gradxform.augment.photometry.erase import cutout, random_erasing
 from gradxform.augment.photometry.jitter import (
     color_jitter,
@@ -25,11 +26,13 @@ from gradxform.augment.photometry.levels import (
     equalize,
     gaussian_blur,
     invert,
-    normalize,
     posterize,
+    random_gamma,
     sharpness,
     solarize,
 )
+from gradxform.augment.photometry.noise import gaussian_noise
+from gradxform.augment.photometry.normalize import normalize
 from gradxform.augment.policies.aug_mix import aug_mix
 from gradxform.augment.policies.rand_augment import rand_augment, trivial_augment
 from gradxform.augment.policies.simclr import simclr_views
@@ -44,12 +47,14 @@ __all__ = [
     "autocontrast",
     "center_crop",
     "chain",
+    "channel_shuffle",
     "color_jitter",
     "cutmix",
     "cutout",
     "elastic_deformation",
     "equalize",
     "gaussian_blur",
+    "gaussian_noise",
     "invert",
     "mixup",
     "mixup_or_cutmix",
@@ -65,6 +70,7 @@ __all__ = [
     "random_erasing",
     "random_flip_left_right",
     "random_flip_up_down",
+    "random_gamma",
     "random_grayscale",
     "random_hue",
     "random_resized_crop",

@@ -13,6 +13,7 @@ from jax import lax
 from gradxform.augment.augmentation import Augmentation, augmentation
 from gradxform.augment.batching import apply_batch, sorted_switch
 from gradxform.augment.geometry.run import Resampling
+from gradxform.augment.ranges import check_order
 from gradxform.augment.stage import Shape, Stage, Targets, fewest
 from gradxform.core import checks
 from gradxform.core.types import Scalar
@@ -190,6 +191,8 @@ def chain(*augmentations: Augmentation) -> Stage:
 
     Raises:
       TypeError: an argument is no augmentation.
+      ValueError: something is behind several views, or what needs values in [0, 1] behind what leaves it, as
+        ``normalize`` does.
 
     Example:
       >>> import gradxform as gx
@@ -203,6 +206,7 @@ def chain(*augmentations: Augmentation) -> Stage:
             raise ValueError(f"augmentations[{i}]: expected nothing behind several views, got {one.name}; put it into "
                              f"the views")
         stages.extend(stage.stages if isinstance(stage, Sequence) else [stage])
+    check_order(augmentations)
     return Sequence(tuple(_fused(stages)))
 
 

@@ -24,6 +24,7 @@ class Stage:
     parameters or goes through memory in an order that does; then a processor does better with a few images at a time.
     ``whole_batch`` tells whether images of a batch mix; then both are of a whole batch. ``views`` tells whether there
     are several results, and ``whole_pixels`` whether it works on (H, W, C) as they are, without a canvas.
+    ``needs_unit`` tells whether float images have to be in [0, 1], and ``leaves_unit`` whether its results are not.
 
     Example:
       >>> import gradxform as gx
@@ -35,6 +36,8 @@ class Stage:
     whole_batch: bool = False
     views: bool = False
     whole_pixels: bool = False
+    needs_unit: bool = False
+    leaves_unit: bool = False
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of one image of a shape: a tree of small arrays."""
@@ -104,6 +107,8 @@ class Pixelwise(Stage):
       kernel: the new channels from the parameters and the channels.
       branches: whether it has branches.
       pixels: where there are branches, of as many a processor does best with images at a time, of 8 bits and of floats.
+      needs_unit: whether float images have to be in [0, 1], because the kernel measures or cuts there.
+      leaves_unit: whether what it makes of them is not.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -122,6 +127,8 @@ class Pixelwise(Stage):
     kernel: Callable[[Any, Planes], Planes]
     branches: bool = False
     pixels: tuple[int, int] = (1, 1)
+    needs_unit: bool = False
+    leaves_unit: bool = False
 
     def at_once(self, shape: Shape, dtype: Any) -> int:
         """As many as have that many pixels."""

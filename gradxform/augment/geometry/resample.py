@@ -177,8 +177,8 @@ def _weighted(image: Canvas, axis: int, centers: Any, scale: Any, shrink: float,
             planes = [plane + exact(missing[0] * fill)
                       for plane, fill in zip(planes, _fills(image, border), strict=True)]
         if image.packed:
-            planes = [(plane + (1 << (FIXED - 1))) >> FIXED for plane in planes]
-        return image.with_planes([within(plane, 0, image.top) for plane in planes])
+            planes = [within((plane + (1 << (FIXED - 1))) >> FIXED, 0, 255) for plane in planes]
+        return image.with_planes(planes)  # floats may be any, and a mean is between them
 
     return isolated(summed, image, index, weights, missing)
 

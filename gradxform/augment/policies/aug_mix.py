@@ -79,6 +79,7 @@ class AugMix(Stage):
     border: Border
     interpolation: str
     branches = True
+    needs_unit = True
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The weights of the chains, that of the mixture, and the operations (width, depth)."""

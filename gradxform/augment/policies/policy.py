@@ -42,6 +42,7 @@ class Policy(Stage):
     border: Border
     interpolation: str
     branches = True
+    needs_unit = True
 
     def sample(self, key: jax.Array, shape: Shape) -> Steps:
         """The operations of one image."""
