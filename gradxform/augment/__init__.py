@@ -11,6 +11,7 @@ from gradxform.augment.geometry.affine import (
 from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop, resize
 from gradxform.augment.geometry.elastic import elastic_deformation
 from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
+from gradxform.augment.mosaic import mosaic
 from gradxform.augment.photometry.channels import channel_shuffle
 from gradxform.augment.photometry.erase import cutout, random_erasing
 from gradxform.augment.photometry.jitter import (
@@ -34,8 +35,10 @@ from gradxform.augment.photometry.levels import (
 from gradxform.augment.photometry.noise import gaussian_noise
 from gradxform.augment.photometry.normalize import normalize
 from gradxform.augment.policies.aug_mix import aug_mix
+from gradxform.augment.policies.byol import byol_views
 from gradxform.augment.policies.rand_augment import rand_augment, trivial_augment
 from gradxform.augment.policies.simclr import simclr_views
+from gradxform.augment.policies.three_augment import three_augment
 from gradxform.augment.stage import Pixelwise, Stage
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "aug_mix",
     "augmentation",
     "autocontrast",
+    "byol_views",
     "center_crop",
     "chain",
     "channel_shuffle",
@@ -58,6 +62,7 @@ __all__ = [
     "invert",
     "mixup",
     "mixup_or_cutmix",
+    "mosaic",
     "normalize",
     "one_of",
     "posterize",
@@ -80,6 +85,7 @@ __all__ = [
     "sharpness",
     "simclr_views",
     "solarize",
+    "three_augment",
     "trivial_augment",
     "two_views",
 ]

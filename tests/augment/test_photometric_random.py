@@ -331,7 +331,7 @@ def test_noise_is_uniform_and_each_images_own() -> None:
     (lambda: levels.posterize(9), ValueError, "bits: .*<= 8.*9"),
     (lambda: levels.posterize(2.5), TypeError, "bits: .*integer"),
     (lambda: levels.solarize(257), ValueError, "threshold: .*<= 256"),
-    (lambda: normalize.normalize("a", 1.0), TypeError, "mean: "),
+    (lambda: normalize.normalize(None, 1.0), TypeError, "mean: "),
     (lambda: normalize.normalize(0.5, (1.0, 0.0)), ValueError, "std: .*> 0"),
     (lambda: erase.cutout(0), ValueError, "size: .*>= 1"),
     (lambda: erase.cutout(2.0), TypeError, "size: .*integer"),

@@ -287,6 +287,8 @@ case(A.mixup, alpha=positive(0.5), **MIXING)
 case(A.cutmix, alpha=positive(0.5), **MIXING)
 case(A.mixup_or_cutmix, mixup_alpha=positive(0.5), cutmix_alpha=positive(0.5), cutmix_probability=closed_unit(0.25),
      **MIXING)
+case(A.mosaic, {"size": 16}, size=SIZE, center=Argument((0.5, 0.75), (*BOUNDS, (0.5, 1.5))), fill=BORDER["fill"],
+     mask_fill=BORDER["mask_fill"])
 POLICY = BETWEEN | BORDER
 case(A.rand_augment, num_ops=integer(3, 1), magnitude=Argument(5.0, (*REAL, -0.5, 31.0)),
      preset=Argument("google", ("keras", 1, None)), probability=closed_unit(0.25), **POLICY)
@@ -297,6 +299,8 @@ case(A.random_apply, {"aug": A.invert()}, aug=AUG, p=closed_unit(0.25))
 case(A.two_views, {"first": A.invert()}, first=AUG, second=Argument(A.random_rotation(5.0), ("invert", 3)))
 case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
      strength=Argument(0.5, (*REAL, -0.5, 3.0)), blur=flag(False))
+case(A.byol_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)))
+case(A.three_augment, strength=nonnegative(0.5))
 # Precision.
 C = gx.precision
 ROUNDING = {"rounding": Argument("nearest", ("down", 1))}
