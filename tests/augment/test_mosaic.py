@@ -44,7 +44,8 @@ def by_numpy(params: Any, size: tuple[int, int], fill: Any, mask_fill: int) -> d
     return {"image": image.astype(np.uint8), "mask": mask, "boxes": boxes, "keypoints": points, "label": labels}
 
 
-@pytest.mark.parametrize("size", [(H, W), (2 * H, 2 * W)])
+@pytest.mark.parametrize("size", [
+    pytest.param((H, W), marks=pytest.mark.exhaustive), (2 * H, 2 * W)])
 def test_mosaics_are_numpys(size: tuple[int, int]) -> None:
     aug = A.mosaic(size, fill=0.4, mask_fill=255)
     params = aug.sample(KEY, IMAGES.shape)
@@ -84,6 +85,7 @@ def test_misfits(inputs: Any, message: str) -> None:
         A.mosaic(8)(KEY, inputs)
 
 
+@pytest.mark.exhaustive
 def test_behind_and_before_others() -> None:
     """In a chain: crops of each image before, normalized behind."""
     aug = A.chain(A.center_crop(8), A.mosaic(12), A.normalize("half"))

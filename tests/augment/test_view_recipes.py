@@ -1,4 +1,4 @@
-"""3-Augment, BYOL's views, Google's preset in proportion to the size: the probabilities and ranges of the papers, and the steps one by one."""
+"""3-Augment, BYOL's views, Google's preset in proportion: the papers' probabilities and ranges, and step by step."""
 
 from __future__ import annotations
 
