@@ -1,7 +1,7 @@
 """Augmentation of images on the device: pairs (sample, apply) that chain."""
 
 from gradxform.augment.augmentation import Augmentation, augmentation
-from gradxform.augment.compose import chain, one_of, random_apply, two_views
+from gradxform.augment.compose import chain, one_of, random_apply, two_views, views
 from gradxform.augment.geometry.affine import (
     random_affine,
     random_flip_left_right,
@@ -33,10 +33,11 @@ from gradxform.augment.photometry.levels import (
 from gradxform.augment.policies.aug_mix import aug_mix
 from gradxform.augment.policies.rand_augment import rand_augment, trivial_augment
 from gradxform.augment.policies.simclr import simclr_views
-from gradxform.augment.stage import Pixelwise, Stage
+from gradxform.augment.stage import Mix, Pixelwise, Stage
 
 __all__ = [
     "Augmentation",
+    "Mix",
     "Pixelwise",
     "Stage",
     "aug_mix",
@@ -76,4 +77,5 @@ __all__ = [
     "solarize",
     "trivial_augment",
     "two_views",
+    "views",
 ]

@@ -13,7 +13,7 @@ from gradxform.augment.geometry.borders import Border, colors
 from gradxform.augment.geometry.placement import Map, composed, moved, moved_boxes
 from gradxform.augment.geometry.resample import Method, nearest, resampled
 from gradxform.augment.pixels.canvas import Canvas
-from gradxform.augment.stage import Shape, Stage, Targets, images_of
+from gradxform.augment.stage import Shape, Stage, Targets, canvas_of, few
 
 KINDS = ("shift", "scale", "any")
 PIXELS_AT_ONCE = 1 << 18
@@ -67,22 +67,22 @@ class Resampling(Stage):
     ops: tuple[Geometric, ...]
 
     @property
-    def branches(self) -> bool:  # type: ignore[override]
-        """Whether pixels come from places that parameters name, other than windows and mirror images."""
-        return any(op.kind != "shift" for op in self.ops)
+    def dear(self) -> bool:  # type: ignore[override]
+        """Whether pixels are looked up one by one."""
+        return any(op.kind == "any" for op in self.ops)
 
-    @property
-    def whole_pixels(self) -> bool:  # type: ignore[override]
-        """Whether it only cuts out, or only mirrors: then it works on (H, W, C) as they are."""
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """As many images as keep the processor's cores busy."""
+        if all(op.kind == "shift" for op in self.ops):
+            return None
+        return 1 if any(op.kind == "scale" for op in self.ops) else few(PIXELS_AT_ONCE)(shape, dtype)
+
+    def moves_whole_pixels(self) -> bool:
+        """Whether it only cuts out, or only mirrors: that it does with pixels (H, W, C) as they are."""
         cuts = any(any(op.reach) or op.size is not None for op in self.ops)
         one_color = all(op.border is None or not isinstance(op.border.fill, (tuple, list)) for op in self.ops)
-        return not self.branches and one_color and not (cuts and any(any(op.mirrors) for op in self.ops))
-
-    def at_once(self, shape: Shape, dtype: Any) -> int:
-        """As many images as keep the processor's cores busy."""
-        if any(op.kind == "scale" for op in self.ops):
-            return 1
-        return images_of(PIXELS_AT_ONCE, shape)
+        shifts = all(op.kind == "shift" for op in self.ops)
+        return shifts and one_color and not (cuts and any(any(op.mirrors) for op in self.ops))
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of each operation."""
@@ -102,6 +102,8 @@ class Resampling(Stage):
     def apply(self, params: Any, targets: Targets) -> Targets:
         """The targets, moved."""
         shape: Shape = targets["image"].shape
+        if not self.moves_whole_pixels():
+            targets = targets | {"image": canvas_of(targets)}
         run = _Run(shape)
         for op, one in zip(self.ops, params, strict=True):
             shape = op.out_shape(run.shape)

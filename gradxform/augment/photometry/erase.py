@@ -13,7 +13,7 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import Fill, check_fill, colors
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Shape, Stage
+from gradxform.augment.stage import Pixelwise, Shape, Stage, any_number, few
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -118,7 +118,7 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
         # Noise is dear, and the image is left as it is more often than not.
         return lax.cond(params["height"] > 0, lambda: _erased_by_noise(planes, params), lambda: planes)
 
-    return Pixelwise(draw, kernel, branches=isinstance(fill, str))
+    return Pixelwise(draw, kernel, few(1) if isinstance(fill, str) else any_number)
 
 
 def erased(planes: Planes, box: dict[str, Any], fill: Fill) -> Planes:

@@ -12,12 +12,10 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.pixels import filters, histogram, tone
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Shape, Stage
+from gradxform.augment.stage import Images, Pixelwise, Shape, Stage, any_number, few
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
-_LEVELS = 1 << 16, 1 << 30
-"""Pixels at a time where the levels of an image are measured: few of 8 bits, and of floats all of a batch."""
 REACH = 4.0
 """To how many standard deviations a blur reaches when nothing else is said, as in SciPy."""
 
@@ -56,7 +54,7 @@ def gaussian_blur(sigma: Scalar | tuple[Scalar, Scalar] = (0.1, 2.0), kernel_siz
                 * jax.random.uniform(key, (), jnp.float32)} if pair else {}
 
     return Pixelwise(draw, lambda params, planes: filters.gaussian_blur(planes, params.get("sigma", low), radius),
-                     branches=True, pixels=(1 << 18, 1 << 18))
+                     few(1 << 18))
 
 
 @augmentation
@@ -102,7 +100,7 @@ def equalize() -> Stage:
       >>> gx.augment.equalize()(jax.random.key(0), image)[-1, -1, 0]
       Array(255, dtype=uint8)
     """
-    return _fixed(histogram.equalize, _LEVELS)
+    return _fixed(histogram.equalize, _measured, dear=True)
 
 
 @augmentation
@@ -120,7 +118,7 @@ def autocontrast() -> Stage:
       >>> gx.augment.autocontrast()(jax.random.key(0), image)[..., 0]
       Array([[0.  , 0.25, 1.  ]], dtype=float32)
     """
-    return _fixed(histogram.autocontrast, _LEVELS)
+    return _fixed(histogram.autocontrast, _measured, dear=True)
 
 
 @augmentation
@@ -222,9 +220,14 @@ def normalize(mean: Scalar | tuple[Scalar, ...], std: Scalar | tuple[Scalar, ...
     return _fixed(kernel)
 
 
-def _fixed(kernel: Any, pixels: tuple[int, int] | None = None) -> Stage:
+def _fixed(kernel: Any, at_a_time: Images = any_number, dear: bool = False) -> Stage:
     """A stage without parameters."""
-    return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), pixels is not None, pixels or (1, 1))
+    return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), at_a_time, dear)
+
+
+def _measured(shape: Shape, dtype: Any) -> int | None:
+    """Where the levels of an image are measured: few images of 8 bits, and of floats all of a batch."""
+    return few(1 << 16)(shape, dtype) if dtype == jnp.uint8 else None
 
 
 def _radius(kernel_size: int | None, largest: Scalar) -> int:
