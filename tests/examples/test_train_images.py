@@ -32,7 +32,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 def example(files: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     """The example with little to do: a small network, few images, and an augmentation that is quick to compile."""
     found = importlib.import_module("train_images")
-    monkeypatch.setattr(importlib.import_module("networks"), "WIDTHS", (4, 4, 4, 8))
+    monkeypatch.setattr(importlib.import_module("networks"), "WIDTHS", (4, 8))
     for name, value in {"BATCH_SIZE": 8, "SAVE_EVERY": 2, "MEASURE_AT": 3, "MEASURED": 2}.items():
         monkeypatch.setattr(found, name, value)
     monkeypatch.setattr(found, "make_augmentation", lambda size, writing: gx.augment.chain(
