@@ -58,25 +58,30 @@ STAYING = {
     "random_saturation": A.random_saturation(1.0),
     "random_hue": A.random_hue(0.5),
     "random_grayscale": A.random_grayscale(0.5),
+    "random_gamma": A.random_gamma((0.4, 2.5)),
+    "channel_shuffle": A.channel_shuffle(),
+    "gaussian_noise": A.gaussian_noise((0.0, 0.3)),
     "gaussian_blur": A.gaussian_blur((0.1, 3.0)),
     "equalize": A.equalize(),
     "autocontrast": A.autocontrast(),
     "invert": A.invert(),
-    "posterize": A.posterize(2),
-    "solarize": A.solarize(128),
-    "sharpness": A.sharpness(5.0),
+    "posterize": A.posterize((1, 4)),
+    "solarize": A.solarize((64, 256)),
+    "sharpness": A.sharpness((0.0, 5.0)),
     "cutout": A.cutout(40),
     "random_erasing": A.random_erasing(1.0, fill="random"),
     "aug_mix": A.aug_mix(10.0),
+    "three_augment": A.three_augment(),
     "random_apply": A.random_apply(A.invert()),
     "one_of": A.one_of(A.equalize(), A.solarize(128), A.gaussian_blur((2.0, 3.0))),
 }
-PAIRED = {"two_views of simclr_views": A.simclr_views(WINDOW)}
+PAIRED = {"two_views of simclr_views": A.simclr_views(WINDOW), "byol_views": A.byol_views(WINDOW)}
 MIXING = {
     "mixup": A.mixup(1.0, num_classes=2, per_image=True),
     "cutmix": A.cutmix(1.0, num_classes=2, per_image=True),
     "mixup_or_cutmix": A.mixup_or_cutmix(1.0, 1.0, num_classes=2, per_image=True),
 }
+TOGETHER = {"mosaic": A.mosaic(SIZE)}
 """Every augmentation; only ``normalize`` has no row, since its results are no pictures."""
 
 
@@ -103,6 +108,9 @@ def results(count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
     both = {"image": jnp.asarray(images[np.arange(count) % 2]), "label": jnp.arange(count) % 2}
     for name, aug in MIXING.items():
         rows[name] = _apart(aug(key, both), count)
+    places = {name: targets[name] for name in ("boxes", "keypoints")}
+    for name, aug in TOGETHER.items():
+        rows[name] = _apart(aug(key, {"image": both["image"]} | places), count)
     return rows
 
 

@@ -11,6 +11,8 @@ from gradxform.augment.geometry.affine import (
 from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop, resize
 from gradxform.augment.geometry.elastic import elastic_deformation
 from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
+from gradxform.augment.mosaic import mosaic
+from gradxform.augment.photometry.channels import channel_shuffle
 from gradxform.augment.photometry.erase import cutout, random_erasing
 from gradxform.augment.photometry.jitter import (
     color_jitter,
@@ -25,14 +27,18 @@ from gradxform.augment.photometry.levels import (
     equalize,
     gaussian_blur,
     invert,
-    normalize,
     posterize,
+    random_gamma,
     sharpness,
     solarize,
 )
+from gradxform.augment.photometry.noise import gaussian_noise
+from gradxform.augment.photometry.normalize import normalize
 from gradxform.augment.policies.aug_mix import aug_mix
+from gradxform.augment.policies.byol import byol_views
 from gradxform.augment.policies.rand_augment import rand_augment, trivial_augment
 from gradxform.augment.policies.simclr import simclr_views
+from gradxform.augment.policies.three_augment import three_augment
 from gradxform.augment.stage import Mix, Pixelwise, Stage
 
 __all__ = [
@@ -43,17 +49,21 @@ __all__ = [
     "aug_mix",
     "augmentation",
     "autocontrast",
+    "byol_views",
     "center_crop",
     "chain",
+    "channel_shuffle",
     "color_jitter",
     "cutmix",
     "cutout",
     "elastic_deformation",
     "equalize",
     "gaussian_blur",
+    "gaussian_noise",
     "invert",
     "mixup",
     "mixup_or_cutmix",
+    "mosaic",
     "normalize",
     "one_of",
     "posterize",
@@ -66,6 +76,7 @@ __all__ = [
     "random_erasing",
     "random_flip_left_right",
     "random_flip_up_down",
+    "random_gamma",
     "random_grayscale",
     "random_hue",
     "random_resized_crop",
@@ -75,6 +86,7 @@ __all__ = [
     "sharpness",
     "simclr_views",
     "solarize",
+    "three_augment",
     "trivial_augment",
     "two_views",
     "views",

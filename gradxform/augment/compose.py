@@ -12,6 +12,7 @@ from jax import lax
 
 from gradxform.augment.augmentation import Augmentation, augmentation
 from gradxform.augment.geometry.run import Resampling
+from gradxform.augment.ranges import check_order
 from gradxform.augment.sequence import Built, Mixed, Sequence, fewest
 from gradxform.augment.stage import Mix, Shape, Stage, Targets, canvas_of
 from gradxform.core import checks
@@ -125,14 +126,17 @@ def chain(*augmentations: Augmentation) -> Built:
 
     Raises:
       TypeError: an argument is no augmentation.
-      ValueError: images of a batch are mixed after several views.
+      ValueError: images of a batch are mixed after several views, or what needs values in [0, 1] is behind what leaves
+        it, as ``normalize`` does.
 
     Example:
       >>> import gradxform as gx
       >>> gx.augment.chain(gx.augment.random_crop((24, 24)), gx.augment.random_flip_left_right())
       augment.chain(augment.random_crop(size=(24, 24), padding=0), augment.random_flip_left_right(p=0.5))
     """
-    return _joined([_checked(f"augmentations[{i}]", one).stage for i, one in enumerate(augmentations)])
+    stages = [_checked(f"augmentations[{i}]", one).stage for i, one in enumerate(augmentations)]
+    check_order(augmentations)
+    return _joined(stages)
 
 
 @augmentation

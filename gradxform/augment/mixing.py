@@ -17,8 +17,6 @@ from gradxform.core import arrays, checks
 from gradxform.core.numbers import scalar, widen
 from gradxform.core.types import Scalar
 
-MIXED = ("image", "label")
-
 
 @augmentation
 def mixup(alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scalar = 0.0,
@@ -27,9 +25,13 @@ def mixup(alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scal
 
     ``lam * x_i + (1 - lam) * x_j`` and ``lam * y_i + (1 - lam) * y_j`` with ``lam ~ Beta(alpha, alpha)`` and ``j`` from
     a random permutation of the batch (Zhang and others, 2018, section 2), which may leave an image where it is. 8-bit
-    images are blended in float32 and rounded to the nearest. It takes a dict of ``image`` (B, H, W, C) and ``label``:
-    integers (B,) or shares of classes (B, K), which come out as shares (B, K), in float32 at least. An integer outside
-    of 0 to K - 1 is of no class: zeros stand for it.
+    images are blended in float32 and rounded to the nearest. A batch of one image stays as it is.
+
+    It takes a dict of ``image`` (B, H, W, C) and ``label``: integers (B,) or shares of classes (B, K), which come out
+    as shares (B, K), or, without ``num_classes``, numbers to predict, floats (B,) or (B, K) of any size, which come out
+    in their shape; in float32 at least. An integer outside of 0 to K - 1 is of no class: zeros stand for it. A ``mask``
+    of floats, shares of classes (B, H, W, K), is blended like the images; one of integers is refused, for a blended
+    pixel is of two classes. Fields that no augmentation knows stay those of the image in the same place.
 
     Args:
       alpha: of the Beta distribution, > 0; the smaller, the more images stay close to what they were.
@@ -42,7 +44,7 @@ def mixup(alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scal
 
     Raises:
       TypeError: an argument is of the wrong type, or (when called) there is a target that cannot be mixed.
-      ValueError: a number is out of range, or (when called) there are fewer than two images or no labels.
+      ValueError: a number is out of range, or (when called) there is a single image or neither labels nor masks.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -67,9 +69,13 @@ def cutmix(alpha: Scalar = 1.0, *, per_image: bool = False, label_smoothing: Sca
     ``lam ~ Beta(alpha, alpha)`` gives the sides of the box, ``sqrt(1 - lam)`` of those of the image, rounded down to
     even numbers of pixels; its centre is anywhere in the image, and what goes beyond the rim is cut off (Yun and
     others, 2019, section 3.1 and their code). Labels are mixed with ``lam`` set to the share of the image that is left.
-    The other image is from a random permutation of the batch. It takes a dict of ``image`` (B, H, W, C) and ``label``:
-    integers (B,) or shares of classes (B, K), which come out as shares (B, K), in float32 at least. An integer outside
-    of 0 to K - 1 is of no class: zeros stand for it.
+    The other image is from a random permutation of the batch. A batch of one image stays as it is.
+
+    It takes a dict of ``image`` (B, H, W, C) and ``label``: integers (B,) or shares of classes (B, K), which come out
+    as shares (B, K), or, without ``num_classes``, numbers to predict, floats (B,) or (B, K) of any size, which come out
+    in their shape; in float32 at least. An integer outside of 0 to K - 1 is of no class: zeros stand for it. A ``mask``
+    of any dtype has its box replaced by that of the other one, and needs no labels beside it. Fields that no
+    augmentation knows stay those of the image in the same place.
 
     Args:
       alpha: of the Beta distribution, > 0; at 1, all shares are equally likely.
@@ -83,7 +89,7 @@ def cutmix(alpha: Scalar = 1.0, *, per_image: bool = False, label_smoothing: Sca
 
     Raises:
       TypeError: an argument is of the wrong type, or (when called) there is a target that cannot be mixed.
-      ValueError: a number is out of range, or (when called) there are fewer than two images or no labels.
+      ValueError: a number is out of range, or (when called) there is a single image or neither labels nor masks.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -111,7 +117,7 @@ def mixup_or_cutmix(mixup_alpha: Scalar = 0.2, cutmix_alpha: Scalar = 1.0, *, cu
                     num_classes: int | None = None) -> Mix:
     """Either Mixup or CutMix, by chance.
 
-    It takes a dict of ``image`` (B, H, W, C) and ``label``, as ``mixup`` and ``cutmix`` do.
+    It takes a dict of ``image`` (B, H, W, C), ``label`` and ``mask``, as ``mixup`` does.
 
     Args:
       mixup_alpha: of the Beta distribution of Mixup, > 0.
@@ -127,7 +133,7 @@ def mixup_or_cutmix(mixup_alpha: Scalar = 0.2, cutmix_alpha: Scalar = 1.0, *, cu
 
     Raises:
       TypeError: an argument is of the wrong type, or (when called) there is a target that cannot be mixed.
-      ValueError: a number is out of range, or (when called) there are fewer than two images or no labels.
+      ValueError: a number is out of range, or (when called) there is a single image or neither labels nor masks.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -170,7 +176,7 @@ class Mixing(Mix):
 
     def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
         """The parameters of a batch."""
-        _check_batch(shape)
+        check_batch(shape)
         size, height, width, _ = shape
         partner_key, draw_key = jax.random.split(key)
         partner = jax.random.permutation(partner_key, size).astype(jnp.int32)
@@ -178,20 +184,34 @@ class Mixing(Mix):
 
     def apply(self, params: Any, targets: Targets) -> Targets:
         """The images and labels of a batch."""
-        for name in targets:
-            if name not in MIXED:
-                raise TypeError(f"{name}: expected nothing but {' and '.join(map(repr, MIXED))}, since mixed images "
-                                f"cannot move it, got {name!r}")
+        for name in ("boxes", "keypoints"):
+            if name in targets:
+                raise TypeError(f"{name}: expected none, since there is no telling which of two mixed images a thing "
+                                f"at a place is of, got {name!r}")
         image = targets["image"]
         shape = image.shape
-        _check_batch(shape)
-        if "label" not in targets:
-            raise ValueError("label: expected the labels beside the images, as {'image': ..., 'label': ...}, since a "
-                             "mixed image has those of two, got images alone")
+        check_batch(shape)
+        if "label" not in targets and "mask" not in targets:
+            raise ValueError("label: expected the labels (or masks) beside the images, as {'image': ..., 'label': "
+                             "...}, since a mixed image has those of two, got images alone")
         if params["partner"].shape != shape[:1]:
             raise ValueError(f"params: expected those of a batch of {shape[0]}, got those of {params['partner'].size}")
-        label = self._shares(targets["label"], shape[0])
-        return {"image": _mixed(params, image), "label": _blend(params["lam"], label, _of(params["partner"], label))}
+        mixed = {"image": _mixed(params, image)}
+        if "label" in targets:
+            label = self._numbers(targets["label"], shape[0])
+            mixed["label"] = _blend(params["lam"], label, _of(params["partner"], label))
+        if "mask" in targets:
+            mixed["mask"] = _mixed_mask(params, targets["mask"])
+        return targets | mixed
+
+    def _numbers(self, label: Any, size: int) -> jax.Array:
+        """The labels in a form that can be blended: numbers (B,) as they are, all others as shares."""
+        if self.num_classes is not None or not jnp.issubdtype(label.dtype, jnp.floating) or label.ndim != 1:
+            return self._shares(label, size)
+        if self.label_smoothing is not None:
+            raise ValueError(f"label_smoothing: expected 0 with floating-point labels ({size},), which are numbers and "
+                             f"no shares of classes, got {self.label_smoothing}")
+        return widen(label)
 
     def _shares(self, label: Any, size: int) -> jax.Array:
         """The labels (B, K) as shares of classes, smoothed."""
@@ -225,6 +245,15 @@ def _mixed(params: Any, image: jax.Array) -> jax.Array:
         return pasted
     # One pass for both ways: XLA's CPU branches cost several, for they copy what goes into them.
     return jnp.where(_behind(cut, image), pasted, _blend(params["lam"], image, others))
+
+
+def _mixed_mask(params: Any, mask: jax.Array) -> jax.Array:
+    """The masks of a batch, mixed like the images."""
+    blends = "box" not in params or "cut" in params
+    if blends and not jnp.issubdtype(mask.dtype, jnp.floating):
+        raise TypeError(f"mask: expected floats, shares of classes (B, H, W, K), since a blended pixel is of two "
+                        f"classes, got {mask.dtype}; jax.nn.one_hot makes them, and cutmix takes any")
+    return _mixed(params, mask)
 
 
 def _blend(lam: jax.Array, mine: jax.Array, theirs: jax.Array) -> jax.Array:
@@ -278,10 +307,14 @@ def _beta(key: jax.Array, alpha: Scalar, shape: tuple[int, ...]) -> jax.Array:
     return jnp.where(a == b, 0.5, jax.nn.sigmoid(a - b))
 
 
-def _check_batch(shape: tuple[int, ...]) -> None:
-    if len(shape) != 4 or shape[0] < 2:
-        raise ValueError(f"image: expected a batch (B, H, W, C) of at least two, since its images are mixed, got shape "
-                         f"{shape}")
+def check_batch(shape: tuple[int, ...]) -> None:
+    """Refuses a single image.
+
+    Raises:
+      ValueError: for the shape of one.
+    """
+    if len(shape) != 4:
+        raise ValueError(f"image: expected a batch (B, H, W, C), since its images are mixed, got shape {shape}")
 
 
 def _flag(per_image: Any) -> bool:

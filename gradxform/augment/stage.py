@@ -29,12 +29,14 @@ class Stage:
     """What a factory of augmentations returns.
 
     ``sample``, ``apply`` and ``out_shape`` are yours, of one image; the rest has defaults that are right, and is
-    about speed.
+    about speed or about what a chain may put behind what.
 
     Attributes:
       dear: whether doing it to an image that does not take it costs more than going through a batch image by image:
         true of look-ups, of nothing that is a pass over the pixels.
       chooses: whether each image takes one of several branches of which some are dear.
+      needs_unit: whether float images have to be in [0, 1].
+      leaves_unit: whether what it makes of them is not.
 
     Example:
       >>> import gradxform as gx
@@ -44,6 +46,8 @@ class Stage:
 
     dear: bool = False
     chooses: bool = False
+    needs_unit: bool = False
+    leaves_unit: bool = False
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of one image of a shape: a tree of small arrays."""
@@ -130,6 +134,8 @@ class Pixelwise(Stage):
       kernel: the new channels from the parameters and the channels.
       at_a_time: how many images a processor does best with at a time.
       dear: whether doing it in vain costs more than a loop over images.
+      needs_unit: whether float images have to be in [0, 1], because the kernel measures or cuts there.
+      leaves_unit: whether what it makes of them is not.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -148,6 +154,8 @@ class Pixelwise(Stage):
     kernel: Callable[[Any, Planes], Planes]
     at_a_time: Images = any_number
     dear: bool = False
+    needs_unit: bool = False
+    leaves_unit: bool = False
 
     def images(self, shape: Shape, dtype: Any) -> int | None:
         """As ``at_a_time`` says."""

@@ -339,6 +339,43 @@ def test_64_bit_types() -> None:
             assert aug.apply(params, batch(label=LABELS.astype(np.int64)))["label"].dtype == jnp.float32
 
 
+def test_numbers_to_predict() -> None:
+    """Floats (B,) without a number of classes: of any size, mixed as they are, as floats (B, K) are."""
+    params = sampled("mixup")
+    lam, partner = np.asarray(params["lam"], np.float64), np.asarray(params["partner"])
+    for label in (np.float32(RANDOM.normal(50, 40, B)), np.float32(RANDOM.normal(50, 40, (B, 2)))):
+        got = mixup().apply(params, batch(label=label))["label"]
+        share = lam.reshape(-1, *(1,) * (label.ndim - 1))
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, share * label + (1 - share) * label[partner], rtol=1e-6, atol=1e-5)
+
+
+def test_masks() -> None:
+    """CutMix pastes those of any dtype, and wants no labels; blended are shares of classes, and nothing else."""
+    classes = RANDOM.randint(0, K, (B, H, W)).astype(np.int32)
+    shares = np.eye(K, dtype=np.float32)[classes]
+    params = sampled("cutmix")
+    for mask in (classes, classes.astype(np.uint8), shares):
+        got = make("cutmix", per_image=True).apply(params, {"image": images("uint8"), "mask": mask})
+        same(got["mask"], mixed_by_numpy(params, mask))
+    for name in ("mixup", "mixup_or_cutmix"):
+        params = sampled(name)
+        got = make(name, per_image=True).apply(params, {"image": images("uint8"), "mask": shares})["mask"]
+        np.testing.assert_allclose(got.sum(-1), 1, atol=1e-6)
+        same(got, mixed_by_numpy(params, shares))
+        with pytest.raises(TypeError, match=r"^mask: expected floats.*int32.*one_hot"):
+            make(name, per_image=True).apply(params, batch() | {"mask": classes})
+
+
+def test_a_batch_of_one_stays() -> None:
+    """As the last of an epoch may be."""
+    inputs = {"image": images("uint8")[:1], "label": LABELS[:1]}
+    for name in ("mixup", "cutmix"):
+        got = make(name)(KEYS[0], inputs)
+        same(got["image"], inputs["image"])
+        np.testing.assert_allclose(got["label"], np.eye(K)[LABELS[:1]], atol=1e-7)
+
+
 # As a value, in programs.
 
 
@@ -415,7 +452,6 @@ def test_exports_for_every_platform(name: str) -> None:
 # What does not fit.
 
 KEY = KEYS[0]
-ONE = {"image": images("float32")[:1], "label": LABELS[:1]}
 MISFITS: dict[str, tuple[type[Exception], str, Callable[[Any], Any]]] = {
     "zero alpha": (ValueError, "alpha", lambda f: f(0.0)),
     "negative alpha": (ValueError, "alpha", lambda f: f(-1.0)),
@@ -432,16 +468,15 @@ MISFITS: dict[str, tuple[type[Exception], str, Callable[[Any], Any]]] = {
     "another number of classes": (ValueError, "label", lambda f: f(num_classes=K + 1)(KEY, batch(label=SOFT))),
     "integers (B, K)": (ValueError, "label", lambda f: f(num_classes=K)(KEY, batch(label=np.eye(B, dtype=np.int32)))),
     "floats (B,)": (ValueError, "label", lambda f: f(num_classes=K)(KEY, batch(label=LABELS.astype(np.float32)))),
+    "smoothed numbers": (ValueError, "label_smoothing", lambda f: f(label_smoothing=0.1)(
+        KEY, batch(label=LABELS.astype(np.float32)))),
     "truth values": (TypeError, "label", lambda f: f(num_classes=K)(KEY, batch(label=LABELS > 2))),
-    "one image in a batch": (ValueError, "image", lambda f: f(num_classes=K)(KEY, ONE)),
     "a single image": (ValueError, "image", lambda f: f(num_classes=K)(KEY, images("uint8")[0])),
     "shape of a single image": (ValueError, "image", lambda f: f(num_classes=K).sample(KEY, (H, W, C))),
-    "shape of one in a batch": (ValueError, "image", lambda f: f(num_classes=K).sample(KEY, (1, H, W, C))),
     "params for a single image": (ValueError, "image", lambda f: f(num_classes=K).apply(
         f().sample(KEY, (B, H, W, C)), {"image": images("uint8")[0], "label": np.int32(1)})),
     "params of another batch": (ValueError, "params", lambda f: f(num_classes=K).apply(
         f().sample(KEY, (B + 1, H, W, C)), batch())),
-    "mask": (TypeError, "mask", lambda f: f(num_classes=K)(KEY, batch() | {"mask": np.zeros((B, H, W), np.int32)})),
     "boxes": (TypeError, "boxes", lambda f: f(num_classes=K)(KEY, batch() | {"boxes": np.zeros((B, 1, 4))})),
     "keypoints": (TypeError, "keypoints", lambda f: f(num_classes=K)(
         KEY, batch() | {"keypoints": np.zeros((B, 1, 2), np.float32)})),

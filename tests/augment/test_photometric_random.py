@@ -15,7 +15,7 @@ import pytest
 import scipy.stats
 
 from gradxform.augment.augmentation import Augmentation
-from gradxform.augment.photometry import erase, jitter, levels
+from gradxform.augment.photometry import erase, jitter, levels, normalize
 
 MANY = 4000
 IMAGES = np.stack([np.roll(oracles.photograph("china.jpg", 32, 32), i, 0) for i in range(6)])
@@ -215,14 +215,14 @@ def test_the_blur_draws_a_sigma_for_each_image() -> None:
 
 
 def test_normalize() -> None:
-    aug = levels.normalize((0.5, 0.25, 0.0), (0.5, 2.0, 1.0))
+    aug = normalize.normalize((0.5, 0.25, 0.0), (0.5, 2.0, 1.0))
     wanted = (IMAGES / 255 - [0.5, 0.25, 0.0]) / [0.5, 2.0, 1.0]
     for x in (IMAGES, FLOATS):
         got = aug(KEY, jnp.asarray(x))
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
     assert aug(KEY, jnp.asarray(FLOATS, jnp.bfloat16)).dtype == jnp.bfloat16
-    one = levels.normalize(0.5, 0.25)(KEY, jnp.asarray(IMAGES[0, ..., :1]))
+    one = normalize.normalize(0.5, 0.25)(KEY, jnp.asarray(IMAGES[0, ..., :1]))
     np.testing.assert_allclose(one, (IMAGES[0, ..., :1] / 255 - 0.5) / 0.25, rtol=0, atol=2e-6)
     with pytest.raises(ValueError, match="mean: expected a number or one for each of the 1 channels, got 3"):
         aug(KEY, jnp.asarray(IMAGES[..., :1]))
@@ -331,8 +331,8 @@ def test_noise_is_uniform_and_each_images_own() -> None:
     (lambda: levels.posterize(9), ValueError, "bits: .*<= 8.*9"),
     (lambda: levels.posterize(2.5), TypeError, "bits: .*integer"),
     (lambda: levels.solarize(257), ValueError, "threshold: .*<= 256"),
-    (lambda: levels.normalize("a", 1.0), TypeError, "mean: "),
-    (lambda: levels.normalize(0.5, (1.0, 0.0)), ValueError, "std: .*> 0"),
+    (lambda: normalize.normalize(None, 1.0), TypeError, "mean: "),
+    (lambda: normalize.normalize(0.5, (1.0, 0.0)), ValueError, "std: .*> 0"),
     (lambda: erase.cutout(0), ValueError, "size: .*>= 1"),
     (lambda: erase.cutout(2.0), TypeError, "size: .*integer"),
     (lambda: erase.cutout(2, fill=2), ValueError, "fill: .*<= 1"),
@@ -392,7 +392,7 @@ def test_one_export_for_all_platforms(dtype: Any) -> None:
     def everything(key: jax.Array, x: jax.Array) -> jax.Array:
         for name in ("color_jitter", "random_grayscale", "gaussian_blur", "cutout", "noise", *FIXED):
             x = ALL[name](key, x)
-        return levels.normalize(0.5, 0.5)(key, x)
+        return normalize.normalize(0.5, 0.5)(key, x)
 
     key = jax.random.PRNGKey(0)
     exported = jax.export.export(jax.jit(everything), platforms=["cpu", "cuda", "tpu"])(

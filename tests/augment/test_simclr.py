@@ -154,6 +154,7 @@ def test_the_steps_are_those_of_the_recipe_one_by_one() -> None:
         np.testing.assert_array_equal(found, want)
 
 
+@pytest.mark.exhaustive
 def test_it_is_two_views_of_the_chain_of_its_steps() -> None:
     images, key = oracles.photographs(24, 30, 42), jax.random.key(3)
     steps = augment.chain(

@@ -269,21 +269,26 @@ case(A.random_hue, {"amount": 0.5}, amount=Argument((-0.25, 0.375), ("much", NAN
 case(A.random_grayscale, p=closed_unit(0.25))
 case(A.gaussian_blur, {"kernel_size": 5}, sigma=Argument((0.5, 0.75), BOUNDS),
      kernel_size=Argument(3, ("wide", 1.5, -1, 4)))
-case(A.sharpness, {"factor": 2.0}, factor=nonnegative(0.5))
-case(A.posterize, {"bits": 4}, bits=Argument(3, ("many", 1.5, -1, 9)))
-case(A.solarize, {"threshold": 128.0}, threshold=Argument(64.0, (*REAL, -1.0, 257.0)))
-for simple in (A.equalize, A.autocontrast, A.invert):
+case(A.sharpness, {"factor": 2.0}, factor=Argument((0.5, 2.0), (*BOUNDS, -0.5, None)))
+case(A.posterize, {"bits": 4}, bits=Argument((3, 8), ("many", 1.5, -1, 9, (3, 9), (2.5, 4), (5, 3))))
+case(A.solarize, {"threshold": 128.0}, threshold=Argument((64.0, 256.0), (*BOUNDS, -1.0, 257.0, (0.0, 257.0))))
+case(A.random_gamma, gamma=Argument((0.5, 0.75), (*BOUNDS, 0.0, (0.0, 1.0))))
+case(A.gaussian_noise, std=Argument((0.25, 0.5), (*BOUNDS, -0.5)), clip=flag(False))
+for simple in (A.equalize, A.autocontrast, A.invert, A.channel_shuffle):
     case(simple)
-case(A.normalize, {"mean": (0.5, 0.25, 0.125), "std": 0.5}, mean=real(0.25), std=Argument(0.25, (*REAL, 0.0, -0.5)))
+case(A.normalize, {"mean": (0.5, 0.25, 0.125), "std": 0.5}, mean=Argument(0.25, (*REAL, "mnist", "half")),
+     std=Argument(0.25, (*REAL, 0.0, -0.5, None)))
 case(A.cutout, {"size": 8}, size=integer(4, 1), fill=BORDER["fill"])
 case(A.random_erasing, p=closed_unit(0.25), scale=Argument((0.25, 0.5), BOUNDS), ratio=Argument((0.5, 2.0), BOUNDS),
-     fill=Argument("random", (NAN, -0.5, 1.5, "noise")))
+     fill=Argument("normal", (NAN, -0.5, 1.5, "noise")))
 MIXING = {"per_image": flag(True), "label_smoothing": Argument(0.5, (*REAL, -0.5, 1.5)),
           "num_classes": Argument(10, ("many", 1.5, 0))}
 case(A.mixup, alpha=positive(0.5), **MIXING)
 case(A.cutmix, alpha=positive(0.5), **MIXING)
 case(A.mixup_or_cutmix, mixup_alpha=positive(0.5), cutmix_alpha=positive(0.5), cutmix_probability=closed_unit(0.25),
      **MIXING)
+case(A.mosaic, {"size": 16}, size=SIZE, center=Argument((0.5, 0.75), (*BOUNDS, (0.5, 1.5))), fill=BORDER["fill"],
+     mask_fill=BORDER["mask_fill"])
 POLICY = BETWEEN | BORDER
 case(A.rand_augment, num_ops=integer(3, 1), magnitude=Argument(5.0, (*REAL, -0.5, 31.0)),
      preset=Argument("google", ("keras", 1, None)), probability=closed_unit(0.25), **POLICY)
@@ -294,6 +299,8 @@ case(A.random_apply, {"aug": A.invert()}, aug=AUG, p=closed_unit(0.25))
 case(A.two_views, {"first": A.invert()}, first=AUG, second=Argument(A.random_rotation(5.0), ("invert", 3)))
 case(A.simclr_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)),
      strength=Argument(0.5, (*REAL, -0.5, 3.0)), blur=flag(False))
+case(A.byol_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)))
+case(A.three_augment, strength=nonnegative(0.5))
 # Precision.
 C = gx.precision
 ROUNDING = {"rounding": Argument("nearest", ("down", 1))}

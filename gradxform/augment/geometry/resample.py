@@ -29,6 +29,8 @@ FIXED = 22
 """Bits behind the point of the weights of 8-bit images, as Pillow has them."""
 POSITION_BITS = 16
 """Bits behind the point of positions of nearest pixels, as Pillow has them."""
+ROUNDING = 2.0**-17
+"""By so much at most weighted means of 1 are above it."""
 MOST_TAPS = 8
 """Up to so many pixels a weighted sum is spelled out; beyond, it is a product of matrices."""
 
@@ -177,8 +179,10 @@ def _weighted(image: Canvas, axis: int, centers: Any, scale: Any, shrink: float,
             planes = [plane + exact(missing[0] * fill)
                       for plane, fill in zip(planes, _fills(image, border), strict=True)]
         if image.packed:
-            planes = [(plane + (1 << (FIXED - 1))) >> FIXED for plane in planes]
-        return image.with_planes([within(plane, 0, image.top) for plane in planes])
+            planes = [within((plane + (1 << (FIXED - 1))) >> FIXED, 0, 255) for plane in planes]
+            return image.with_planes(planes)
+        # Floats may be any, and a mean is between them; but white stays white.
+        return image.with_planes([jnp.where((plane > 1) & (plane < 1 + ROUNDING), 1.0, plane) for plane in planes])
 
     return isolated(summed, image, index, weights, missing)
 

@@ -12,6 +12,7 @@ from jax import lax
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import Fill, check_fill, colors
 from gradxform.augment.geometry.crop import bounds
+from gradxform.augment.photometry.noise import normal
 from gradxform.augment.pixels.canvas import Planes
 from gradxform.augment.stage import Pixelwise, Shape, Stage, any_number, few
 from gradxform.core import arrays, checks
@@ -19,6 +20,7 @@ from gradxform.core.types import Scalar
 
 TRIES = 10
 """How often a rectangle is drawn before the image is left as it is."""
+NOISES = ("random", "normal")
 
 
 @augmentation
@@ -72,15 +74,17 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
       p: for which share of the images, in [0, 1].
       scale: bounds of the rectangle's share of the area of the image, in [0, 1].
       ratio: bounds of its height over its width, > 0.
-      fill: what is put there: from 0, black, to 1, or one for each channel, or ``"random"`` for noise, uniform in the
-        range of the image.
+      fill: what is put there: from 0, black, to 1, or one for each channel; or ``"random"`` for noise, uniform in the
+        range of the image; or ``"normal"`` for standard normal noise, behind ``normalize`` (timm's ``"pixel"``), which
+        takes float images only.
 
     Returns:
       The augmentation.
 
     Raises:
       TypeError: an argument is of the wrong type.
-      ValueError: a number is out of range, or (when called) there are not as many fills as channels.
+      ValueError: a number is out of range, or (when called) there are not as many fills as channels or normal noise
+        is asked for in 8-bit images.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -92,7 +96,7 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
     least, most = bounds("scale", scale, at_least=0, at_most=1)
     flattest, steepest = bounds("ratio", ratio, above=0)
     if isinstance(fill, str):
-        checks.choice("fill", fill, ("random",))
+        checks.choice("fill", fill, NOISES)
     else:
         check_fill(fill)
 
@@ -116,9 +120,11 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
         if not isinstance(fill, str):
             return erased(planes, params, fill)
         # Noise is dear, and the image is left as it is more often than not.
-        return lax.cond(params["height"] > 0, lambda: _erased_by_noise(planes, params), lambda: planes)
+        return lax.cond(params["height"] > 0, lambda: _erased_by_noise(planes, params, fill), lambda: planes)
 
-    return Pixelwise(draw, kernel, few(1) if isinstance(fill, str) else any_number)
+    noisy = isinstance(fill, str)
+    return Pixelwise(draw, kernel, few(1) if noisy else any_number, needs_unit=noisy and fill == "random",
+                     leaves_unit=noisy and fill == "normal")
 
 
 def erased(planes: Planes, box: dict[str, Any], fill: Fill) -> Planes:
@@ -128,10 +134,14 @@ def erased(planes: Planes, box: dict[str, Any], fill: Fill) -> Planes:
             for color, plane in zip(colors(fill, len(planes), planes[0].dtype == jnp.int32), planes, strict=True)]
 
 
-def _erased_by_noise(planes: Planes, params: Any) -> Planes:
+def _erased_by_noise(planes: Planes, params: Any, fill: str) -> Planes:
     inside, key = _inside(planes[0], params), jax.random.key(params["seed"])
     shape = (len(planes), *planes[0].shape)
-    if planes[0].dtype == jnp.int32:
+    if fill == "normal":
+        if planes[0].dtype == jnp.int32:
+            raise ValueError("fill: expected float images for 'normal', as normalize makes them, got 8-bit ones")
+        noise = normal(params["seed"], planes)
+    elif planes[0].dtype == jnp.int32:
         noise = jax.random.bits(key, shape, jnp.uint8).astype(jnp.int32)
     else:
         noise = jax.random.uniform(key, shape, jnp.float32)

@@ -79,6 +79,7 @@ class Jitter(Stage):
 
     ranges: tuple[_Range, ...]
     active: tuple[int, ...]
+    needs_unit = True
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The strength of each change, and which one comes first, second and so on."""
@@ -146,15 +147,17 @@ def random_brightness(amount: Strength) -> Stage:
 def random_contrast(amount: Strength) -> Stage:
     """The distance of every value from the mean gray of its image times a random factor.
 
+    The gray of an image of neither 1 nor 3 channels is the mean of its channels.
+
     Args:
       amount: a number v >= 0 for a factor uniform in [max(0, 1 - v), 1 + v], or the bounds of the factor, >= 0.
 
     Returns:
-      The augmentation; it takes images of 1 or 3 channels.
+      The augmentation; it takes images of any number of channels.
 
     Raises:
       TypeError: ``amount`` is neither a number nor a pair of numbers.
-      ValueError: a number is out of range, or (when called) the image has another number of channels.
+      ValueError: a number is out of range.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -247,7 +250,7 @@ def random_grayscale(p: Scalar = 0.1) -> Stage:
 
 def _one(which: int, allowed: _Range) -> Stage:
     return Pixelwise(lambda key, shape: {"strength": _between(jax.random.uniform(key, (), jnp.float32), allowed)},
-                     lambda params, planes: _KERNELS[which](planes, params["strength"]))
+                     lambda params, planes: _KERNELS[which](planes, params["strength"]), needs_unit=True)
 
 
 def _factors(name: str, strength: Strength) -> _Range:

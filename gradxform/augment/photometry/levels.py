@@ -1,8 +1,9 @@
-"""Changes of tone and sharpness, the blur, and the normalization that comes last."""
+"""Changes of tone and sharpness, and the blur."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.crop import bounds
+from gradxform.augment.photometry.number import Number, OneOrBounds
 from gradxform.augment.pixels import filters, histogram, tone
 from gradxform.augment.pixels.canvas import Planes
 from gradxform.augment.stage import Images, Pixelwise, Shape, Stage, any_number, few
@@ -21,7 +23,7 @@ REACH = 4.0
 
 
 @augmentation
-def gaussian_blur(sigma: Scalar | tuple[Scalar, Scalar] = (0.1, 2.0), kernel_size: int | None = None) -> Stage:
+def gaussian_blur(sigma: OneOrBounds = (0.1, 2.0), kernel_size: int | None = None) -> Stage:
     """The image convolved with a Gaussian; beyond its rim the image is mirrored, as in torchvision.
 
     This is the Gaussian itself; Pillow's ``GaussianBlur`` puts box blurs in its place. 8-bit images are rounded once.
@@ -45,34 +47,28 @@ def gaussian_blur(sigma: Scalar | tuple[Scalar, Scalar] = (0.1, 2.0), kernel_siz
       >>> [round(float(value), 2) for value in blurred[0, :, 0]]
       [0.0, 0.11, 0.79, 0.11, 0.0]
     """
-    pair = isinstance(sigma, (tuple, list))
-    low, high = bounds("sigma", sigma if pair else (sigma, sigma), at_least=0)
-    radius = _radius(kernel_size, high)
-
-    def draw(key: jax.Array, shape: Shape) -> Any:
-        return {"sigma": jnp.asarray(low, jnp.float32) + jnp.asarray(high - low, jnp.float32)
-                * jax.random.uniform(key, (), jnp.float32)} if pair else {}
-
-    return Pixelwise(draw, lambda params, planes: filters.gaussian_blur(planes, params.get("sigma", low), radius),
-                     few(1 << 18))
+    number = Number.of("sigma", sigma, at_least=0)
+    radius = _radius(kernel_size, number.high)
+    return _of_number(number, lambda planes, sigma: filters.gaussian_blur(planes, sigma, radius), few(1 << 18))
 
 
 @augmentation
-def sharpness(factor: Scalar) -> Stage:
+def sharpness(factor: OneOrBounds) -> Stage:
     """The distance of every value from its smoothed image times a factor.
 
     As Pillow's ``ImageEnhance.Sharpness``, to the bit for 8-bit images: the smoothing weighs a pixel 5 and each of
     its eight neighbours 1, and the pixels of the rim stay as they are.
 
     Args:
-      factor: 0 for the smoothed image, 1 for the image as it is, 2 for twice the distance; >= 0.
+      factor: 0 for the smoothed image, 1 for the image as it is, 2 for twice the distance; >= 0. Or its bounds, and
+        then each image has its own.
 
     Returns:
       The augmentation.
 
     Raises:
-      TypeError: ``factor`` is no number.
-      ValueError: ``factor`` is negative.
+      TypeError: ``factor`` is neither a number nor a pair of numbers.
+      ValueError: a number is negative, or the bounds are in the wrong order.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -80,8 +76,7 @@ def sharpness(factor: Scalar) -> Stage:
       >>> gx.augment.sharpness(0.0)(jax.random.key(0), image)[1, 1, 0]
       Array(50, dtype=uint8)
     """
-    checks.real("factor", factor, at_least=0)
-    return _fixed(lambda planes: filters.sharpness(planes, factor))
+    return _of_number(Number.of("factor", factor, at_least=0), filters.sharpness)
 
 
 @augmentation
@@ -137,97 +132,102 @@ def invert() -> Stage:
 
 
 @augmentation
-def posterize(bits: int | jax.Array) -> Stage:
+def posterize(bits: int | jax.Array | tuple[int | jax.Array, int | jax.Array]) -> Stage:
     """The highest bits of each level; the others become 0.
 
     As Pillow's ``ImageOps.posterize``; a float image is taken 255 times, and gives what its 8-bit image does.
 
     Args:
-      bits: how many bits stay, 0 (a black image) to 8 (the image as it is).
+      bits: how many bits stay, 0 (a black image) to 8 (the image as it is). Or the least and the most of them, and then
+        each image has its own number, all with the same probability.
 
     Returns:
       The augmentation.
 
     Raises:
-      TypeError: ``bits`` is no integer.
-      ValueError: ``bits`` is out of range.
+      TypeError: ``bits`` is neither an integer nor a pair of integers.
+      ValueError: a number is out of range, or the bounds are in the wrong order.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
       >>> gx.augment.posterize(2)(jax.random.key(0), jnp.array([[[0, 100, 255]]], jnp.uint8))
       Array([[[  0,  64, 192]]], dtype=uint8)
     """
-    checks.integer("bits", bits, at_least=0, at_most=8)
-    return _fixed(lambda planes: tone.posterize(planes, bits))
+    if not isinstance(bits, (tuple, list)):
+        checks.integer("bits", bits, at_least=0, at_most=8)
+        return _fixed(lambda planes: tone.posterize(planes, bits))
+    least, most = bounds("bits", bits, at_least=0, at_most=8)
+    for one in (least, most):
+        checks.integer("bits", one)
+    return Pixelwise(lambda key, shape: {"bits": jax.random.randint(key, (), least, most + 1, jnp.int32)},
+                     lambda params, planes: tone.posterize(planes, params["bits"]), needs_unit=True)
 
 
 @augmentation
-def solarize(threshold: Scalar) -> Stage:
+def solarize(threshold: OneOrBounds) -> Stage:
     """The levels from a threshold on inverted.
 
     As Pillow's ``ImageOps.solarize``; a float image is compared 255 times, and gives what its 8-bit image does.
 
     Args:
-      threshold: a level, 0 (all are inverted) to 256 (none is), for float images too.
+      threshold: a level, 0 (all are inverted) to 256 (none is), for float images too. Or its bounds, and then each
+        image has its own.
 
     Returns:
       The augmentation.
 
     Raises:
-      TypeError: ``threshold`` is no number.
-      ValueError: ``threshold`` is out of range.
+      TypeError: ``threshold`` is neither a number nor a pair of numbers.
+      ValueError: a number is out of range, or the bounds are in the wrong order.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
       >>> gx.augment.solarize(128)(jax.random.key(0), jnp.array([[[0, 100, 255]]], jnp.uint8))
       Array([[[  0, 100,   0]]], dtype=uint8)
     """
-    checks.real("threshold", threshold, at_least=0, at_most=256)
-    return _fixed(lambda planes: tone.solarize(planes, threshold))
+    return _of_number(Number.of("threshold", threshold, at_least=0, at_most=256), tone.solarize)
 
 
 @augmentation
-def normalize(mean: Scalar | tuple[Scalar, ...], std: Scalar | tuple[Scalar, ...]) -> Stage:
-    """``(image - mean) / std``, the image taken in [0, 1]; the last step, since its result is not in [0, 1] any more.
+def random_gamma(gamma: OneOrBounds = (0.8, 1.25)) -> Stage:
+    """Every value to a random power: above 1 shadows become darker, below 1 brighter; black and white stay.
+
+    8-bit levels are taken 255 times, as torchvision's ``adjust_gamma`` takes them: ``int(255.999 (i / 255) ** gamma)``
+    for each level i. Where that is within 0.001 of a whole number, rounding in float32 may make it the next one.
 
     Args:
-      mean: of all channels, or one for each, on the scale of [0, 1].
-      std: the standard deviation of all channels, or one for each, on the scale of [0, 1], > 0.
+      gamma: the bounds of the power, > 0, between which its logarithm is uniform and each image has its own; or one
+        power for all images.
 
     Returns:
-      The augmentation; it gives float32 for uint8, and the dtype of a float image.
+      The augmentation.
 
     Raises:
-      TypeError: an argument is neither a number nor a tuple of numbers.
-      ValueError: a deviation is not above 0, or (when called) there are not as many numbers as channels.
+      TypeError: ``gamma`` is neither a number nor a pair of numbers.
+      ValueError: a number is not above 0, or the bounds are in the wrong order.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
-      >>> aug = gx.augment.normalize(mean=(0.5, 0.0, 0.0), std=0.5)
-      >>> aug(jax.random.key(0), jnp.array([[[0, 0, 255]]], jnp.uint8))
-      Array([[[-1.,  0.,  2.]]], dtype=float32)
+      >>> gx.augment.random_gamma(2.0)(jax.random.key(0), jnp.array([[[0, 100, 255]]], jnp.uint8))
+      Array([[[  0,  39, 255]]], dtype=uint8)
     """
-    for number in mean if isinstance(mean, (tuple, list)) else (mean,):
-        checks.real("mean", number)
-    for number in std if isinstance(std, (tuple, list)) else (std,):
-        checks.real("std", number, above=0)
-
-    def kernel(planes: Planes) -> Planes:
-        means, deviations = _each("mean", mean, len(planes)), _each("std", std, len(planes))
-        values = [plane.astype(jnp.float32) / 255 if plane.dtype == jnp.int32 else plane for plane in planes]
-        return [(value - m) / s for value, m, s in zip(values, means, deviations, strict=True)]
-
-    return _fixed(kernel)
+    return _of_number(Number.of("gamma", gamma, above=0, logarithmic=True), tone.gamma)
 
 
-def _fixed(kernel: Any, at_a_time: Images = any_number, dear: bool = False) -> Stage:
+def _fixed(kernel: Callable[[Planes], Planes], at_a_time: Images = any_number, dear: bool = False) -> Stage:
     """A stage without parameters."""
-    return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), at_a_time, dear)
+    return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), at_a_time, dear, needs_unit=True)
 
 
 def _measured(shape: Shape, dtype: Any) -> int | None:
     """Where the levels of an image are measured: few images of 8 bits, and of floats all of a batch."""
     return few(1 << 16)(shape, dtype) if dtype == jnp.uint8 else None
+
+
+def _of_number(number: Number, kernel: Callable[[Planes, Scalar], Planes], at_a_time: Images = any_number) -> Stage:
+    """A stage whose kernel takes a number."""
+    return Pixelwise(lambda key, shape: number.draw(key), lambda params, planes: kernel(planes, number.among(params)),
+                     at_a_time, needs_unit=True)
 
 
 def _radius(kernel_size: int | None, largest: Scalar) -> int:
@@ -240,10 +240,3 @@ def _radius(kernel_size: int | None, largest: Scalar) -> int:
     if size % 2 == 0:
         raise ValueError(f"kernel_size: expected an odd number, got {size}")
     return size // 2
-
-
-def _each(name: str, numbers: Scalar | tuple[Scalar, ...], channels: int) -> list[jax.Array]:
-    each = list(numbers) if isinstance(numbers, (tuple, list)) else [numbers] * channels
-    if len(each) != channels:
-        raise ValueError(f"{name}: expected a number or one for each of the {channels} channels, got {len(each)}")
-    return [jnp.asarray(one, jnp.float32) for one in each]

@@ -12,6 +12,9 @@ from gradxform.augment.pixels.arithmetic import exact, quotient, whole, within
 from gradxform.augment.pixels.canvas import Planes
 from gradxform.core.types import Scalar
 
+COLORS = (1, 3)
+"""Channels of images whose colours are known: gray, and red, green and blue."""
+
 
 def is_8_bit(planes: Planes) -> bool:
     """Whether the channels are integers in 0..255 (else floats in [0, 1])."""
@@ -24,7 +27,7 @@ def check_channels(channels: int) -> None:
     Raises:
       ValueError: for another number of channels.
     """
-    if channels not in (1, 3):
+    if channels not in COLORS:
         raise ValueError(f"image: expected 1 channel (gray) or 3 (red, green, blue) for a change of colours, "
                          f"got {channels}")
 
@@ -61,8 +64,11 @@ def brightness(planes: Planes, factor: Scalar) -> Planes:
 
 
 def contrast(planes: Planes, factor: Scalar) -> Planes:
-    """Away from the mean gray of the image, or toward it; the mean is rounded to a level for 8 bits."""
-    gray = luma(planes)
+    """Away from the mean gray of the image, or toward it; the mean is rounded to a level for 8 bits.
+
+    Of neither gray nor three colours it is the mean of all channels.
+    """
+    gray = luma(planes) if len(planes) in COLORS else jnp.concatenate(planes)
     mean = _rounded_mean(gray) if is_8_bit(planes) else jnp.mean(gray)
     return [blend(mean, plane, factor) for plane in planes]
 

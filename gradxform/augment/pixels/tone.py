@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.pixels.arithmetic import within
+from gradxform.augment.pixels.arithmetic import whole, within
 from gradxform.augment.pixels.canvas import Planes
 from gradxform.core.types import Scalar
 
@@ -74,6 +74,26 @@ def solarize_add(planes: Planes, addition: Scalar, threshold: Scalar = 128) -> P
         return within(plane + jnp.asarray(addition, jnp.float32) / 255, 0.0, 1.0)
 
     return [jnp.where(_below(plane, threshold), raised(plane), plane) for plane in planes]
+
+
+def gamma(planes: Planes, power: Scalar) -> Planes:
+    """Every value to a power, ``int(255.999 (i / 255) ** power)`` of the levels of 8 bits.
+
+    Args:
+      planes: the channels.
+      power: above 0.
+
+    Returns:
+      The channels.
+    """
+    power = jnp.asarray(power, jnp.float32)
+
+    def raised(x: jax.Array) -> jax.Array:
+        # By logarithms, which are vectorized; black has none.
+        return jnp.where(x > 0, jnp.exp(power * jnp.log(jnp.where(x > 0, x, 1.0))), 0.0)
+
+    return [whole(255.999 * raised(plane.astype(jnp.float32) / 255)) if plane.dtype == jnp.int32 else raised(plane)
+            for plane in planes]
 
 
 def _below(plane: jax.Array, threshold: Scalar) -> jax.Array:

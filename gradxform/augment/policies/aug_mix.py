@@ -77,6 +77,7 @@ class AugMix(Stage):
     border: Border
     interpolation: str
     dear = chooses = True
+    needs_unit = True
 
     def images(self, shape: Shape, dtype: Any) -> int | None:
         """One, which goes through its own operations."""

@@ -41,6 +41,7 @@ class Policy(Stage):
     border: Border
     interpolation: str
     dear = chooses = True
+    needs_unit = True
 
     def images(self, shape: Shape, dtype: Any) -> int | None:
         """One, which goes through its own operations."""

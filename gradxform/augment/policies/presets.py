@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from gradxform.augment.stage import Shape
 
+SCALED_FROM = 224
+"""The size of the images that Google's numbers in pixels are for."""
 Amount = Callable[[jax.Array, Shape], jax.Array]
 """From a level to the number of an operation, for images of a shape."""
 
@@ -70,6 +72,15 @@ def whole(most: float, start: int = 0, sign: int = 1) -> Amount:
     return lambda level, shape: start + sign * jnp.floor(_nudged(most * level))
 
 
+def pixels(most: float, axis: int | None = None, rounded: bool = False) -> Amount:
+    """``most`` times the level in pixels; of images of 224, in proportion, where an axis of the size is named."""
+    def amount(level: jax.Array, shape: Shape) -> jax.Array:
+        number = most * level if axis is None else most * level * shape[axis] / SCALED_FROM
+        return jnp.floor(_nudged(number)) if rounded else number
+
+    return amount
+
+
 def share(most: float, axis: int, rounded: bool) -> Amount:
     """``most`` times the level of the height or the width in pixels, whole pixels if ``rounded``."""
     return lambda level, shape: (jnp.floor(_nudged(most * level * shape[axis])) if rounded
@@ -103,6 +114,28 @@ def _torchvision(shear: float, translate: tuple[Amount, Amount], rotate: float, 
 
 _ENHANCED = ("color", "contrast", "brightness", "sharpness")
 
+
+def google(scaled: bool) -> Preset:
+    """The 16 of Google's code for TPUs and of big_vision.
+
+    Args:
+      scaled: whether shifts and the cutout, up to 100 and 80 pixels, are in proportion to height and width, as they are
+        for images of 224; as published they are pixels, which leave little of small images.
+
+    Returns:
+      The preset.
+    """
+    down, across = (0, 1) if scaled else (None, None)
+    return Preset(
+        (Entry("auto_contrast"), Entry("equalize"), Entry("invert"), Entry("rotate", linear(30.0), 0.0),
+         Entry("posterize", whole(4.0)), Entry("solarize", whole(256.0)), Entry("solarize_add", whole(110.0)),
+         *(Entry(name, lambda level, shape: 1.8 * level + 0.1) for name in _ENHANCED),
+         *_both("shear", linear(0.3), linear(0.3)),
+         *_both("translate", pixels(100.0, across), pixels(100.0, down)),
+         Entry("cutout", pixels(40.0, down, rounded=True))),
+        10.0, fill=0.5)
+
+
 RAND_AUGMENT: dict[str, Preset] = {
     # The 14 of torchvision's RandAugment, on 31 bins.
     "torchvision": Preset(
@@ -116,15 +149,7 @@ RAND_AUGMENT: dict[str, Preset] = {
          *_both("shear", linear(0.3), linear(0.3)),
          *_both("translate", share(0.45, 1, False), share(0.45, 0, False))),
         10.0, spread=0.5, probability=0.5, interpolation="bilinear", fill=0.5),
-    # The 16 of Google's code for TPUs and of big_vision.
-    "google": Preset(
-        (Entry("auto_contrast"), Entry("equalize"), Entry("invert"), Entry("rotate", linear(30.0), 0.0),
-         Entry("posterize", whole(4.0)), Entry("solarize", whole(256.0)), Entry("solarize_add", whole(110.0)),
-         *(Entry(name, lambda level, shape: 1.8 * level + 0.1) for name in _ENHANCED),
-         *_both("shear", linear(0.3), linear(0.3)),
-         *_both("translate", linear(100.0), linear(100.0)),
-         Entry("cutout", whole(40.0))),
-        10.0, fill=0.5),
+    "google": google(scaled=False),
 }
 
 TRIVIAL_AUGMENT = Preset(_torchvision(0.99, (whole(32.0), whole(32.0)), 135.0, 0.99, 6.0), 30.0)
