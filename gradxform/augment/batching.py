@@ -38,7 +38,7 @@ def apply_batch(stage: Stage, params: Any, targets: Targets, strategy: str) -> A
     def apply(params: Any, targets: Targets) -> Any:
         if targets["image"].dtype == jnp.uint8 and not stage.whole_pixels:
             # In a loop of its own, for with what leads to the image it would not be vectorized.
-            targets = targets | {"image": isolated(Canvas.of, targets["image"])}
+            targets = targets | {"image": isolated(Canvas.of, targets["image"], targets.get("size"))}
         return closed(stage.apply(params, opened(stage, targets)))
 
     if strategy in ("vmap", "sort") or not stage.branches:

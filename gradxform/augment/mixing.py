@@ -169,6 +169,7 @@ class Mixing(Stage):
     label_smoothing: Any
     num_classes: int | None
     whole_batch = True
+    unit = False
     # All channels are treated alike, so that images can be taken as they are.
     whole_pixels = True
 
@@ -300,7 +301,10 @@ def _beta(key: jax.Array, alpha: Scalar, shape: tuple[int, ...]) -> jax.Array:
     return jnp.where(a == b, 0.5, jax.nn.sigmoid(a - b))
 
 
-def _check_batch(shape: tuple[int, ...]) -> None:
+def _check_batch(shape: tuple[Any, ...]) -> None:
+    if isinstance(shape[1], jax.Array):
+        raise ValueError("size: expected none where images are mixed, which takes images of one size; crop or resize "
+                         "them to one first")
     if len(shape) != 4 or shape[0] < 2:
         raise ValueError(f"image: expected a batch (B, H, W, C) of at least two, since its images are mixed, got shape "
                          f"{shape}")

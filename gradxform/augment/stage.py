@@ -14,7 +14,8 @@ from gradxform.augment.pixels.canvas import Canvas, Planes
 Shape = tuple[int, int, int]
 """Height, width and channels of an image."""
 Targets = dict[str, Any]
-"""What there is of an image, by name: its canvas as ``image``, and ``mask``, ``boxes``, ``keypoints``, ``label``."""
+"""What there is of an image, by name: its canvas as ``image``, and ``mask``, ``boxes`` and their ``visibility``,
+``keypoints``, ``label``; ``size`` (2,), its true height and width, as long as its arrays are padded."""
 
 
 class Stage:
@@ -23,7 +24,8 @@ class Stage:
     ``sample`` and ``apply`` are of one image. ``branches`` tells whether the work on an image depends on its
     parameters or goes through memory in an order that does; then a processor does better with a few images at a time.
     ``whole_batch`` tells whether images of a batch mix; then both are of a whole batch. ``views`` tells whether there
-    are several results, and ``whole_pixels`` whether it works on (H, W, C) as they are, without a canvas.
+    are several results, and ``whole_pixels`` whether it works on (H, W, C) as they are, without a canvas. ``unit``
+    tells whether it takes floats in [0, 1] alone, as a change of colours does.
 
     Example:
       >>> import gradxform as gx
@@ -35,6 +37,7 @@ class Stage:
     whole_batch: bool = False
     views: bool = False
     whole_pixels: bool = False
+    unit: bool = True
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of one image of a shape: a tree of small arrays."""
@@ -59,7 +62,9 @@ class Stage:
     def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
         """The parameters of a batch of images, each with a key of its own that the others do not change."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0], dtype=jnp.uint32))
-        return jax.vmap(lambda key: self.sample(key, (shape[1], shape[2], shape[3])))(keys)
+        # True sizes (B,) are each image's own.
+        sizes = shape[1:3] if isinstance(shape[1], jax.Array) else ()
+        return jax.vmap(lambda key, *size: self.sample(key, (*(size or shape[1:3]), shape[3])))(keys, *sizes)
 
     def apply_mixed(self, params: Any, targets: Targets, strategy: str) -> Any:
         """The targets of a batch, where the stage works on whole batches."""
@@ -84,7 +89,9 @@ def fewest(stages: Iterable[tuple[Stage, Shape]], dtype: Any) -> int:
 def opened(stage: Stage, targets: Targets) -> Targets:
     """The targets as a stage takes them, with a canvas for the image unless it works on whole pixels."""
     image = targets["image"]
-    return targets if stage.whole_pixels or isinstance(image, Canvas) else targets | {"image": Canvas.of(image)}
+    if stage.whole_pixels or isinstance(image, Canvas):
+        return targets
+    return targets | {"image": Canvas.of(image, targets.get("size"))}
 
 
 def closed(result: Any) -> Any:
