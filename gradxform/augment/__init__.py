@@ -10,6 +10,7 @@ from gradxform.augment.geometry.affine import (
 )
 from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop, resize
 from gradxform.augment.geometry.elastic import elastic_deformation
+from gradxform.augment.geometry.slivers import drop_slivers
 from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
 from gradxform.augment.photometry.erase import cutout, random_erasing
 from gradxform.augment.photometry.jitter import (
@@ -47,6 +48,7 @@ __all__ = [
     "color_jitter",
     "cutmix",
     "cutout",
+    "drop_slivers",
     "elastic_deformation",
     "equalize",
     "gaussian_blur",
