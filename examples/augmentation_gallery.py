@@ -46,6 +46,7 @@ MOVING = {
     "elastic_deformation": A.elastic_deformation(120.0, 6.0, border="reflect"),
     "chain, as one resampling": A.chain(A.random_resized_crop(SIZE, scale=(0.5, 1.0)), A.random_flip_left_right(),
                                         A.random_rotation(15), A.elastic_deformation(60.0, 6.0)),
+    "drop_slivers": A.chain(A.random_crop(WINDOW), A.drop_slivers(0.8)),
     "rand_augment, torchvision": A.rand_augment(2, 15),
     "rand_augment, timm": A.rand_augment(2, 9, "timm"),
     "rand_augment, google": A.rand_augment(2, 9, "google"),

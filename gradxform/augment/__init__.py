@@ -10,6 +10,7 @@ from gradxform.augment.geometry.affine import (
 )
 from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop, resize
 from gradxform.augment.geometry.elastic import elastic_deformation
+from gradxform.augment.geometry.slivers import drop_slivers
 from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
 from gradxform.augment.mosaic import mosaic
 from gradxform.augment.photometry.channels import channel_shuffle
@@ -56,6 +57,7 @@ __all__ = [
     "color_jitter",
     "cutmix",
     "cutout",
+    "drop_slivers",
     "elastic_deformation",
     "equalize",
     "gaussian_blur",

@@ -12,8 +12,9 @@ import numpy as np
 
 from gradxform.augment import targets as forms
 from gradxform.augment.batching import BATCHINGS, apply_batch
+from gradxform.augment.drawn import Drawn, fitting
 from gradxform.augment.sequence import Built, Mixed, Sequence
-from gradxform.augment.stage import Mix, Stage, closed
+from gradxform.augment.stage import Mix, Shape, Stage, closed
 from gradxform.core import checks
 from gradxform.core.arrays import one_key
 from gradxform.core.pytree import register
@@ -29,9 +30,16 @@ class Augmentation(Value):
     It is made by a factory in ``gradxform.augment``. ``aug(key, images)`` draws parameters and applies them;
     ``aug.sample`` and ``aug.apply`` do one of the two, so that parameters can be kept and used again. Images are
     (H, W, C) or (B, H, W, C), of uint8 or of floats in [0, 1]; in a batch each has parameters of its own, which do not
-    depend on the others. A dict may hold, besides ``image``: ``mask`` (H, W) or (H, W, K), ``boxes`` (N, 4) as
-    x1, y1, x2, y2, ``keypoints`` (N, 2) as x, y, and ``label``, each with the batch in front. Positions are in
-    pixels from the top-left corner of the image.
+    depend on the others. Where pixels only move, floats may have any range.
+
+    A dict may hold, besides ``image``, each with the batch in front: ``mask`` (H, W) or (H, W, K); ``boxes`` (N, 4) as
+    x1, y1, x2, y2, of which those out of sight become zeros; ``visibility`` (N,), the share of each box that is in
+    sight, ones to begin with; ``keypoints`` (..., N, 2) as x, y, or with more columns, which stay; ``label``. Positions
+    are in pixels from the top-left corner of the image. Any other field passes untouched.
+
+    With ``size`` (2,), height and width of the true image in the top-left corner of a padded array, images of several
+    sizes go through one program: each as it would by itself, with zeros beyond its true size. The result's ``size`` is
+    the whole array's once a crop or ``resize`` has given it one.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -48,7 +56,7 @@ class Augmentation(Value):
             raise TypeError(f"{self.name}: expected a factory of augmentations to return a Stage, got {stage!r}")
         return stage
 
-    def __call__(self, key: jax.Array, inputs: Any, *, batching: str = "auto") -> Any:
+    def __call__(self, key: jax.Array, inputs: Any, *, batching: str = "auto", boxes: str = "xyxy") -> Any:
         """The augmented inputs.
 
         Args:
@@ -58,6 +66,9 @@ class Augmentation(Value):
             ``"vmap"``, all at once with every branch for each; ``"auto"`` is what suits the platform. All give the
             same. On a mesh of devices each goes through its own images: over the axes that an Explicit mesh divides
             them by; over all axes of an Auto mesh that their number is a multiple of.
+          boxes: the format of boxes, before and after: two corners, ``"xyxy"`` or ``"yxyx"``, the first corner and the
+            size, ``"xywh"``, or the middle and the size, ``"cxcywh"``, in pixels; with ``"rel_"`` ahead, as in YOLO's
+            ``"rel_cxcywh"``, in shares of width and height.
 
         Returns:
           The same form as ``inputs``, in the same dtypes; boxes and keypoints in float32.
@@ -67,33 +78,38 @@ class Augmentation(Value):
           ValueError: a shape or a number is out of range.
         """
         checks.choice("batching", batching, BATCHINGS)
-        forms.check(inputs)
-        return self._call(_augment, _keys(key), inputs, batching)
+        given = forms.Given.of(inputs, boxes, self.stage)
+        return given.back(self._call(_augment, _keys(key), given.arrays, batching))
 
-    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    def sample(self, key: jax.Array, shape: tuple[int, ...], *, size: Any = None) -> Any:
         """The parameters of an image, or of each image of a batch.
 
         Args:
           key: a key from ``jax.random.key`` or ``jax.random.PRNGKey``, or (B,) of them, one for each image.
           shape: (H, W, C) or (B, H, W, C).
+          size: true heights and widths, (2,) or (B, 2), where images are padded to the shape.
 
         Returns:
-          A tree of small arrays, with the batch in front.
+          A tree of small arrays, with the batch in front, that knows the height and the width of the shape.
 
         Raises:
           TypeError: the key is no key.
           ValueError: images of this shape cannot be augmented so.
         """
-        return self._call(_sample, _keys(key), tuple(forms.shape_of(shape)))
+        shape = forms.shape_of(shape)
+        size = None if size is None else forms.sizes_of(size, shape)
+        return Drawn(self._call(_sample, _keys(key), size, shape), (shape[-3], shape[-2], shape[-1]))
 
-    def apply(self, params: Any, inputs: Any, *, batching: str = "auto") -> Any:
+    def apply(self, params: Any, inputs: Any, *, batching: str = "auto", boxes: str = "xyxy") -> Any:
         """The inputs as given parameters make them.
 
         Args:
           params: what ``sample`` gave for the shape of the images; or for that of one image, and then they are used
-            for each image of a batch, as for the frames of a video.
+            for each image of a batch, as for the frames of a video. Those that do not depend on the size are for
+            images of any.
           inputs: as for a call.
           batching: as for a call.
+          boxes: as for a call.
 
         Returns:
           The same form as ``inputs``, in the same dtypes.
@@ -103,8 +119,9 @@ class Augmentation(Value):
           ValueError: a shape or a number is out of range.
         """
         checks.choice("batching", batching, BATCHINGS)
-        forms.check(inputs)
-        return self._call(_apply, params, inputs, batching)
+        given = forms.Given.of(inputs, boxes, self.stage)
+        params = fitting(params, self.stage, given.arrays["image"].shape)
+        return given.back(self._call(_apply, params, given.arrays, batching))
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         # Plain numbers are constants of the compiled program; arrays, which may be traced, are its arguments.
@@ -136,13 +153,17 @@ def augmentation(function: Callable[P, Built]) -> Callable[P, Augmentation]:
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _augment(fixed: Any, arrays: Any, key: jax.Array, inputs: Any, batching: str) -> Any:
-    prepared = forms.prepared(inputs)
-    return _run(fixed, arrays, _draw(_stage(fixed, arrays), key, prepared.shape), prepared, batching)
+    stage, prepared = _stage(fixed, arrays), forms.prepared(inputs)
+    stage.out_shape(_one(prepared.shape))
+    return _run(fixed, arrays, _draw(stage, key, prepared.drawn_for), prepared, batching)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _sample(fixed: Any, arrays: Any, key: jax.Array, shape: tuple[int, ...]) -> Any:
-    return _draw(_stage(fixed, arrays), key, shape)
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _sample(fixed: Any, arrays: Any, key: jax.Array, size: Any, shape: tuple[int, ...]) -> Any:
+    stage = _stage(fixed, arrays)
+    stage.out_shape(_one(shape))
+    true = shape if size is None else (*shape[:-3], size[..., 0], size[..., 1], shape[-1])
+    return _draw(stage, key, true)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -174,8 +195,11 @@ def _stage(fixed: Any, arrays: Any) -> Built:
     return aug.stage
 
 
-def _draw(stage: Built, key: jax.Array, shape: tuple[int, ...]) -> Any:
-    stage.out_shape((shape[-3], shape[-2], shape[-1]))
+def _one(shape: tuple[Any, ...]) -> Shape:
+    return shape[-3], shape[-2], shape[-1]
+
+
+def _draw(stage: Built, key: jax.Array, shape: tuple[Any, ...]) -> Any:
     if key.ndim and (len(shape) == 3 or key.shape[0] != shape[0] or not isinstance(stage, Stage)):
         raise ValueError(f"key: expected one key, or one for each image of a batch that is not mixed, got keys of "
                          f"shape {key.shape} for images of shape {shape}")
@@ -183,7 +207,7 @@ def _draw(stage: Built, key: jax.Array, shape: tuple[int, ...]) -> Any:
         return stage.sample_each(key, shape) if key.ndim else stage.sample_batch(key, shape)  # type: ignore[union-attr]
     if not isinstance(stage, Stage):
         raise ValueError(f"image: expected a batch (B, H, W, C), since images of a batch are mixed, got shape {shape}")
-    return stage.sample(key, (shape[0], shape[1], shape[2]))
+    return stage.sample(key, _one(shape))
 
 
 def _run(fixed: Any, arrays: Any, params: Any, prepared: forms.Prepared, batching: str) -> Any:

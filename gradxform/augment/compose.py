@@ -56,7 +56,7 @@ class Choice(Stage):
     def out_shape(self, shape: Shape) -> Shape:
         """The shape that all of them make."""
         shapes = [stage.out_shape(shape) for stage in self.stages]
-        if len(set(shapes)) > 1:
+        if not all(_is_same(a, b) for shape in shapes for a, b in zip(shape, shapes[0], strict=True)):
             raise ValueError(f"image: expected all choices to give one shape, got {', '.join(map(str, shapes))} from "
                              f"{shape}")
         return shapes[0]
@@ -256,6 +256,11 @@ def _checked(name: str, aug: Any) -> Augmentation:
     if not isinstance(aug, Augmentation):
         raise TypeError(f"{name}: expected an augmentation, got {aug!r}")
     return aug
+
+
+def _is_same(side: Any, other: Any) -> bool:
+    """Whether two sides are known to be equal; those of images of several sizes are arrays."""
+    return side is other or (not isinstance(side, jax.Array) and not isinstance(other, jax.Array) and side == other)
 
 
 def _single(name: str, aug: Any) -> Stage:

@@ -307,14 +307,17 @@ def _beta(key: jax.Array, alpha: Scalar, shape: tuple[int, ...]) -> jax.Array:
     return jnp.where(a == b, 0.5, jax.nn.sigmoid(a - b))
 
 
-def check_batch(shape: tuple[int, ...]) -> None:
-    """Refuses a single image.
+def check_batch(shape: tuple[Any, ...]) -> None:
+    """Refuses a single image, and images of several sizes.
 
     Raises:
-      ValueError: for the shape of one.
+      ValueError: for the shape of one, or one that is not known before the program runs.
     """
     if len(shape) != 4:
         raise ValueError(f"image: expected a batch (B, H, W, C), since its images are mixed, got shape {shape}")
+    if isinstance(shape[1], jax.Array):
+        raise ValueError("size: expected none where images are mixed, which takes images of one size; crop or resize "
+                         "them to one first")
 
 
 def _flag(per_image: Any) -> bool:

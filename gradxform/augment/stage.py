@@ -19,8 +19,8 @@ from gradxform.core.isolate import isolated
 Shape = tuple[int, int, int]
 """Height, width and channels of an image."""
 Targets = dict[str, Any]
-"""What there is of an image, by name: the ``image``, an array (H, W, C) or a canvas, and ``mask``, ``boxes``,
-``keypoints``, ``label``."""
+"""What there is of an image, by name: the ``image``, an array (H, W, C) or a canvas, ``mask``, ``boxes`` and their
+``visibility``, ``keypoints``, ``label``; ``size`` (2,), its true height and width, as long as its arrays are padded."""
 Images: TypeAlias = Callable[[Shape, Any], int | None]
 """From the shape and the dtype of images to how many of them a processor does best with at a time; None for any."""
 
@@ -74,9 +74,11 @@ class Stage:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0], dtype=jnp.uint32))
         return self.sample_each(keys, shape)
 
-    def sample_each(self, keys: jax.Array, shape: tuple[int, ...]) -> Any:
+    def sample_each(self, keys: jax.Array, shape: tuple[Any, ...]) -> Any:
         """The parameters of a batch of images by their keys (B,)."""
-        return jax.vmap(lambda key: self.sample(key, (shape[1], shape[2], shape[3])))(keys)
+        # True sizes (B,) are each image's own.
+        sizes = shape[1:3] if isinstance(shape[1], jax.Array) else ()
+        return jax.vmap(lambda key, *size: self.sample(key, (*(size or shape[1:3]), shape[3])))(keys, *sizes)
 
 
 class Mix:
@@ -114,7 +116,8 @@ def canvas_of(targets: Targets) -> Canvas:
     if isinstance(image, Canvas):
         return image
     # In a loop of its own, for with what leads to the image it would not be vectorized.
-    return isolated(Canvas.of, image) if image.dtype == jnp.uint8 else Canvas.of(image)
+    size = targets.get("size")
+    return isolated(Canvas.of, image, size) if image.dtype == jnp.uint8 else Canvas.of(image, size)
 
 
 def closed(result: Any) -> Any:

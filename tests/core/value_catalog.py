@@ -254,8 +254,10 @@ case(A.center_crop, {"size": 16}, size=SIZE)
 case(A.resize, {"size": 16}, size=SIZE, **BETWEEN, antialias=flag(False))
 case(A.random_resized_crop, {"size": 16}, size=SIZE, scale=Argument((0.5, 0.75), (*BOUNDS, (0.0, 1.0), (0.5, 1.5))),
      ratio=Argument((0.5, 2.0), (*BOUNDS, (0.0, 1.0))), **BETWEEN, antialias=flag(False))
-case(A.random_flip_left_right, p=closed_unit(0.25))
-case(A.random_flip_up_down, p=closed_unit(0.25))
+JOINTS = Argument(((1, 2), (3, 4)), (3, (1, 2), ((1, 2, 3),), ((0.5, 1),), ((1, -2),), ((1, 2), (2, 3))))
+case(A.random_flip_left_right, p=closed_unit(0.25), joints=JOINTS)
+case(A.random_flip_up_down, p=closed_unit(0.25), joints=JOINTS)
+case(A.drop_slivers, visibility=closed_unit(0.25), side=nonnegative(2.0))
 case(A.random_rotation, {"max_degrees": 30.0}, max_degrees=nonnegative(15.0), **BETWEEN, **BORDER)
 case(A.random_affine, max_degrees=nonnegative(15.0), translate=PAIR, scale=Argument((0.5, 0.75), BOUNDS), shear=PAIR,
      **BETWEEN, **BORDER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
 from gradxform.augment.geometry.crop import bounds
-from gradxform.augment.geometry.placement import Affine
+from gradxform.augment.geometry.placement import Affine, as_float
 from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.pixels.arithmetic import exact
 from gradxform.augment.stage import Shape, Stage
@@ -19,18 +20,20 @@ from gradxform.core.types import Scalar
 
 
 @augmentation
-def random_flip_left_right(p: Scalar = 0.5) -> Stage:
+def random_flip_left_right(p: Scalar = 0.5, *, joints: tuple[tuple[int, int], ...] = ()) -> Stage:
     """The image mirrored, left to right, for some of the images.
 
     Args:
       p: for which share of them, in [0, 1].
+      joints: pairs of points that change places in a mirror image, as a left and a right shoulder do: numbers of rows
+        of ``keypoints``, as ``((5, 6), (7, 8))``.
 
     Returns:
       The augmentation.
 
     Raises:
-      TypeError: ``p`` is no number.
-      ValueError: ``p`` is out of range.
+      TypeError: an argument is of the wrong type.
+      ValueError: a number is out of range, or (when called) there are not as many points.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -38,22 +41,23 @@ def random_flip_left_right(p: Scalar = 0.5) -> Stage:
       >>> gx.augment.random_flip_left_right(1.0)(jax.random.key(0), image)[..., 0]
       Array([[2, 1, 0]], dtype=uint8)
     """
-    return _flip(p, 1)
+    return _flip(p, 1, joints)
 
 
 @augmentation
-def random_flip_up_down(p: Scalar = 0.5) -> Stage:
+def random_flip_up_down(p: Scalar = 0.5, *, joints: tuple[tuple[int, int], ...] = ()) -> Stage:
     """The image mirrored, top to bottom, for some of the images.
 
     Args:
       p: for which share of them, in [0, 1].
+      joints: pairs of points that change places in a mirror image, as in ``random_flip_left_right``.
 
     Returns:
       The augmentation.
 
     Raises:
-      TypeError: ``p`` is no number.
-      ValueError: ``p`` is out of range.
+      TypeError: an argument is of the wrong type.
+      ValueError: a number is out of range, or (when called) there are not as many points.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -61,7 +65,7 @@ def random_flip_up_down(p: Scalar = 0.5) -> Stage:
       >>> gx.augment.random_flip_up_down(1.0)(jax.random.key(0), image)[:, 0, 0]
       Array([2, 1, 0], dtype=uint8)
     """
-    return _flip(p, 0)
+    return _flip(p, 0, joints)
 
 
 @augmentation
@@ -180,17 +184,31 @@ def about_middle(shape: Shape, *, degrees: Any = 0.0, down: Any = 0.0, right: An
     return turned._replace(x0=middle_x - x, y0=middle_y - y)
 
 
-def _flip(p: Scalar, axis: int) -> Stage:
+def _flip(p: Scalar, axis: int, joints: tuple[tuple[int, int], ...]) -> Stage:
     checks.real("p", p, at_least=0, at_most=1)
+    pairs = _pairs(joints)
 
     def draw(key: jax.Array, shape: Shape) -> Any:
         return {"flip": jax.random.uniform(key) < p}
 
     def place(params: Any, shape: Shape) -> Affine:
-        sign, start = jnp.where(params["flip"], -1.0, 1.0), jnp.where(params["flip"], float(shape[axis]), 0.0)
+        sign, start = jnp.where(params["flip"], -1.0, 1.0), jnp.where(params["flip"], as_float(shape[axis]), 0.0)
         return Affine(1.0, 0.0, 0.0, 0.0, sign, start) if axis == 0 else Affine(sign, 0.0, start, 0.0, 1.0, 0.0)
 
-    return Resampling((Geometric(draw, place, "shift", mirrors=(axis == 0, axis == 1)),))
+    return Resampling((Geometric(draw, place, "shift", mirrors=(axis == 0, axis == 1), joints=pairs),))
+
+
+def _pairs(joints: Any) -> tuple[tuple[int, int], ...]:
+    """Pairs of points, each point in one of them."""
+    if not isinstance(joints, (tuple, list)) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2
+                                                        for pair in joints):
+        raise TypeError(f"joints: expected pairs of numbers of points, as ((5, 6), (7, 8)), got {joints!r}")
+    for one in itertools.chain(*joints):
+        checks.integer("joints", one, at_least=0)
+    numbers = [int(one) for one in itertools.chain(*joints)]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"joints: expected each point in one pair, got {joints!r}")
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _two(name: str, pair: Any, *, at_most: float | None = None, below: float | None = None) -> tuple[Scalar, Scalar]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.geometry.placement import Affine
+from gradxform.augment.geometry.placement import Affine, as_float
 from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.stage import Shape, Stage
 from gradxform.core import arrays, checks
@@ -88,7 +88,7 @@ def center_crop(size: int | tuple[int, int]) -> Stage:
     height, width = arrays.pair("size", size)
 
     def place(params: Any, shape: Shape) -> Affine:
-        return Affine(1.0, 0.0, float((shape[1] - width) // 2), 0.0, 1.0, float((shape[0] - height) // 2))
+        return Affine(1.0, 0.0, as_float((shape[1] - width) // 2), 0.0, 1.0, as_float((shape[0] - height) // 2))
 
     def result(shape: Shape) -> tuple[int, int]:
         _fitting((height, width), shape[:2], shape, "")
@@ -217,7 +217,8 @@ def _below(uniform: jax.Array, bound: jax.Array) -> jax.Array:
 
 
 def _fitting(window: tuple[int, int], room: tuple[int, ...], shape: Shape, how: str) -> None:
-    if window[0] > room[0] or window[1] > room[1]:
+    known = not any(isinstance(side, jax.Array) for side in room)
+    if known and (window[0] > room[0] or window[1] > room[1]):
         raise ValueError(f"size: expected a window that fits into images of {shape[:2]}{how}, got {window}")
 
 

@@ -6,6 +6,7 @@ centre at (j + 0.5, i + 0.5).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.augment.geometry.borders import inward, inward_position
 from gradxform.augment.pixels.arithmetic import exact, whole, within
 from gradxform.core.types import Scalar
 
@@ -84,8 +86,53 @@ class Displacement(NamedTuple):
         return lax.fori_loop(0, INVERSIONS, step, (x, y))
 
 
-Map = Affine | Displacement
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["size"], meta_fields=["mode", "nearest"])
+@dataclasses.dataclass(frozen=True)
+class Rim:
+    """From positions, beyond the rim too, to positions in a true image in the corner of a padded array.
+
+    Attributes:
+      size: the true height and width, (2,).
+      mode: what lies beyond the rim, one of ``borders.MODES``; a constant is beyond the array.
+      nearest: whether the nearest pixels are asked for, and not what lies between them.
+    """
+
+    size: jax.Array
+    mode: str
+    nearest: bool
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The source of positions."""
+        return self._along(x, self.size[1]), self._along(y, self.size[0])
+
+    def addends(self, x: jax.Array, y: jax.Array) -> Addends:
+        """What adds up to the source of positions."""
+        x, y = self(x, y)
+        return (x,), (y,)
+
+    def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The positions themselves: a point beyond the rim stays there."""
+        return x, y
+
+    def _along(self, position: jax.Array, size: jax.Array) -> jax.Array:
+        # What is within stays as it is, to the bit.
+        if self.nearest or self.mode == "constant":
+            beyond = (position < 0) | (position >= size)
+            found: Any = (-1.0 if self.mode == "constant" else
+                          inward(jnp.floor(position).astype(jnp.int32), size, self.mode) + 0.5)
+            position = jnp.where(beyond, found, position)
+            return position if self.nearest else jnp.minimum(position, size - 0.5)
+        beyond = (position < 0.5) | (position > size - 0.5)
+        return jnp.where(beyond, inward_position(position - 0.5, size, self.mode) + 0.5, position)
+
+
+Map = Affine | Displacement | Rim
 """From positions in the result of an operation to positions in its input."""
+
+
+def as_float(number: Any) -> Any:
+    """A whole number, known or traced, as a number of a map."""
+    return number.astype(jnp.float32) if isinstance(number, jax.Array) else float(number)
 
 
 def composed(maps: Sequence[Map]) -> list[Map]:
@@ -133,15 +180,25 @@ def sources(maps: Sequence[Map], height: int, width: int) -> tuple[jax.Array, ja
 
 
 def moved(maps: Sequence[Map], points: jax.Array) -> jax.Array:
-    """Points (..., 2) of the input as they lie in the result."""
+    """Points (..., 2 or more) of the input as they lie in the result; what stands behind x and y stays."""
     x, y = points[..., 0].astype(jnp.float32), points[..., 1].astype(jnp.float32)
     for one in maps:
         x, y = one.inverse(x, y)
-    return jnp.stack([x, y], -1)
+    return jnp.concatenate([jnp.stack([x, y], -1), points[..., 2:]], -1)
 
 
-def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: int, width: int) -> jax.Array:
-    """Boxes (N, 4) around what was in them, cut to a result of (height, width); four zeros where nothing is left."""
+def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: Any, width: Any) -> tuple[jax.Array, jax.Array]:
+    """Boxes around what was in them, cut to the result.
+
+    Args:
+      maps: from positions in the result to positions in the image.
+      boxes: (N, 4).
+      height: of the result.
+      width: of the result.
+
+    Returns:
+      The boxes (N, 4), four zeros where nothing is left, and the share (N,) of the area of each that is left.
+    """
     steps = 2 if all(isinstance(one, Affine) for one in maps) else 9
     t = jnp.linspace(0, 1, steps)
     zeros, ones = jnp.zeros_like(t), jnp.ones_like(t)
@@ -149,10 +206,16 @@ def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: int, width: int) 
     rim = jnp.stack([jnp.concatenate([t, t, zeros, ones]), jnp.concatenate([zeros, ones, t, t])], -1)
     low, high = boxes[:, None, :2].astype(jnp.float32), boxes[:, None, 2:].astype(jnp.float32)
     points = moved(maps, low + rim * (high - low))
-    bounds = jnp.array([width, height], jnp.float32)
-    low, high = jnp.clip(points.min(1), 0, bounds), jnp.clip(points.max(1), 0, bounds)
-    left = jnp.all(high > low, -1, keepdims=True) & jnp.all(boxes[:, 2:] > boxes[:, :2], -1, keepdims=True)
-    return jnp.where(left, jnp.concatenate([low, high], -1), 0)
+    whole = jnp.concatenate([points.min(1), points.max(1)], -1)
+    bounds = jnp.stack([jnp.asarray(side, jnp.float32) for side in (width, height)] * 2)
+    cut = jnp.clip(whole, 0, bounds)
+    left = jnp.all(cut[:, 2:] > cut[:, :2], -1) & jnp.all(boxes[:, 2:] > boxes[:, :2], -1)
+    share = _area(cut) / jnp.where(left, _area(whole), 1)
+    return jnp.where(left[:, None], cut, 0), jnp.where(left, share, 0)
+
+
+def _area(boxes: jax.Array) -> jax.Array:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def _between(field: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradxform.augment.geometry.borders import Border, colors, inward
+from gradxform.augment.geometry.borders import Border, colors, framed, inward
 from gradxform.augment.geometry.lookup import bilinear, elements_at
-from gradxform.augment.geometry.placement import Affine, Map, sources
+from gradxform.augment.geometry.placement import Affine, Map, Rim, sources
 from gradxform.augment.pixels.arithmetic import exact, within
 from gradxform.augment.pixels.canvas import Canvas, Planes
 from gradxform.core.isolate import isolated
@@ -60,7 +60,7 @@ class Method(NamedTuple):
 
 def resampled(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
     """An image of (height, width) whose pixels come from where the maps name."""
-    fills = _word_fills(image, method.border)
+    fills = word_fills(image, method.border)
     if method.kind == "scale" and method.interpolation == "bilinear":
         return _scaled(image, method, maps, height, width)
     if method.kind != "any" or method.interpolation == "nearest":
@@ -103,7 +103,7 @@ def _nearest_pixels(method: Method, maps: list[Map], height: int, width: int) ->
     if not method.fixed or max(height, width) >= 1 << (31 - POSITION_BITS - 2):
         x, y = sources(maps, height, width)
         return jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
-    (one,) = maps
+    *rim, one = maps
     assert isinstance(one, Affine)
 
     def fixed(number: Scalar) -> jax.Array:
@@ -111,8 +111,12 @@ def _nearest_pixels(method: Method, maps: list[Map], height: int, width: int) ->
 
     x0, y0 = one(0.5, 0.5)
     i, j = jnp.arange(height)[:, None], jnp.arange(width)
-    return ((fixed(y0) + fixed(one.yx) * j + fixed(one.yy) * i) >> POSITION_BITS,
-            (fixed(x0) + fixed(one.xx) * j + fixed(one.xy) * i) >> POSITION_BITS)
+    row = (fixed(y0) + fixed(one.yx) * j + fixed(one.yy) * i) >> POSITION_BITS
+    column = (fixed(x0) + fixed(one.xx) * j + fixed(one.xy) * i) >> POSITION_BITS
+    if rim:
+        x, y = rim[0](column + 0.5, row + 0.5)
+        return jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
+    return row, column
 
 
 def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, width: int,
@@ -120,7 +124,7 @@ def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, wid
     (one,) = maps
     assert isinstance(one, Affine)
     if any(method.reach):
-        array = _framed(array, method, fill)
+        array = framed(array, method.border, fill, method.reach)
     for axis, (scale, start, size) in enumerate(((one.yy, one.y0, height), (one.xx, one.x0, width))):
         start = jnp.round(jnp.asarray(start)).astype(jnp.int32) + method.reach[axis]
         if method.mirrors[axis]:
@@ -129,18 +133,6 @@ def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, wid
             array = lax.dynamic_slice_in_dim(array, start, size, axis)
         if method.mirrors[axis]:
             array = jnp.where(scale < 0, jnp.flip(array, axis), array)
-    return array
-
-
-def _framed(array: jax.Array, method: Method, fill: jax.Array) -> jax.Array:
-    frame = [(reach, reach) for reach in method.reach] + [(0, 0)] * (array.ndim - 2)
-    assert method.border is not None
-    if method.border.mode == "constant":
-        return jnp.pad(array, frame, constant_values=fill.astype(array.dtype))
-    for axis in (0, 1):
-        size, reach = array.shape[axis], method.reach[axis]
-        if reach:
-            array = _taken(array, inward(jnp.arange(-reach, size + reach), size, method.border.mode), axis)
     return array
 
 
@@ -158,19 +150,26 @@ def _numpy_of(*numbers: Any) -> tuple[Any, Any]:
 
 
 def _scaled(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
-    y, x = _axes(maps, height, width)
-    (one,) = maps
+    *rim, one = maps
+    y, x = _axes([one], height, width)
     assert isinstance(one, Affine)
+    rows, columns = rim[0].size if rim and isinstance(rim[0], Rim) else image.shape[:2]
     # Columns first, rounded, and then rows: Pillow's order.
-    image = _weighted(image, 1, x, abs(one.xx), method.shrink[1], method.border)
-    return _weighted(image, 0, y, abs(one.yy), method.shrink[0], method.border)
+    image = _weighted(image, 1, columns, x, abs(one.xx), method.shrink[1], method.border)
+    return _weighted(image, 0, rows, y, abs(one.yy), method.shrink[0], method.border)
 
 
-def _weighted(image: Canvas, axis: int, centers: Any, scale: Any, shrink: float, border: Border | None) -> Canvas:
+def _weighted(image: Canvas, axis: int, size: Any, centers: Any, scale: Any, shrink: float,
+              border: Border | None) -> Canvas:
     """Weighted means along an axis around each centre, the weights falling linearly to 0; Pillow's bilinear filter."""
-    table = functools.partial(_table, image.shape[axis], shrink, border, image.packed)
+    table = functools.partial(_table, shrink, border, image.packed)
     # The table and the pixels apart: XLA would make the table anew for each pixel, and the columns for each row.
-    tables = isolated(table, centers, scale) if isinstance(centers, jax.Array) else table(centers, scale)
+    if isinstance(size, jax.Array):
+        tables = isolated(table, size, centers, scale)
+    elif isinstance(centers, jax.Array):
+        tables = isolated(functools.partial(table, size), centers, scale)
+    else:
+        tables = table(size, centers, scale)
     index, weights, missing = (_along(jnp.asarray(one), axis) for one in tables)
 
     def summed(image: Canvas, index: jax.Array, weights: jax.Array, missing: jax.Array) -> Canvas:
@@ -187,11 +186,12 @@ def _weighted(image: Canvas, axis: int, centers: Any, scale: Any, shrink: float,
     return isolated(summed, image, index, weights, missing)
 
 
-def _table(size: int, shrink: float, border: Border | None, packed: bool, centers: Any,
+def _table(shrink: float, border: Border | None, packed: bool, size: Any, centers: Any,
            scale: Any) -> tuple[Any, Any, Any]:
     """For each centre the pixels (N, T) that count, their weights, and what they lack of 1."""
     xp, dtype = _numpy_of(centers)
-    support = xp.clip(scale, 1, max(shrink, 1.0)).astype(dtype)
+    # Rounding may leave the scale of a whole image a little above what it shrinks by.
+    support = xp.clip(scale, 1, shrink * (1 + 2.0**-20) if shrink > 1 else 1.0).astype(dtype)
     first = xp.floor(centers - support + 0.5).astype(xp.int32)
     taps = first[:, None] + xp.arange(math.ceil(2 * shrink))
     # A factor, since compilers turn some quotients into products, and a product has another rounding.
@@ -253,7 +253,7 @@ def _fills(image: Canvas, border: Border | None) -> list[jax.Array]:
     return colors(0.0 if border is None else border.fill, image.channels, image.packed)
 
 
-def _word_fills(image: Canvas, border: Border | None) -> list[jax.Array]:
+def word_fills(image: Canvas, border: Border | None) -> list[jax.Array]:
     """The colour in each word of a canvas."""
     planes = _fills(image, border)
     return [word.reshape(()) for word in image.with_planes([plane.reshape(1, 1) for plane in planes]).words]

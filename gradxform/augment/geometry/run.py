@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.geometry.borders import Border, colors
-from gradxform.augment.geometry.placement import Map, composed, moved, moved_boxes
-from gradxform.augment.geometry.resample import Method, nearest, resampled
+from gradxform.augment.geometry.borders import Border, blanked, colors, framed
+from gradxform.augment.geometry.placement import Affine, Map, Rim, composed, moved, moved_boxes
+from gradxform.augment.geometry.resample import Method, nearest, resampled, word_fills
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import Shape, Stage, Targets, canvas_of, few
 
@@ -36,6 +36,7 @@ class Geometric:
       mirrors: whether it may mirror, down and across.
       fixed: whether nearest pixels are those of Pillow's arithmetic, for which no number of the map is above 1 but
         the shift.
+      joints: pairs of points that change places where the map mirrors.
     """
 
     draw: Callable[[jax.Array, Shape], Any]
@@ -48,6 +49,7 @@ class Geometric:
     antialias: bool = False
     mirrors: tuple[bool, bool] = (False, False)
     fixed: bool = False
+    joints: tuple[tuple[int, int], ...] = ()
 
     def out_shape(self, shape: Shape) -> Shape:
         """The shape of the result."""
@@ -101,48 +103,60 @@ class Resampling(Stage):
 
     def apply(self, params: Any, targets: Targets) -> Targets:
         """The targets, moved."""
-        shape: Shape = targets["image"].shape
         if not self.moves_whole_pixels():
             targets = targets | {"image": canvas_of(targets)}
-        run = _Run(shape)
+        run = _Run(true_shape(targets), targets["image"].shape)
         for op, one in zip(self.ops, params, strict=True):
-            shape = op.out_shape(run.shape)
-            if not run.takes(op, shape):
+            if not run.takes(op):
                 targets = run.done(targets)
-                run = _Run(run.shape)
-            run.add(op, op.place(one, run.shape), shape)
+                run = _Run(run.shape, run.room)
+            run.add(op, op.place(one, run.shape))
         return run.done(targets)
 
 
 class _Run:
-    """Operations that are one resampling."""
+    """Operations that are one resampling.
 
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
+    Attributes:
+      shape: of what they give; its height and width are arrays () where it is padded.
+      room: the shape of the arrays that it is in.
+    """
+
+    def __init__(self, shape: Shape, room: Shape) -> None:
+        self.shape, self.room = shape, room
         self._ops: list[Geometric] = []
         self._maps: list[Map] = []
         self._shrink = (1.0, 1.0)
+        self._swaps: list[tuple[jax.Array, tuple[tuple[int, int], ...]]] = []
 
-    def takes(self, op: Geometric, shape: Shape) -> bool:
+    def takes(self, op: Geometric) -> bool:
         """Whether one more fits. Only along the axes can a smaller image be smoothed."""
         kinds = {one.kind for one in self._ops} | {op.kind}
-        return not self._ops or "any" not in kinds or max(self._shrunk(op, shape)) <= 1
+        return not self._ops or "any" not in kinds or max(self._shrunk(op)) <= 1
 
-    def add(self, op: Geometric, one: Map, shape: Shape) -> None:
-        """Takes an operation with its map and the shape of its result."""
-        self._shrink, self.shape = self._shrunk(op, shape), shape
+    def add(self, op: Geometric, one: Map) -> None:
+        """Takes an operation with its map."""
+        self._shrink = self._shrunk(op)
+        self.shape, self.room = op.out_shape(self.shape), op.out_shape(self.room)
         self._ops.append(op)
         self._maps.append(one)
+        if op.joints and isinstance(one, Affine):
+            self._swaps.append((jnp.asarray(one.xx * one.yy - one.xy * one.yx < 0), op.joints))
 
     def done(self, targets: Targets) -> Targets:
         """The targets, moved."""
+        if "keypoints" in targets:
+            for mirrored, joints in self._swaps:
+                targets = targets | {"keypoints": _swapped(targets["keypoints"], mirrored, joints)}
         return move(targets, self._method(), composed(self._maps), self.shape[0], self.shape[1])
 
-    def _shrunk(self, op: Geometric, shape: Shape) -> tuple[float, float]:
+    def _shrunk(self, op: Geometric) -> tuple[float, float]:
         if not op.antialias or op.interpolation == "nearest":
             return self._shrink
-        return (self._shrink[0] * max(1.0, self.shape[0] / shape[0]),
-                self._shrink[1] * max(1.0, self.shape[1] / shape[1]))
+        # As far as the largest image shrinks.
+        room = op.out_shape(self.room)
+        return (self._shrink[0] * max(1.0, self.room[0] / room[0]),
+                self._shrink[1] * max(1.0, self.room[1] / room[1]))
 
     def _method(self) -> Method:
         borders = [op.border for op in self._ops if op.border is not None]
@@ -158,30 +172,102 @@ class _Run:
         )
 
 
-def move(targets: Targets, method: Method, maps: list[Map], height: int, width: int) -> Targets:
+def true_shape(targets: Targets) -> Shape:
+    """The shape of the image, whose height and width are arrays () where it is padded."""
+    image = targets["image"]
+    height, width, channels = image.shape
+    size: Any = image.size if isinstance(image, Canvas) else targets.get("size")
+    return (height, width, channels) if size is None else (size[0], size[1], channels)
+
+
+def move(targets: Targets, method: Method, maps: list[Map], height: Any, width: Any) -> Targets:
     """The targets with all of them moved: the image, the mask by its nearest pixels, boxes and points by the inverse.
 
     Args:
       targets: of one image.
       method: how to resample the image.
       maps: from positions in the result to positions in the image.
-      height: of the result.
+      height: of the result; an array () where it stays in the corner of arrays as large as the image's.
       width: of the result.
 
     Returns:
       The targets.
     """
-    image = targets["image"]
-    result = targets | {"image": resampled(image, method, maps, height, width) if isinstance(image, Canvas)
-                        else nearest(image, method, maps, height, width, _only_fill(image, method.border))}
+    image, (rows, columns, _) = targets["image"], true_shape(targets)
+    size = jnp.stack([rows, columns]) if isinstance(rows, jax.Array) else None
+    after = jnp.stack([height, width]) if isinstance(height, jax.Array) else None
+    room: tuple[int, int] = image.shape[:2] if after is not None else (height, width)
+
+    def pixels(array: Any, method: Method, fill: jax.Array | None = None) -> Any:
+        if isinstance(array, Canvas):
+            array = dataclasses.replace(array, size=None)
+        if size is None:
+            found = (resampled(array, method, maps, *room) if fill is None
+                     else nearest(array, method, maps, room[0], room[1], fill))
+        else:
+            found = _padded(array, size, method, maps, room, after is not None, fill)
+        if isinstance(found, Canvas):
+            found = dataclasses.replace(found, size=after)
+            return found if after is None else found.with_words(blanked(word, after) for word in found.words)
+        return found if after is None else blanked(found, after)
+
+    result = targets | {"image": pixels(image, method) if isinstance(image, Canvas)
+                        else pixels(image, method, _only_fill(image, method.border))}
     if "mask" in targets:
         fill = jnp.asarray(0 if method.border is None else method.border.mask_fill)
-        result["mask"] = nearest(targets["mask"], method._replace(interpolation="nearest"), maps, height, width, fill)
+        result["mask"] = pixels(targets["mask"], method._replace(interpolation="nearest"), fill)
     if "keypoints" in targets:
         result["keypoints"] = moved(maps, targets["keypoints"])
     if "boxes" in targets:
-        result["boxes"] = moved_boxes(maps, targets["boxes"], height, width)
+        result["boxes"], left = moved_boxes(maps, targets["boxes"], height, width)
+        result["visibility"] = targets["visibility"] * left
+    if after is None:
+        result.pop("size", None)
     return result
+
+
+def _padded(array: Any, size: jax.Array, method: Method, maps: list[Map], room: tuple[int, int], stays: bool,
+            fill: jax.Array | None) -> Any:
+    """The pixels of an image of a true size in the corner of an array or a canvas."""
+    if method.kind == "shift" and isinstance(array, Canvas):
+        fills = word_fills(array, method.border)
+        return array.with_words(_padded(word, size, method, maps, room, stays, one)
+                                for word, one in zip(array.words, fills, strict=True))
+    if method.kind != "shift":
+        smooth = fill is None and method.interpolation == "bilinear"
+        mode = "constant" if method.border is None and smooth else "edge" if method.border is None else (
+            method.border.mode)
+        if not (smooth and method.kind == "scale"):
+            method = method._replace(kind="any")
+        maps = [Rim(size, mode, not smooth), *maps]
+        return (resampled(array, method, maps, *room) if fill is None else
+                nearest(array, method, maps, room[0], room[1], fill))
+    (one,) = maps
+    assert isinstance(one, Affine) and fill is not None
+    if stays:
+        # A mirror image: that of the array, moved into its corner.
+        for axis, (scale, start) in enumerate(((one.yy, one.y0), (one.xx, one.x0))):
+            if method.mirrors[axis]:
+                length = array.shape[axis]
+                back = jnp.where(scale < 0, length - jnp.round(start).astype(jnp.int32), 0)
+                array = jnp.roll(jnp.where(scale < 0, jnp.flip(array, axis), array), -back, axis)
+        return array
+    down, across = method.reach
+    if down or across:
+        array = framed(array, method.border, fill, method.reach, size)
+    one = one._replace(x0=one.x0 + across, y0=one.y0 + down)
+    return nearest(array, method._replace(reach=(0, 0)), [one], room[0], room[1], fill)
+
+
+def _swapped(points: jax.Array, mirrored: jax.Array, joints: tuple[tuple[int, int], ...]) -> jax.Array:
+    """Points (..., N, 2 or more) with those of each pair in each other's place, where mirrored."""
+    order = list(range(points.shape[-2]))
+    for one, other in joints:
+        if max(one, other) >= len(order):
+            raise ValueError(f"joints: expected numbers of points below {len(order)}, of which there are as many, got "
+                             f"{(one, other)}")
+        order[one], order[other] = order[other], order[one]
+    return jnp.where(mirrored, points[..., jnp.array(order), :], points)
 
 
 def _only_fill(image: jax.Array, border: Border | None) -> jax.Array:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from gradxform.augment.augmentation import augmentation
@@ -52,7 +51,7 @@ def cutout(size: int, *, fill: Fill = 0.0) -> Stage:
     check_fill(fill)
 
     def draw(key: jax.Array, shape: Shape) -> Any:
-        row, column = jax.random.randint(key, (2,), 0, np.array(shape[:2]), jnp.int32)
+        row, column = jax.random.randint(key, (2,), 0, jnp.array(shape[:2]), jnp.int32)
         return {"top": row - size // 2, "left": column - size // 2}
 
     def kernel(params: Any, planes: Planes) -> Planes:
@@ -120,7 +119,7 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
         if not isinstance(fill, str):
             return erased(planes, params, fill)
         # Noise is dear, and the image is left as it is more often than not.
-        return lax.cond(params["height"] > 0, lambda: _erased_by_noise(planes, params, fill), lambda: planes)
+        return lax.cond(params["height"] > 0, lambda: _erased_by_noise(planes, params, fill), lambda: list(planes))
 
     noisy = isinstance(fill, str)
     return Pixelwise(draw, kernel, few(1) if noisy else any_number, needs_unit=noisy and fill == "random",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gradxform.augment.geometry.borders import inward
 from gradxform.augment.pixels.arithmetic import whole, within
-from gradxform.augment.pixels.canvas import Planes
+from gradxform.augment.pixels.canvas import Padded, Planes, true_size
 from gradxform.augment.pixels.color import blend
 from gradxform.core.types import Scalar
 
@@ -21,7 +23,8 @@ def sharpness(planes: Planes, factor: Scalar) -> Planes:
     """
     if min(planes[0].shape) < 3:
         return planes
-    return [blend(_smoothed(plane), plane, factor) for plane in planes]
+    height, width = true_size(planes)
+    return [blend(_smoothed(plane, height, width), plane, factor) for plane in planes]
 
 
 def gaussian_blur(planes: Planes, sigma: Scalar, radius: int) -> Planes:
@@ -38,6 +41,12 @@ def gaussian_blur(planes: Planes, sigma: Scalar, radius: int) -> Planes:
     Returns:
       The channels.
     """
+    if isinstance(planes, Padded):
+        # Beyond the true size the image is mirrored, as far as the Gaussian reaches.
+        rows, columns = (inward(jnp.arange(side + radius), true, "reflect")
+                         for side, true in zip(planes[0].shape, planes.size, strict=True))
+        blurred_planes = gaussian_blur([plane[rows][:, columns] for plane in planes], sigma, radius)
+        return [plane[:rows.size - radius, :columns.size - radius] for plane in blurred_planes]
     places = jnp.arange(radius + 1, dtype=jnp.float32)
     # A sigma of 0 is a Gaussian with all its weight in the middle.
     weights = jnp.exp(-0.5 * jnp.square(places / jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3)))
@@ -52,8 +61,7 @@ def gaussian_blur(planes: Planes, sigma: Scalar, radius: int) -> Planes:
     return [blurred(plane) for plane in planes]
 
 
-def _smoothed(plane: jax.Array) -> jax.Array:
-    height, width = plane.shape
+def _smoothed(plane: jax.Array, height: Any, width: Any) -> jax.Array:
     rows = plane[:-2] + plane[1:-1] + plane[2:]
     around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * plane[1:-1, 1:-1]
     if plane.dtype == jnp.int32:

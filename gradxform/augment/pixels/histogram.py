@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradxform.augment.pixels.arithmetic import quotient, within
-from gradxform.augment.pixels.canvas import Planes
+from gradxform.augment.pixels.canvas import Planes, real, true_size
 from gradxform.core.isolate import isolated
 
 FEW_ROWS = 8
@@ -25,7 +25,8 @@ def equalize(planes: Planes) -> Planes:
 
     A float image is equalized by the 256 levels that its values, times 255, are nearest to.
     """
-    return [_equalized(plane) for plane in planes]
+    height, width = true_size(planes)
+    return [_equalized(plane, height * width) for plane in planes]
 
 
 def autocontrast(planes: Planes) -> Planes:
@@ -33,7 +34,9 @@ def autocontrast(planes: Planes) -> Planes:
 
     A float image is stretched as it is, not by levels.
     """
-    return [_stretched(plane) if plane.dtype == jnp.int32 else _stretched_floats(plane) for plane in planes]
+    counted = real(planes)
+    return [_stretched(plane, counted) if plane.dtype == jnp.int32 else _stretched_floats(plane, counted)
+            for plane in planes]
 
 
 def histogram(levels: jax.Array) -> jax.Array:
@@ -46,12 +49,13 @@ def look_up(table: jax.Array, levels: jax.Array) -> jax.Array:
     return table.at[levels].get(mode="promise_in_bounds")
 
 
-def _equalized(plane: jax.Array) -> jax.Array:
+def _equalized(plane: jax.Array, pixels: int | jax.Array) -> jax.Array:
     levels = plane if plane.dtype == jnp.int32 else jnp.floor(plane * 255 + 0.5).astype(jnp.int32)
-    counts = histogram(levels)
     identity = jnp.arange(256, dtype=jnp.int32)
+    # Beyond the true size of the image there are zeros.
+    counts = histogram(levels) - jnp.where(identity == 0, levels.size - pixels, 0)
     brightest = jnp.max(jnp.where(counts > 0, identity, 0))
-    step = (levels.size - jnp.sum(jnp.where(identity == brightest, counts, 0), dtype=jnp.int32)) // 255
+    step = (pixels - jnp.sum(jnp.where(identity == brightest, counts, 0), dtype=jnp.int32)) // 255
     darker = _running_sum(counts) - counts
 
     def filled(step: jax.Array, darker: jax.Array) -> jax.Array:
@@ -75,9 +79,10 @@ def _running_sum(counts: jax.Array) -> jax.Array:
     return (inner + before[:, None]).reshape(256)
 
 
-def _bounds(plane: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The least and the greatest value."""
-    return _folded(jnp.minimum, jnp.min, plane), _folded(jnp.maximum, jnp.max, plane)
+def _bounds(plane: jax.Array, counted: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The least and the greatest value, of the pixels that count."""
+    least, most = (plane, plane) if counted is None else (jnp.where(counted, plane, 255), jnp.where(counted, plane, 0))
+    return _folded(jnp.minimum, jnp.min, least), _folded(jnp.maximum, jnp.max, most)
 
 
 def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], reduce: Callable[[jax.Array], jax.Array],
@@ -95,13 +100,13 @@ def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], reduce: Callab
     return functools.reduce(combine, found, reduce(plane))
 
 
-def _stretched(plane: jax.Array) -> jax.Array:
-    low, high = isolated(_bounds, plane)
+def _stretched(plane: jax.Array, counted: jax.Array | None) -> jax.Array:
+    low, high = isolated(_bounds, plane, counted)
     return look_up(isolated(_stretch_table, low, high), plane)
 
 
-def _stretched_floats(plane: jax.Array) -> jax.Array:
-    low, high = isolated(_bounds, plane)
+def _stretched_floats(plane: jax.Array, counted: jax.Array | None) -> jax.Array:
+    low, high = isolated(_bounds, plane, counted)
     spread = jnp.where(low < high, high - low, 1.0)
     return jnp.where(low < high, within((plane - low) / spread, 0.0, 1.0), plane)
 
