@@ -123,7 +123,7 @@ def prepared(given: dict[str, Any]) -> Prepared:
     image = arrays["image"]
     if "size" in arrays:
         size = arrays["size"] = jnp.clip(arrays["size"].astype(jnp.int32), 1, jnp.array(image.shape[-3:-1]))
-        arrays["image"] = blanked(image, size)
+        arrays |= {name: blanked(arrays[name], size) for name in ("image", "mask") if name in arrays}
     if "keypoints" in arrays:
         arrays["keypoints"] = arrays["keypoints"].astype(jnp.float32)
     if "boxes" in arrays:
@@ -237,7 +237,9 @@ def _check_numbers(arrays: dict[str, Any], layout: str, stage: Stage) -> None:
         # The smallest of them has to do.
         height, width = np.asarray(arrays["size"]).reshape(-1, 2).min(0).tolist()
         stage.out_shape((height, width, image.shape[-1]))
-    if _concrete(image) and image.dtype != jnp.uint8 and in_unit(stage):
+    if _concrete(image) and _concrete(arrays.get("size")) and image.dtype != jnp.uint8 and in_unit(stage):
+        # Whatever stands beyond a true size is not looked at.
+        image = blanked(jnp.asarray(image), jnp.asarray(arrays["size"])) if "size" in arrays else image
         low, high = float(image.min()), float(image.max())
         slack = max(ROUNDING, 4 * float(jnp.finfo(image.dtype).eps))
         if not (low >= -slack and high <= 1 + slack):
