@@ -124,7 +124,7 @@ def prepared(given: dict[str, Any]) -> Prepared:
     image = arrays["image"]
     if "size" in arrays:
         size = arrays["size"] = jnp.clip(arrays["size"].astype(jnp.int32), 1, jnp.array(image.shape[-3:-1]))
-        arrays["image"] = blanked(image, size)
+        arrays |= {name: blanked(arrays[name], size) for name in ("image", "mask") if name in arrays}
     if "keypoints" in arrays:
         arrays["keypoints"] = arrays["keypoints"].astype(jnp.float32)
     if "boxes" in arrays:
@@ -238,8 +238,15 @@ def _check_numbers(arrays: dict[str, Any], layout: str, stage: Built) -> None:
         # The smallest of them has to do.
         height, width = np.asarray(arrays["size"]).reshape(-1, 2).min(0).tolist()
         stage.out_shape((height, width, image.shape[-1]))
-    if _concrete(image) and image.dtype != jnp.uint8 and needs_unit(stage):
-        low, high = float(image.min()), float(image.max())
+    if _concrete(image) and _concrete(arrays.get("size")) and image.dtype != jnp.uint8 and needs_unit(stage):
+        values = np.asarray(image, np.float32)
+        if "size" in arrays:
+            # Whatever stands beyond a true size is not looked at.
+            size = np.asarray(arrays["size"])[..., None, None]
+            inside = ((np.arange(image.shape[-3])[:, None] < size[..., 0, :, :])
+                      & (np.arange(image.shape[-2]) < size[..., 1, :, :]))
+            values = np.where(inside[..., None], values, 0)
+        low, high = float(values.min()), float(values.max())
         slack = max(ROUNDING, 4 * float(jnp.finfo(image.dtype).eps))
         if not (low >= -slack and high <= 1 + slack):
             raise ValueError(f"image: expected floats in [0, 1] for a change of colours, got a range of [{low:.9g}, "
