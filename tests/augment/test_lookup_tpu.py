@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import geometry_oracles as oracles
@@ -15,8 +16,8 @@ from gradxform.augment.geometry.borders import Border
 from gradxform.augment.geometry.placement import Affine, Displacement, Map, composed
 from gradxform.augment.pixels.canvas import Canvas
 
-TURNS = np.float32([[0.8, -0.6, 3.0, 0.6, 0.8, -4.0], [1, 0, 0, 0, 1, 0], [0.9, 0.2, 1.3, -0.1, 1.3, 0.7],
-                    [-1.5, 0.2, 130.0, 0.3, 0.5, 1.0]])
+TURNS: Any = np.array([[0.8, -0.6, 3.0, 0.6, 0.8, -4.0], [1, 0, 0, 0, 1, 0], [0.9, 0.2, 1.3, -0.1, 1.3, 0.7],
+                    [-1.5, 0.2, 130.0, 0.3, 0.5, 1.0]], np.float32)
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def on_tpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     def taken() -> None:
         walk = lookup_tpu.looked_up
         monkeypatch.setattr(lookup_tpu, "AHEAD", 1)
-        monkeypatch.setattr(lookup_tpu, "looked_up", lambda *args, **more: walk(*args, **more, interpret=True))
+        monkeypatch.setattr(lookup_tpu, "looked_up", functools.partial(walk, interpret=True))
         monkeypatch.setattr(lookup.lax, "platform_dependent", lambda *args, tpu=None, **other: (
             tpu or other["default"])(*args))
 
@@ -47,7 +48,7 @@ def warped(numbers: Any, height: int, width: int) -> list[Map]:
     return composed([*turned(numbers, height, width), field])
 
 
-CASES = {
+CASES: dict[str, Any] = {
     "one pixel": (turned, (1, 1, 1), (3, 2), np.uint8, "constant"),
     "two tiles": (turned, (20, 140, 3), (20, 140), np.uint8, "reflect"),
     "three tiles, two words": (warped, (13, 300, 5), (9, 270), np.uint8, "edge"),
@@ -70,7 +71,7 @@ def test_between_pixels(case: str, on_tpu: Any) -> None:
     np.testing.assert_array_equal(jax.jit(jax.vmap(lambda *args: moved(*args), (0, None)))(TURNS, image), wanted)
 
 
-FOUND = {
+FOUND: dict[str, Any] = {
     "in Pillow's arithmetic": (turned, (20, 140), np.uint32, "constant", True),
     "planes of bytes": (turned, (9, 20, 3), np.int8, "reflect", False),
     "flags of a field": (warped, (30, 40), np.bool_, "edge", False),
@@ -80,13 +81,13 @@ FOUND = {
 @pytest.mark.parametrize("case", FOUND)
 def test_nearest_elements(case: str, on_tpu: Any) -> None:
     maps, shape, dtype, mode, fixed = FOUND[case]
-    array = np.random.RandomState(0).randint(0, 256, shape).astype(dtype)
+    array: Any = np.random.RandomState(0).randint(0, 256, shape).astype(dtype)
 
     def moved(numbers: Any) -> Any:
         return lookup.picked(jnp.asarray(array), Border(mode, 0.0, 0), maps(numbers, *shape[:2]), *shape[:2],
                              jnp.asarray(7), fixed)
 
-    turns = TURNS * np.float32([1, 0.5, 0.3, 1, 1, 1]) if fixed else TURNS
+    turns = TURNS * np.array([1, 0.5, 0.3, 1, 1, 1], np.float32) if fixed else TURNS
     wanted = jax.jit(jax.vmap(moved))(turns)
     on_tpu()
     found = jax.jit(jax.vmap(lambda numbers: moved(numbers)))(turns)

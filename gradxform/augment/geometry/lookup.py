@@ -255,8 +255,9 @@ def _fixed(maps: list[Map]) -> tuple[jax.Array]:
     return (jnp.floor(numbers * 2**POSITION_BITS + 0.5).astype(jnp.int32),)
 
 
-def _looked_up(rule: _Rule, portable: Callable[..., Words], positions: Callable[[Any], tuple[jax.Array, jax.Array]],
-               numbers: Words, words: Words, found: Any, fills: Words, height: int, width: int) -> Words:
+def _looked_up(rule: _Nearest | _Bilinear, portable: Callable[..., Words],
+               positions: Callable[[Any], tuple[jax.Array, jax.Array]], numbers: Words, words: Words, found: Any,
+               fills: Words, height: int, width: int) -> Words:
     """Words as ``portable`` makes them of words, what says where they come from, and fills; by a kernel on a TPU."""
     from gradxform.augment.geometry import lookup_tpu  # what it imports takes a while
 

@@ -33,28 +33,39 @@ MOST_WORDS = 4
 
 
 class How(Protocol):
-    """The arithmetic of a look-up, on arrays of pixels of any shape; known before the program runs.
+    """The arithmetic of a look-up, on arrays of pixels of any shape; known before the program runs."""
 
-    Attributes:
-      rows: of the image.
-      columns: of the image.
-      across: whether the pixel to the right counts too.
-      down: whether those below do.
-    """
+    @property
+    def rows(self) -> int:
+        """Of the image."""
+        ...
 
-    rows: int
-    columns: int
-    across: bool
-    down: bool
+    @property
+    def columns(self) -> int:
+        """Of the image."""
+        ...
+
+    @property
+    def across(self) -> bool:
+        """Whether the pixel to the right counts too."""
+        ...
+
+    @property
+    def down(self) -> bool:
+        """Whether those below do."""
+        ...
 
     def sources(self, numbers: Any, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The positions in the image of the pixels in rows i and columns j, from six numbers."""
+        ...
 
     def first(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The column and the row of the pixel, or of the upper left one of four."""
+        ...
 
     def result(self, corners: list[jax.Array], x: jax.Array, y: jax.Array, fill: Any, which: int) -> jax.Array:
         """The word of a pixel in the array ``which`` from the words around its source, the lower ones last."""
+        ...
 
 
 def fits(how: How, height: int, width: int) -> bool:
