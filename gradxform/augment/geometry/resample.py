@@ -18,17 +18,14 @@ import numpy as np
 from jax import lax
 
 from gradxform.augment.geometry.borders import Border, colors, framed, inward
-from gradxform.augment.geometry.lookup import bilinear, elements_at
-from gradxform.augment.geometry.placement import Affine, Map, Rim, sources
+from gradxform.augment.geometry.lookup import bilinear, picked
+from gradxform.augment.geometry.placement import Affine, Map, Rim
 from gradxform.augment.pixels.arithmetic import exact, within
 from gradxform.augment.pixels.canvas import Canvas, Planes
 from gradxform.core.isolate import isolated
-from gradxform.core.types import Scalar
 
 FIXED = 22
 """Bits behind the point of the weights of 8-bit images, as Pillow has them."""
-POSITION_BITS = 16
-"""Bits behind the point of positions of nearest pixels, as Pillow has them."""
 ROUNDING = 2.0**-17
 """By so much at most weighted means of 1 are above it."""
 MOST_TAPS = 8
@@ -83,40 +80,11 @@ def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, widt
         inside = ((row >= 0) & (row < rows))[:, None] & ((column >= 0) & (column < columns))
         return _where(inside, result, fill) if filled else result
 
-    def place(maps: list[Map]) -> jax.Array:
-        row, column = _nearest_pixels(method, maps, height, width)
-        found = inward(row, rows, mode) * columns + inward(column, columns, mode)
-        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-        return lax.select(inside, found, jnp.full_like(found, -1)) if filled else found
-
-    # Apart, as bilinear pixels are: where they come from, what is there, and the fill.
-    found = isolated(place, maps)
-    result = elements_at(array.reshape(-1, *array.shape[2:]), found)
-    return isolated(lambda found, *args: _where(found >= 0, *args), found, result, fill) if filled else result
+    return picked(array, method.border, maps, height, width, fill, method.fixed)
 
 
 def _where(inside: jax.Array, array: jax.Array, fill: jax.Array) -> jax.Array:
     return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), array, fill.astype(array.dtype))
-
-
-def _nearest_pixels(method: Method, maps: list[Map], height: int, width: int) -> tuple[jax.Array, jax.Array]:
-    if not method.fixed or max(height, width) >= 1 << (31 - POSITION_BITS - 2):
-        x, y = sources(maps, height, width)
-        return jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
-    *rim, one = maps
-    assert isinstance(one, Affine)
-
-    def fixed(number: Scalar) -> jax.Array:
-        return jnp.floor(jnp.asarray(number, jnp.float32) * 2**POSITION_BITS + 0.5).astype(jnp.int32)
-
-    x0, y0 = one(0.5, 0.5)
-    i, j = jnp.arange(height)[:, None], jnp.arange(width)
-    row = (fixed(y0) + fixed(one.yx) * j + fixed(one.yy) * i) >> POSITION_BITS
-    column = (fixed(x0) + fixed(one.xx) * j + fixed(one.xy) * i) >> POSITION_BITS
-    if rim:
-        x, y = rim[0](column + 0.5, row + 0.5)
-        return jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
-    return row, column
 
 
 def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, width: int,
