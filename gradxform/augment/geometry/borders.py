@@ -78,14 +78,6 @@ def colors(fill: Fill, channels: int, packed: bool) -> list[jax.Array]:
     return [jnp.round(one * 255).astype(jnp.int32) for one in numbers] if packed else numbers
 
 
-def inward(index: jax.Array, size: int, mode: str) -> jax.Array:
-    """Indices of pixels, beyond the rim too, as indices of pixels that there are."""
-    if mode == "reflect" and size > 1:
-        index = jnp.mod(index, 2 * size - 2)
-        return jnp.minimum(index, 2 * size - 2 - index)
-    return jnp.clip(index, 0, size - 1)
-
-
 def inward_position(position: jax.Array, size: int, mode: str) -> jax.Array:
     """Positions along an axis, in pixels from the centre of the first, as positions up to the centre of the last."""
     if mode == "reflect" and size > 1:

@@ -43,3 +43,11 @@ def quotient(a: jax.Array, b: jax.Array) -> jax.Array:
     """``a // b`` of int32, for 0 <= a < 2**18 and 0 < b < 2**10, vectorized as division of integers is not."""
     # Half a step from any whole number, the rounding of floats does no harm.
     return whole((a.astype(jnp.float32) + 0.5) / b.astype(jnp.float32))
+
+
+def inward(index: jax.Array, size: int, mode: str) -> jax.Array:
+    """Indices of pixels, beyond the rim too, as indices of pixels that there are."""
+    if mode == "reflect" and size > 1:
+        index = jnp.mod(index, 2 * size - 2)
+        return jnp.minimum(index, 2 * size - 2 - index)
+    return jnp.clip(index, 0, size - 1)
