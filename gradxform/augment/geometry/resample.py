@@ -135,9 +135,16 @@ def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, wid
 
 def _window(array: jax.Array, method: Method, starts: list[jax.Array], height: int, width: int,
             fill: jax.Array) -> jax.Array:
-    """The window (height, width, ...) that starts there, the frame around the array included."""
+    """The window (height, width, ...) that starts there."""
     rows, columns = (start + jnp.arange(size) for start, size in zip(starts, (height, width), strict=True))
+    cut, picked = _windows(method, height, width)
+    if array.dtype not in BYTES:
+        return cut(array, fill, rows, columns)
+    return lax.platform_dependent(array, fill, rows, columns, tpu=picked, default=cut)
 
+
+def _windows(method: Method, height: int, width: int) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """A window of an array, from a fill, its rows and its columns: as a slice, and as products."""
     def cut(array: jax.Array, fill: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
         array = _framed(array, method, fill) if any(method.reach) else array
         at = [start[0] + reach for start, reach in zip((rows, columns), method.reach, strict=True)]
@@ -147,16 +154,14 @@ def _window(array: jax.Array, method: Method, starts: list[jax.Array], height: i
         if not any(method.reach):
             return _picked_by_products(array, rows, columns)
         assert method.border is not None
-        mode, (height, width) = method.border.mode, array.shape[:2]
-        result = _picked_by_products(array, inward(rows, height, mode), inward(columns, width, mode))
+        mode, sizes = method.border.mode, array.shape[:2]
+        result = _picked_by_products(array, inward(rows, sizes[0], mode), inward(columns, sizes[1], mode))
         if mode != "constant":
             return result
-        inside = ((rows >= 0) & (rows < height))[:, None] & (columns >= 0) & (columns < width)
+        inside = ((rows >= 0) & (rows < sizes[0]))[:, None] & (columns >= 0) & (columns < sizes[1])
         return _where(inside, result, fill)
 
-    if array.dtype not in BYTES:
-        return cut(array, fill, rows, columns)
-    return lax.platform_dependent(array, fill, rows, columns, tpu=picked, default=cut)
+    return cut, picked
 
 
 def _picked(otherwise: Callable[..., jax.Array], array: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
