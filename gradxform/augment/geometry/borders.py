@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradxform.augment.pixels.arithmetic import inward, is_one
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -118,27 +119,13 @@ def framed(array: jax.Array, border: Border | None, fill: jax.Array, reach: tupl
     return array
 
 
-def inward(index: jax.Array, size: int | jax.Array, mode: str) -> jax.Array:
-    """Indices of pixels, beyond the rim too, as indices of pixels that there are."""
-    if mode == "reflect" and not _is_one(size):
-        last = 2 * size - 2
-        # A size that is only known when the program runs may be 1.
-        index = jnp.mod(index, jnp.maximum(last, 1) if isinstance(size, jax.Array) else last)
-        return jnp.minimum(index, last - index)
-    return jnp.clip(index, 0, size - 1)
-
-
 def inward_position(position: jax.Array, size: int | jax.Array, mode: str) -> jax.Array:
     """Positions along an axis, in pixels from the centre of the first, as positions up to the centre of the last."""
     last: Any = (size - 1).astype(jnp.float32) if isinstance(size, jax.Array) else float(size - 1)
-    if mode == "reflect" and not _is_one(size):
+    if mode == "reflect" and not is_one(size):
         period = jnp.maximum(2.0 * last, 1.0) if isinstance(size, jax.Array) else 2.0 * last
         # A factor, since compilers turn some quotients into products, and a product has another rounding.
         position = jnp.abs(position - period * jnp.round(position * (1 / period)))
     # On the last centre it stands still: the pixel after it, which a slope would ask for, may be one of another row.
     position = jnp.where(position < 0, 0.0, position)
     return jnp.where(position >= last, last, position)
-
-
-def _is_one(size: int | jax.Array) -> bool:
-    return not isinstance(size, jax.Array) and size == 1

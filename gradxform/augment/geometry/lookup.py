@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.geometry.borders import Border, colors, inward, inward_position
+from gradxform.augment.geometry.borders import Border, colors, inward_position
 from gradxform.augment.geometry.placement import Addends, Affine, Map, added, centers, moves, sources
-from gradxform.augment.pixels.arithmetic import exact, whole
+from gradxform.augment.pixels.arithmetic import exact, inward, whole
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.core.divide import is_local
 from gradxform.core.isolate import isolated

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.geometry.borders import inward, inward_position
-from gradxform.augment.pixels.arithmetic import exact, whole, within
+from gradxform.augment.geometry.borders import inward_position
+from gradxform.augment.pixels.arithmetic import exact, inward, whole, within
 from gradxform.core.types import Scalar
 
 INVERSIONS = 16

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradxform.augment.geometry.borders import Border, colors, framed, inward
+from gradxform.augment.geometry.borders import Border, colors, framed
 from gradxform.augment.geometry.lookup import bilinear, picked
 from gradxform.augment.geometry.placement import Affine, Map, Rim
-from gradxform.augment.pixels.arithmetic import exact, within
+from gradxform.augment.pixels.arithmetic import exact, inward, within
 from gradxform.augment.pixels.canvas import Canvas, Planes
 from gradxform.core.isolate import isolated
+from gradxform.core.platform import by_platform
 
 FIXED = 22
 """Bits behind the point of the weights of 8-bit images, as Pillow has them."""
@@ -30,6 +32,8 @@ ROUNDING = 2.0**-17
 """By so much at most weighted means of 1 are above it."""
 MOST_TAPS = 8
 """Up to so many pixels a weighted sum is spelled out; beyond, it is a product of matrices."""
+BYTES = (jnp.uint8, jnp.bool_)
+"""Types whose numbers bfloat16 has, and which a TPU cuts out badly."""
 
 
 class Method(NamedTuple):
@@ -76,7 +80,8 @@ def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, widt
     if method.kind == "scale":
         y, x = _axes(maps, height, width)
         row, column = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
-        result = _taken(_taken(array, inward(row, rows, mode), 0), inward(column, columns, mode), 1)
+        result = _picked(lambda array, row, column: _taken(_taken(array, row, 0), column, 1),
+                         array, inward(row, rows, mode), inward(column, columns, mode))
         inside = ((row >= 0) & (row < rows))[:, None] & ((column >= 0) & (column < columns))
         return _where(inside, result, fill) if filled else result
 
@@ -91,17 +96,72 @@ def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, wid
              fill: jax.Array) -> jax.Array:
     (one,) = maps
     assert isinstance(one, Affine)
-    if any(method.reach):
-        array = framed(array, method.border, fill, method.reach)
+    starts = []
     for axis, (scale, start, size) in enumerate(((one.yy, one.y0, height), (one.xx, one.x0, width))):
-        start = jnp.round(jnp.asarray(start)).astype(jnp.int32) + method.reach[axis]
-        if method.mirrors[axis]:
-            start = jnp.where(scale < 0, start - size, start)
-        if array.shape[axis] != size:
-            array = lax.dynamic_slice_in_dim(array, start, size, axis)
+        start = jnp.round(jnp.asarray(start)).astype(jnp.int32)
+        starts.append(jnp.where(scale < 0, start - size, start) if method.mirrors[axis] else start)
+    if any(method.reach) or array.shape[:2] != (height, width):
+        array = _window(array, method, starts, height, width, fill)
+    for axis, scale in enumerate((one.yy, one.xx)):
         if method.mirrors[axis]:
             array = jnp.where(scale < 0, jnp.flip(array, axis), array)
     return array
+
+
+def _window(array: jax.Array, method: Method, starts: list[jax.Array], height: int, width: int,
+            fill: jax.Array) -> jax.Array:
+    """The window (height, width, ...) that starts there."""
+    rows, columns = (start + jnp.arange(size) for start, size in zip(starts, (height, width), strict=True))
+    cut, picked = _windows(method, height, width)
+    if array.dtype not in BYTES:
+        return cut(array, fill, rows, columns)
+    window: jax.Array = by_platform(cut, array, fill, rows, columns, tpu=picked)
+    return window
+
+
+def _windows(method: Method, height: int, width: int) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """A window of an array, from a fill, its rows and its columns: as a slice, and as products."""
+    def cut(array: jax.Array, fill: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        array = framed(array, method.border, fill, method.reach) if any(method.reach) else array
+        at = [start[0] + reach for start, reach in zip((rows, columns), method.reach, strict=True)]
+        return lax.dynamic_slice(array, at + [0] * (array.ndim - 2), (height, width, *array.shape[2:]))
+
+    def picked(array: jax.Array, fill: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        if not any(method.reach):
+            return _picked_by_products(array, rows, columns)
+        assert method.border is not None
+        mode, sizes = method.border.mode, array.shape[:2]
+        result = _picked_by_products(array, inward(rows, sizes[0], mode), inward(columns, sizes[1], mode))
+        if mode != "constant":
+            return result
+        inside = ((rows >= 0) & (rows < sizes[0]))[:, None] & (columns >= 0) & (columns < sizes[1])
+        return _where(inside, result, fill)
+
+    return cut, picked
+
+
+def _picked(otherwise: Callable[..., jax.Array], array: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """The elements of these rows and columns, as a product where that is quicker."""
+    if array.dtype not in BYTES:
+        return otherwise(array, rows, columns)
+    found: jax.Array = by_platform(otherwise, array, rows, columns, tpu=_picked_by_products)
+    return found
+
+
+def _picked_by_products(array: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """The elements of rows and columns of bytes: products with matrices of 0 and a 1 a row, exact in bfloat16.
+
+    A TPU cuts bytes out of an image after a copy of the whole batch for each image, since their tiles have 32 rows.
+    """
+    def one_hot(index: jax.Array, size: int) -> jax.Array:
+        return (index[:, None] == jnp.arange(size)).astype(jnp.bfloat16)
+
+    def product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
+        return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=jnp.bfloat16)
+
+    found = product(one_hot(rows, array.shape[0]), array.astype(jnp.bfloat16), (1, 0))
+    found = jnp.moveaxis(product(found, one_hot(columns, array.shape[1]), (1, 1)), -1, 1)
+    return found != 0 if array.dtype == jnp.bool_ else found.astype(jnp.int32).astype(array.dtype)
 
 
 def _axes(maps: list[Map], height: int, width: int) -> tuple[Any, Any]:
