@@ -7,9 +7,19 @@ from gradxform.augment.geometry.affine import (
     random_flip_left_right,
     random_flip_up_down,
     random_rotation,
+    rotate,
 )
-from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop, resize
+from gradxform.augment.geometry.borders import Border
+from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop
 from gradxform.augment.geometry.elastic import elastic_deformation
+from gradxform.augment.geometry.iou_crop import random_iou_crop
+from gradxform.augment.geometry.pad import letterbox, pad, pad_to
+from gradxform.augment.geometry.perspective import random_perspective
+from gradxform.augment.geometry.placement import Affine, Displacement, Map, Projective
+from gradxform.augment.geometry.resize import resize
+from gradxform.augment.geometry.run import Geometric, Resampling
+from gradxform.augment.geometry.turns import random_d4, random_rot90, random_transpose
+from gradxform.augment.geometry.zoom import random_scale_jitter, random_zoom_out
 from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
 from gradxform.augment.photometry.erase import cutout, random_erasing
 from gradxform.augment.photometry.jitter import (
@@ -36,8 +46,15 @@ from gradxform.augment.policies.simclr import simclr_views
 from gradxform.augment.stage import Pixelwise, Stage
 
 __all__ = [
+    "Affine",
     "Augmentation",
+    "Border",
+    "Displacement",
+    "Geometric",
+    "Map",
     "Pixelwise",
+    "Projective",
+    "Resampling",
     "Stage",
     "aug_mix",
     "augmentation",
@@ -51,10 +68,13 @@ __all__ = [
     "equalize",
     "gaussian_blur",
     "invert",
+    "letterbox",
     "mixup",
     "mixup_or_cutmix",
     "normalize",
     "one_of",
+    "pad",
+    "pad_to",
     "posterize",
     "rand_augment",
     "random_affine",
@@ -62,15 +82,23 @@ __all__ = [
     "random_brightness",
     "random_contrast",
     "random_crop",
+    "random_d4",
     "random_erasing",
     "random_flip_left_right",
     "random_flip_up_down",
     "random_grayscale",
     "random_hue",
+    "random_iou_crop",
+    "random_perspective",
     "random_resized_crop",
+    "random_rot90",
     "random_rotation",
     "random_saturation",
+    "random_scale_jitter",
+    "random_transpose",
+    "random_zoom_out",
     "resize",
+    "rotate",
     "sharpness",
     "simclr_views",
     "solarize",

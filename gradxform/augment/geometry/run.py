@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.geometry.borders import Border, colors
+from gradxform.augment.geometry.borders import ALONG_AXES, INTERPOLATIONS, Border, colors
 from gradxform.augment.geometry.placement import Map, composed, moved, moved_boxes
 from gradxform.augment.geometry.resample import Method, nearest, resampled
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import Shape, Stage, Targets, images_of
+from gradxform.core import checks
 
 KINDS = ("shift", "scale", "any")
 PIXELS_AT_ONCE = 1 << 18
@@ -24,6 +25,9 @@ PIXELS_AT_ONCE = 1 << 18
 class Geometric:
     """One operation: parameters, and the map from positions in its result to positions in its input.
 
+    A factory of your own returns a ``Resampling`` of it: it moves masks, boxes and points too, and is one resampling
+    with its neighbours in a chain.
+
     Attributes:
       draw: the parameters from a key and a shape.
       place: the map from the parameters and the shape of the input.
@@ -31,11 +35,32 @@ class Geometric:
       size: height and width of the result from the shape of the input; None where they stay.
       border: what lies beyond the rim; None where nothing of it is asked for.
       interpolation: how to find what lies between pixels; None where nothing does.
-      reach: how far beyond the rim it goes at most, in pixels down and across.
+      reach: how far beyond the rim it goes at most, in pixels down and across; or that from the shape of the input.
       antialias: whether a result smaller than its source is smoothed.
       mirrors: whether it may mirror, down and across.
       fixed: whether nearest pixels are those of Pillow's arithmetic, for which no number of the map is above 1 but
         the shift.
+      shrink: by which factors a smoothed result shrinks its source at most, down and across, from the shape of the
+        input; None where that is what the sizes tell.
+      frames: whether what lies beyond the rim is the border even where an operation before cut something off there.
+      turns: whether rows may become columns; of square images.
+      choose: the parameters and the targets, where they depend on what is in the image: boxes, points. What comes
+        before is done first.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> @gx.augment.augmentation
+      ... def random_zoom(most: float = 2.0):
+      ...   def draw(key, shape):
+      ...     return jax.random.uniform(key, minval=1.0, maxval=most)
+      ...   def place(zoom, shape):
+      ...     x, y = shape[1] / 2, shape[0] / 2
+      ...     return gx.augment.Affine(1 / zoom, 0.0, x - x / zoom, 0.0, 1 / zoom, y - y / zoom)
+      ...   return gx.augment.Resampling((gx.augment.Geometric(draw, place, interpolation="bilinear"),))
+      >>> inputs = {"image": jnp.ones((32, 48, 3)), "boxes": jnp.array([[20.0, 12.0, 28.0, 20.0]])}
+      >>> x1, y1, x2, y2 = random_zoom(3.0)(jax.random.key(0), inputs)["boxes"][0]
+      >>> bool(x2 - x1 > 8), bool(jnp.allclose(x1 + x2, 48))
+      (True, True)
     """
 
     draw: Callable[[jax.Array, Shape], Any]
@@ -44,10 +69,19 @@ class Geometric:
     size: Callable[[Shape], tuple[int, int]] | None = None
     border: Border | None = None
     interpolation: str | None = None
-    reach: tuple[int, int] = (0, 0)
+    reach: tuple[int, int] | Callable[[Shape], tuple[int, int]] = (0, 0)
     antialias: bool = False
     mirrors: tuple[bool, bool] = (False, False)
     fixed: bool = False
+    shrink: Callable[[Shape], tuple[float, float]] | None = None
+    frames: bool = False
+    turns: bool = False
+    choose: Callable[[Any, Targets], tuple[Any, Targets]] | None = None
+
+    def __post_init__(self) -> None:
+        checks.choice("kind", self.kind, KINDS)
+        if self.interpolation is not None:
+            checks.choice("interpolation", self.interpolation, INTERPOLATIONS if self.kind == "any" else ALONG_AXES)
 
     def out_shape(self, shape: Shape) -> Shape:
         """The shape of the result."""
@@ -57,12 +91,23 @@ class Geometric:
         """Whether one resampling can do both: they ask the same of borders and of what lies between pixels."""
         borders = self.border is None or other.border is None or self.border.same(other.border)
         ways = {self.interpolation, other.interpolation} - {None}
-        return borders and len(ways) < 2
+        return borders and len(ways) < 2 and not ("bicubic" in ways and "any" in (self.kind, other.kind))
 
 
 @dataclasses.dataclass(frozen=True)
 class Resampling(Stage):
-    """A run of geometric operations: one pass over the image."""
+    """A run of geometric operations: one pass over the image.
+
+    Attributes:
+      ops: each a ``Geometric``.
+
+    Example:
+      >>> import gradxform as gx, jax
+      >>> whole = gx.augment.Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+      >>> still = gx.augment.Geometric(lambda key, shape: (), lambda params, shape: whole, "shift")
+      >>> gx.augment.Resampling((still, still)).out_shape((8, 10, 3))
+      (8, 10, 3)
+    """
 
     ops: tuple[Geometric, ...]
 
@@ -74,7 +119,9 @@ class Resampling(Stage):
     @property
     def whole_pixels(self) -> bool:  # type: ignore[override]
         """Whether it only cuts out, or only mirrors: then it works on (H, W, C) as they are."""
-        cuts = any(any(op.reach) or op.size is not None for op in self.ops)
+        if any(op.turns for op in self.ops):
+            return False
+        cuts = any(op.reach != (0, 0) or op.size is not None for op in self.ops)
         one_color = all(op.border is None or not isinstance(op.border.fill, (tuple, list)) for op in self.ops)
         return not self.branches and one_color and not (cuts and any(any(op.mirrors) for op in self.ops))
 
@@ -108,6 +155,8 @@ class Resampling(Stage):
             if not run.takes(op, shape):
                 targets = run.done(targets)
                 run = _Run(run.shape)
+            if op.choose is not None:
+                one, targets = op.choose(one, targets)
             run.add(op, op.place(one, run.shape), shape)
         return run.done(targets)
 
@@ -120,14 +169,26 @@ class _Run:
         self._ops: list[Geometric] = []
         self._maps: list[Map] = []
         self._shrink = (1.0, 1.0)
+        self._reach = (0, 0)
 
     def takes(self, op: Geometric, shape: Shape) -> bool:
         """Whether one more fits. Only along the axes can a smaller image be smoothed."""
-        kinds = {one.kind for one in self._ops} | {op.kind}
-        return not self._ops or "any" not in kinds or max(self._shrunk(op, shape)) <= 1
+        if not self._ops:
+            return True
+        ops = [*self._ops, op]
+        kinds = {one.kind for one in ops}
+        if op.choose is not None or (op.frames and not all(one.kind == "shift" and one.size is None
+                                                           for one in self._ops)):
+            return False
+        if "any" in kinds:
+            return max(self._shrunk(op, shape)) <= 1
+        # Rows and columns are exchanged last, and mirror images after that are mirrored before.
+        return not any(one.turns for one in self._ops) or (op.kind == "shift" and (op.turns or op.size is None))
 
     def add(self, op: Geometric, one: Map, shape: Shape) -> None:
         """Takes an operation with its map and the shape of its result."""
+        reach = op.reach(self.shape) if callable(op.reach) else op.reach
+        self._reach = (self._reach[0] + reach[0], self._reach[1] + reach[1])
         self._shrink, self.shape = self._shrunk(op, shape), shape
         self._ops.append(op)
         self._maps.append(one)
@@ -139,8 +200,9 @@ class _Run:
     def _shrunk(self, op: Geometric, shape: Shape) -> tuple[float, float]:
         if not op.antialias or op.interpolation == "nearest":
             return self._shrink
-        return (self._shrink[0] * max(1.0, self.shape[0] / shape[0]),
-                self._shrink[1] * max(1.0, self.shape[1] / shape[1]))
+        down, across = ((self.shape[0] / shape[0], self.shape[1] / shape[1]) if op.shrink is None else
+                        op.shrink(self.shape))
+        return self._shrink[0] * max(1.0, down), self._shrink[1] * max(1.0, across)
 
     def _method(self) -> Method:
         borders = [op.border for op in self._ops if op.border is not None]
@@ -149,10 +211,12 @@ class _Run:
             kind=max((op.kind for op in self._ops), key=KINDS.index),
             interpolation=interpolations[0] if interpolations else "nearest",
             border=borders[0] if borders else None,
-            reach=(sum(op.reach[0] for op in self._ops), sum(op.reach[1] for op in self._ops)),
+            reach=self._reach,
             shrink=self._shrink,
             mirrors=(any(op.mirrors[0] for op in self._ops), any(op.mirrors[1] for op in self._ops)),
             fixed=all(op.fixed for op in self._ops),
+            frames=any(op.frames and op.kind == "scale" for op in self._ops),
+            turns=any(op.turns for op in self._ops),
         )
 
 
