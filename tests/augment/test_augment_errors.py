@@ -195,7 +195,7 @@ FACTORIES: dict[str, list[tuple[str, Callable[[Any], Any], list[Any], list[Any]]
                                ("joints", lambda x: A.random_flip_left_right(joints=x), [((1, -2),), ((1, 2), (2, 3))],
                                 [3, (1, 2), ((1, 2, 3),), ((0.5, 1),)])],
     "random_flip_up_down": [("p", A.random_flip_up_down, [-0.1, 1.1, NAN], ["half", None])],
-    "random_rotation": [("max_degrees", A.random_rotation, [-1, NAN], ["much", None, (0, 1)]),
+    "random_rotation": [("max_degrees", A.random_rotation, [-1, NAN], ["much", None, (0, 1, 2)]),
                         ("interpolation", lambda x: A.random_rotation(5, interpolation=x), ["cubic"], []),
                         ("border", lambda x: A.random_rotation(5, border=x), ["wrap"], []),
                         ("fill", lambda x: A.random_rotation(5, fill=x), [2, NAN], ["red"])],
@@ -241,6 +241,24 @@ def test_a_window_larger_than_the_image_is_refused(aug: Any) -> None:
     for image in (IMAGE, BATCH):
         refused(ValueError, "size", lambda: aug(KEY, image))
         refused(ValueError, "size", lambda: aug.sample(KEY, image.shape))
+
+
+@pytest.mark.parametrize("aug", [A.random_rot90(), A.random_transpose(0.0), A.random_d4(),
+                                 A.chain(A.random_d4(), A.random_crop(4))])
+def test_what_is_not_square_is_not_turned(aug: Any) -> None:
+    refused(ValueError, "image", lambda: aug(KEY, BATCH))
+
+
+def test_without_boxes_there_is_no_crop_by_them() -> None:
+    refused(ValueError, "boxes", lambda: A.random_iou_crop(4)(KEY, BATCH))
+
+
+def test_bicubic_is_along_the_axes() -> None:
+    for make in (A.rotate, A.random_affine, A.random_perspective):
+        refused(ValueError, "interpolation", lambda make=make: make(0.5, interpolation="bicubic"))
+    refused(ValueError, "interpolation", lambda: A.Geometric(lambda *_: (), lambda *_: None, interpolation="bicubic"))
+    refused(ValueError, "size", lambda: A.resize())
+    refused(ValueError, "size", lambda: A.resize(4, shorter=4))
 
 
 @pytest.mark.parametrize("fill", [(0.5,), (0.5, 0.5), (0, 0, 0, 0)])

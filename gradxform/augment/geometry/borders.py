@@ -13,6 +13,9 @@ from gradxform.core.types import Scalar
 
 MODES = ("constant", "edge", "reflect")
 INTERPOLATIONS = ("nearest", "bilinear")
+"""Of pixels that come from anywhere."""
+ALONG_AXES = (*INTERPOLATIONS, "bicubic")
+"""Of maps along the axes."""
 Fill = Scalar | tuple[Scalar, ...]
 """A colour, from 0, black, to 1, whatever the dtype of the image: a number for all channels or one for each."""
 
@@ -25,11 +28,16 @@ class Border(NamedTuple):
         of the rim.
       fill: the colour.
       mask_fill: the number in masks.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.augment.Border("constant", fill=(0.5, 0.25, 1.0), mask_fill=255).same(gx.augment.Border("edge"))
+      False
     """
 
-    mode: str
-    fill: Fill
-    mask_fill: int
+    mode: str = "constant"
+    fill: Fill = 0.0
+    mask_fill: int = 0
 
     def same(self, other: Border) -> bool:
         """Whether another one is known to be equal."""

@@ -42,12 +42,14 @@ class Method(NamedTuple):
     Attributes:
       kind: ``"shift"`` for whole pixels along the axes and mirror images, ``"scale"`` for other maps along the axes,
         ``"any"`` for all.
-      interpolation: ``"nearest"`` or ``"bilinear"``.
+      interpolation: ``"nearest"``, ``"bilinear"`` or, along the axes, ``"bicubic"``.
       border: what lies beyond the rim; None where nothing of it is asked for.
       reach: how far beyond the rim a shift goes at most, in pixels down and across.
       shrink: by which factor a scale shrinks the image at most, down and across; 1 where it may alias.
       mirrors: whether a shift may mirror, down and across.
       fixed: whether nearest pixels are found in Pillow's arithmetic.
+      frames: whether the border begins where the image ends, and nothing of it counts for the pixels inside.
+      turns: whether rows and columns may be exchanged in the end; of square results.
     """
 
     kind: str
@@ -57,13 +59,21 @@ class Method(NamedTuple):
     shrink: tuple[float, float]
     mirrors: tuple[bool, bool]
     fixed: bool
+    frames: bool = False
+    turns: bool = False
 
 
 def resampled(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
     """An image of (height, width) whose pixels come from where the maps name."""
+    if method.turns and method.kind != "any":
+        unturned, swapped = _unturned(maps)
+        result = resampled(image, method._replace(turns=False), unturned, height, width)
+        return result.with_words(jnp.where(swapped, word.T, word) for word in result.words)
     fills = word_fills(image, method.border)
-    if method.kind == "scale" and method.interpolation == "bilinear":
+    if method.kind == "scale" and method.interpolation != "nearest":
         return _scaled(image, method, maps, height, width)
+    if method.kind == "any" and max(method.shrink) > 1 and method.interpolation != "nearest":
+        image = _smoothed(image, method, maps)
     if method.kind != "any" or method.interpolation == "nearest":
         return image.with_words(nearest(word, method, maps, height, width, fill)
                                 for word, fill in zip(image.words, fills, strict=True))
@@ -72,6 +82,10 @@ def resampled(image: Canvas, method: Method, maps: list[Map], height: int, width
 
 def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, width: int, fill: jax.Array) -> jax.Array:
     """An array (height, width, ...) of the nearest elements of an array (H, W, ...)."""
+    if method.turns and method.kind != "any":
+        unturned, swapped = _unturned(maps)
+        result = nearest(array, method._replace(turns=False), unturned, height, width, fill)
+        return jnp.where(swapped, result.swapaxes(0, 1), result)
     if method.kind == "shift":
         return _shifted(array, method, maps, height, width, fill)
     mode = "constant" if method.border is None else method.border.mode
@@ -90,6 +104,15 @@ def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, widt
 
 def _where(inside: jax.Array, array: jax.Array, fill: jax.Array) -> jax.Array:
     return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), array, fill.astype(array.dtype))
+
+
+def _unturned(maps: list[Map]) -> tuple[list[Map], jax.Array]:
+    """The map along the axes that makes the same pixels, and whether its rows are the columns of the result."""
+    (one,) = maps
+    assert isinstance(one, Affine)
+    swapped = jnp.asarray(one.xx == 0)
+    along = Affine(jnp.where(swapped, one.xy, one.xx), 0.0, one.x0, 0.0, jnp.where(swapped, one.yx, one.yy), one.y0)
+    return [along], swapped
 
 
 def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, width: int,
@@ -183,14 +206,28 @@ def _scaled(image: Canvas, method: Method, maps: list[Map], height: int, width: 
     assert isinstance(one, Affine)
     rows, columns = rim[0].size if rim and isinstance(rim[0], Rim) else image.shape[:2]
     # Columns first, rounded, and then rows: Pillow's order.
-    image = _weighted(image, 1, columns, x, abs(one.xx), method.shrink[1], method.border)
-    return _weighted(image, 0, rows, y, abs(one.yy), method.shrink[0], method.border)
+    image = _weighted(image, 1, columns, x, abs(one.xx), method)
+    return _weighted(image, 0, rows, y, abs(one.yy), method)
 
 
-def _weighted(image: Canvas, axis: int, size: Any, centers: Any, scale: Any, shrink: float,
-              border: Border | None) -> Canvas:
-    """Weighted means along an axis around each centre, the weights falling linearly to 0; Pillow's bilinear filter."""
-    table = functools.partial(_table, shrink, border, image.packed)
+def _smoothed(image: Canvas, method: Method, maps: list[Map]) -> Canvas:
+    """The image smoothed in place by the least factor by which the map shrinks it in any direction."""
+    (one,) = maps
+    assert isinstance(one, Affine)
+    larger = jnp.hypot(one.xx + one.yy, one.yx - one.xy)
+    shrink = jnp.abs(larger - jnp.hypot(one.xx - one.yy, one.yx + one.xy)) / 2
+    border = None if method.border is None or method.border.mode == "constant" else method.border
+    for axis in (1, 0):
+        centers = jnp.arange(image.shape[axis], dtype=jnp.float32) + 0.5
+        image = _weighted(image, axis, image.shape[axis], centers, shrink,
+                          method._replace(border=border, interpolation="bilinear"))
+    return image
+
+
+def _weighted(image: Canvas, axis: int, size: Any, centers: Any, scale: Any, method: Method) -> Canvas:
+    """Weighted means along an axis around each centre: Pillow's filters, with its weights and its rounding."""
+    border = method.border
+    table = functools.partial(_table, method.shrink[axis], method, image.packed)
     # The table and the pixels apart: XLA would make the table anew for each pixel, and the columns for each row.
     if isinstance(size, jax.Array):
         tables = isolated(table, size, centers, scale)
@@ -214,27 +251,51 @@ def _weighted(image: Canvas, axis: int, size: Any, centers: Any, scale: Any, shr
     return isolated(summed, image, index, weights, missing)
 
 
-def _table(shrink: float, border: Border | None, packed: bool, size: Any, centers: Any,
-           scale: Any) -> tuple[Any, Any, Any]:
+def _table(shrink: float, method: Method, packed: bool, size: Any, centers: Any, scale: Any) -> tuple[Any, Any, Any]:
     """For each centre the pixels (N, T) that count, their weights, and what they lack of 1."""
     xp, dtype = _numpy_of(centers)
+    reach, falling = FILTERS[method.interpolation]
     # Rounding may leave the scale of a whole image a little above what it shrinks by.
     support = xp.clip(scale, 1, shrink * (1 + 2.0**-20) if shrink > 1 else 1.0).astype(dtype)
-    first = xp.floor(centers - support + 0.5).astype(xp.int32)
-    taps = first[:, None] + xp.arange(math.ceil(2 * shrink))
+    first = xp.floor(centers - reach * support + 0.5).astype(xp.int32)
+    taps = first[:, None] + xp.arange(math.ceil(2 * reach * shrink))
     # A factor, since compilers turn some quotients into products, and a product has another rounding.
-    weights = xp.maximum(1 - exact(abs(taps + 0.5 - centers[:, None]) * (1 / support)), 0)
+    weights = falling(exact(abs(taps + 0.5 - centers[:, None]) * (1 / support)), xp)
     inside = (taps >= 0) & (taps < size)
+    border = method.border
     constant = border is not None and border.mode == "constant"
-    if border is None:
+    framed = constant and method.frames
+    if border is None or framed:
         weights = xp.where(inside, weights, 0)
+    if framed:
+        # Outside all is the border; a weight for what is not there keeps the sum from being 0.
+        seen = (centers > 0) & (centers < size)
+        weights = xp.where(seen[:, None], weights, xp.where(xp.arange(weights.shape[1]) == 0, 1, 0))
     weights = weights * (1 / _in_order(weights))
-    if constant:
+    if framed:
+        weights = xp.where(seen[:, None], weights, 0)
+    elif constant:
         weights = xp.where(inside, weights, 0)
     index = xp.clip(taps, 0, size - 1) if border is None or constant else inward(taps, size, border.mode)
     if packed:
         weights = xp.round(weights * 2**FIXED).astype(xp.int32)
-    return index, weights, ((1 << FIXED) if packed else 1) - _in_order(weights)
+    one = (1 << FIXED) if packed else 1
+    return index, weights, xp.where(seen[:, None], 0, one).astype(weights.dtype) if framed else one - _in_order(weights)
+
+
+def _linear(distance: Any, xp: Any) -> Any:
+    return xp.maximum(1 - distance, 0)
+
+
+def _cubic(distance: Any, xp: Any) -> Any:
+    """Keys' piecewise cubic with a slope of -1/2 at the first zero (1981), as Pillow has it."""
+    inner = exact(exact((exact(1.5 * distance) - 2.5) * distance) * distance) + 1
+    outer = -0.5 * (exact((exact((distance - 5) * distance) + 8) * distance) - 4)
+    return xp.where(distance < 1, inner, xp.where(distance < 2, outer, 0))
+
+
+FILTERS: dict[str, tuple[int, Callable[[Any, Any], Any]]] = {"bilinear": (1, _linear), "bicubic": (2, _cubic)}
+"""How far a filter reaches, in pixels of the coarser grid, and its weights by the distance."""
 
 
 def _along(table: jax.Array, axis: int) -> jax.Array:

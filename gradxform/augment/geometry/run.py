@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradxform.augment.geometry.borders import Border, blanked, colors, framed
+from gradxform.augment.geometry.borders import ALONG_AXES, INTERPOLATIONS, Border, blanked, colors, framed
 from gradxform.augment.geometry.placement import Affine, Map, Rim, composed, moved, moved_boxes
 from gradxform.augment.geometry.resample import Method, nearest, resampled, word_fills
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import Shape, Stage, Targets, canvas_of, few
+from gradxform.core import checks
 
 KINDS = ("shift", "scale", "any")
 PIXELS_AT_ONCE = 1 << 18
@@ -24,6 +25,9 @@ PIXELS_AT_ONCE = 1 << 18
 class Geometric:
     """One operation: parameters, and the map from positions in its result to positions in its input.
 
+    A factory of your own returns a ``Resampling`` of it: it moves masks, boxes and points too, and is one resampling
+    with its neighbours in a chain.
+
     Attributes:
       draw: the parameters from a key and a shape.
       place: the map from the parameters and the shape of the input.
@@ -31,12 +35,34 @@ class Geometric:
       size: height and width of the result from the shape of the input; None where they stay.
       border: what lies beyond the rim; None where nothing of it is asked for.
       interpolation: how to find what lies between pixels; None where nothing does.
-      reach: how far beyond the rim it goes at most, in pixels down and across.
+      reach: how far beyond the rim it goes at most, in pixels down and across; or that from the shape of the input.
       antialias: whether a result smaller than its source is smoothed.
       mirrors: whether it may mirror, down and across.
       fixed: whether nearest pixels are those of Pillow's arithmetic, for which no number of the map is above 1 but
         the shift.
       joints: pairs of points that change places where the map mirrors.
+      shrink: by which factors a smoothed result shrinks its source at most, down and across, from the shape of the
+        input; None where that is what the sizes tell.
+      frames: whether what lies beyond the rim is the border even where an operation before cut something off there.
+      turns: whether rows may become columns; of square images.
+      known: whether height and width have to be known before the program runs: not of images of several sizes.
+      choose: the parameters and the targets, where they depend on what is in the image: boxes, points. What comes
+        before is done first.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> @gx.augment.augmentation
+      ... def random_zoom(most: float = 2.0):
+      ...   def draw(key, shape):
+      ...     return jax.random.uniform(key, minval=1.0, maxval=most)
+      ...   def place(zoom, shape):
+      ...     x, y = shape[1] / 2, shape[0] / 2
+      ...     return gx.augment.Affine(1 / zoom, 0.0, x - x / zoom, 0.0, 1 / zoom, y - y / zoom)
+      ...   return gx.augment.Resampling((gx.augment.Geometric(draw, place, interpolation="bilinear"),))
+      >>> inputs = {"image": jnp.ones((32, 48, 3)), "boxes": jnp.array([[20.0, 12.0, 28.0, 20.0]])}
+      >>> x1, y1, x2, y2 = random_zoom(3.0)(jax.random.key(0), inputs)["boxes"][0]
+      >>> bool(x2 - x1 > 8), bool(jnp.allclose(x1 + x2, 48))
+      (True, True)
     """
 
     draw: Callable[[jax.Array, Shape], Any]
@@ -45,26 +71,54 @@ class Geometric:
     size: Callable[[Shape], tuple[int, int]] | None = None
     border: Border | None = None
     interpolation: str | None = None
-    reach: tuple[int, int] = (0, 0)
+    reach: tuple[int, int] | Callable[[Shape], tuple[int, int]] = (0, 0)
     antialias: bool = False
     mirrors: tuple[bool, bool] = (False, False)
     fixed: bool = False
     joints: tuple[tuple[int, int], ...] = ()
+    shrink: Callable[[Shape], tuple[float, float]] | None = None
+    frames: bool = False
+    turns: bool = False
+    known: bool = False
+    choose: Callable[[Any, Targets], tuple[Any, Targets]] | None = None
+
+    def __post_init__(self) -> None:
+        checks.choice("kind", self.kind, KINDS)
+        if self.interpolation is not None:
+            checks.choice("interpolation", self.interpolation, INTERPOLATIONS if self.kind == "any" else ALONG_AXES)
 
     def out_shape(self, shape: Shape) -> Shape:
-        """The shape of the result."""
+        """The shape of the result.
+
+        Raises:
+          ValueError: images of this shape cannot be moved so.
+        """
+        if self.known and isinstance(shape[0], jax.Array):
+            raise ValueError("size: expected none, since what is done here depends on height and width before the "
+                             "program runs; crop or resize the images to one size first")
         return shape if self.size is None else (*self.size(shape), shape[2])
 
     def fits(self, other: Geometric) -> bool:
         """Whether one resampling can do both: they ask the same of borders and of what lies between pixels."""
         borders = self.border is None or other.border is None or self.border.same(other.border)
         ways = {self.interpolation, other.interpolation} - {None}
-        return borders and len(ways) < 2
+        return borders and len(ways) < 2 and not ("bicubic" in ways and "any" in (self.kind, other.kind))
 
 
 @dataclasses.dataclass(frozen=True)
 class Resampling(Stage):
-    """A run of geometric operations: one pass over the image."""
+    """A run of geometric operations: one pass over the image.
+
+    Attributes:
+      ops: each a ``Geometric``.
+
+    Example:
+      >>> import gradxform as gx, jax
+      >>> whole = gx.augment.Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+      >>> still = gx.augment.Geometric(lambda key, shape: (), lambda params, shape: whole, "shift")
+      >>> gx.augment.Resampling((still, still)).out_shape((8, 10, 3))
+      (8, 10, 3)
+    """
 
     ops: tuple[Geometric, ...]
 
@@ -81,7 +135,9 @@ class Resampling(Stage):
 
     def moves_whole_pixels(self) -> bool:
         """Whether it only cuts out, or only mirrors: that it does with pixels (H, W, C) as they are."""
-        cuts = any(any(op.reach) or op.size is not None for op in self.ops)
+        if any(op.turns for op in self.ops):
+            return False
+        cuts = any(op.reach != (0, 0) or op.size is not None for op in self.ops)
         one_color = all(op.border is None or not isinstance(op.border.fill, (tuple, list)) for op in self.ops)
         shifts = all(op.kind == "shift" for op in self.ops)
         return shifts and one_color and not (cuts and any(any(op.mirrors) for op in self.ops))
@@ -91,8 +147,9 @@ class Resampling(Stage):
         keys = jax.random.split(key, len(self.ops)) if len(self.ops) > 1 else [key]
         params = []
         for one, op in zip(keys, self.ops, strict=True):
+            after = op.out_shape(shape)
             params.append(op.draw(one, shape))
-            shape = op.out_shape(shape)
+            shape = after
         return tuple(params)
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -110,6 +167,8 @@ class Resampling(Stage):
             if not run.takes(op):
                 targets = run.done(targets)
                 run = _Run(run.shape, run.room)
+            if op.choose is not None:
+                one, targets = op.choose(one, targets)
             run.add(op, op.place(one, run.shape))
         return run.done(targets)
 
@@ -128,14 +187,26 @@ class _Run:
         self._maps: list[Map] = []
         self._shrink = (1.0, 1.0)
         self._swaps: list[tuple[jax.Array, tuple[tuple[int, int], ...]]] = []
+        self._reach = (0, 0)
 
     def takes(self, op: Geometric) -> bool:
         """Whether one more fits. Only along the axes can a smaller image be smoothed."""
-        kinds = {one.kind for one in self._ops} | {op.kind}
-        return not self._ops or "any" not in kinds or max(self._shrunk(op)) <= 1
+        if not self._ops:
+            return True
+        ops = [*self._ops, op]
+        kinds = {one.kind for one in ops}
+        if op.choose is not None or (op.frames and not all(one.kind == "shift" and one.size is None
+                                                           for one in self._ops)):
+            return False
+        if "any" in kinds:
+            return max(self._shrunk(op)) <= 1
+        # Rows and columns are exchanged last, and mirror images after that are mirrored before.
+        return not any(one.turns for one in self._ops) or (op.kind == "shift" and (op.turns or op.size is None))
 
     def add(self, op: Geometric, one: Map) -> None:
         """Takes an operation with its map."""
+        reach = op.reach(self.room) if callable(op.reach) else op.reach
+        self._reach = (self._reach[0] + reach[0], self._reach[1] + reach[1])
         self._shrink = self._shrunk(op)
         self.shape, self.room = op.out_shape(self.shape), op.out_shape(self.room)
         self._ops.append(op)
@@ -155,8 +226,9 @@ class _Run:
             return self._shrink
         # As far as the largest image shrinks.
         room = op.out_shape(self.room)
-        return (self._shrink[0] * max(1.0, self.room[0] / room[0]),
-                self._shrink[1] * max(1.0, self.room[1] / room[1]))
+        down, across = ((self.room[0] / room[0], self.room[1] / room[1]) if op.shrink is None else
+                        op.shrink(self.room))
+        return self._shrink[0] * max(1.0, down), self._shrink[1] * max(1.0, across)
 
     def _method(self) -> Method:
         borders = [op.border for op in self._ops if op.border is not None]
@@ -165,10 +237,12 @@ class _Run:
             kind=max((op.kind for op in self._ops), key=KINDS.index),
             interpolation=interpolations[0] if interpolations else "nearest",
             border=borders[0] if borders else None,
-            reach=(sum(op.reach[0] for op in self._ops), sum(op.reach[1] for op in self._ops)),
+            reach=self._reach,
             shrink=self._shrink,
             mirrors=(any(op.mirrors[0] for op in self._ops), any(op.mirrors[1] for op in self._ops)),
             fixed=all(op.fixed for op in self._ops),
+            frames=any(op.frames and op.kind == "scale" for op in self._ops),
+            turns=any(op.turns for op in self._ops),
         )
 
 
@@ -234,7 +308,7 @@ def _padded(array: Any, size: jax.Array, method: Method, maps: list[Map], room: 
         return array.with_words(_padded(word, size, method, maps, room, stays, one)
                                 for word, one in zip(array.words, fills, strict=True))
     if method.kind != "shift":
-        smooth = fill is None and method.interpolation == "bilinear"
+        smooth = fill is None and method.interpolation != "nearest"
         mode = "constant" if method.border is None and smooth else "edge" if method.border is None else (
             method.border.mode)
         if not (smooth and method.kind == "scale"):
