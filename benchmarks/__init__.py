@@ -4,6 +4,7 @@
     python -m benchmarks optimizers --quick    # a few minutes; prints, and writes only where --output says
     python -m benchmarks optimizers --trees transformer --cases clip_adamw --repeats 100
     python -m benchmarks norms                 # forward and backward passes; benchmarks/results/norms-<device>.json
+    python -m benchmarks memory                # optimizer state in fewer bits; benchmarks/results/memory-<device>.json
     python -m benchmarks compiled              # what the compilers for TPU and GPU make of all that, without a device
     python -m benchmarks optimizers --help
 

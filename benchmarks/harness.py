@@ -204,7 +204,7 @@ def environment() -> dict[str, Any]:
         "cores": cores(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "others_cores": round(others_now(), 2),
     }
@@ -253,7 +253,8 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of a package; None where it is not installed."""
     if name == "gradxform":
         import gradxform
         return getattr(gradxform, "__version__", "unreleased")

@@ -38,14 +38,15 @@ class Checkpoints:
         for path in self.folder.glob("*.npz"):
             path.unlink()
 
-    def save(self, name: str, tree: Any) -> None:
-        """Writes a tree whole, or, where that is interrupted, not at all."""
+    def save(self, name: str, tree: Any, note: Any = None) -> None:
+        """Writes a tree, with a note that JSON can hold, whole, or, where that is interrupted, not at all."""
         partial = self.folder / f"{name}.partial"
         with partial.open("wb") as file:
-            np.savez(file, *map(np.asarray, jax.tree.leaves(tree)))
+            notes = {} if note is None else {"note": np.array(json.dumps(note))}
+            np.savez(file, *map(np.asarray, jax.tree.leaves(tree)), **notes)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(self.folder / f"{name}.npz")
+        partial.replace(self._path(name))
 
     def load(self, name: str, like: Any) -> Any:
         """Reads a tree.
@@ -60,18 +61,33 @@ class Checkpoints:
         Raises:
           ValueError: the file is no such tree.
         """
-        path = self.folder / f"{name}.npz"
-        if not path.exists():
+        arrays = self._read(name)
+        if arrays is None:
             return None
         leaves, structure = jax.tree.flatten(like)
+        found = [x for key, x in arrays.items() if key != "note"]
+        if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in leaves]:
+            raise ValueError(
+                f"{self._path(name)} holds something else than expected; delete it to begin that part anew")
+        return jax.tree.unflatten(structure, found)
+
+    def note(self, name: str) -> Any:
+        """The note that was saved with a tree, or None where there is none."""
+        arrays = self._read(name) or {}
+        return json.loads(arrays["note"].item()) if "note" in arrays else None
+
+    def _path(self, name: str) -> pathlib.Path:
+        return self.folder / f"{name}.npz"
+
+    def _read(self, name: str) -> dict[str, np.ndarray] | None:
+        path = self._path(name)
+        if not path.exists():
+            return None
         try:
             with np.load(path, allow_pickle=False) as file:
-                found = [file[f"arr_{i}"] for i in range(len(file.files))]
+                return dict(file)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} cannot be read ({error}); delete it to begin that part anew") from None
-        if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in leaves]:
-            raise ValueError(f"{path} holds something else than expected; delete it to begin that part anew")
-        return jax.tree.unflatten(structure, found)
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:

@@ -1,8 +1,10 @@
 """What the state of an optimizer takes in fewer bits, and what that costs: bytes, memory traffic, time, loss.
 
 Bytes are those of the state by its shapes, over whole models. Traffic is read from the program that a chip's own
-compiler makes of a donated step, where that compiler is installed. Steps are timed in turns on this machine. With
-``--train`` two small nets are trained from the same batches with every codec, and with params of 16 bits.
+compiler makes of a donated step, where that compiler is installed. Steps are timed in turns on this machine, ours and
+those of optax, torch, torchao, bitsandbytes and FlashOptim, where they are installed and work on its processor; and a
+mean of squares is followed whose gradient falls to a hundredth. With ``--train`` two small nets are trained from the
+same batches with every codec, and with params of 16 bits.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import gradxform as gx
 from benchmarks import harness, trees
-from benchmarks.memory import codecs, training
+from benchmarks.memory import codecs, peers, training
 
 HELP = "optimizer state in fewer bits: bytes, memory traffic, time of a step, loss after training"
 
@@ -33,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints and returns the record."""
-    record: dict[str, Any] = {"state_bytes": _bytes(), "here": _here(args)}
+    record: dict[str, Any] = {"state_bytes": _bytes(), "here": _here(args), "averages": _averages(args)}
     if args.topology:
         record["compiled"] = {topology: _compiled(topology) for topology in args.topology}
     if args.train:
@@ -68,22 +71,50 @@ def _bytes() -> dict[str, Any]:
 
 
 def _here(args: argparse.Namespace) -> dict[str, Any]:
-    """A step of AdamW by every codec on this machine."""
+    """A step of AdamW by every codec and peer on this machine."""
     repeats = args.repeats or (10 if args.quick else 40)
-    txs = {name: codecs.stored(codecs.MAKERS["gx.adamw"](), codec) for name, codec in codecs.CODECS.items()
-           if not name.startswith("int4") or not args.quick}
-    built = {name: codecs.temporaries(tx) for name, tx in txs.items()}
-    times, busy = harness.undisturbed(lambda: codecs.step_times(txs, repeats), args.patience)
+    chosen = {name: codec for name, codec in codecs.CODECS.items() if not name.startswith("int4") or not args.quick}
+    built = {name: codecs.temporaries(codecs.stored(gx.adamw(peers.RATE), codec)) for name, codec in chosen.items()}
+    params = [np.random.default_rng(i).standard_normal(shape, np.float32)
+              for i, shape in enumerate(codecs.SMALL.values())]
+    size = sum(p.size for p in params)
+    found = {name: peers.start(peers.ours(codec), params) for name, codec in chosen.items()}
+    found |= {name: peers.start(peers.PEERS[name], params) for name in peers.PEERS}
+    runs = {name: peer for name, peer in found.items() if isinstance(peer, peers.Peer)}
+    times, busy = harness.undisturbed(
+        lambda: harness.in_turns({name: peer.step for name, peer in runs.items()}, repeats), args.patience)
     plain, first = times["float32"], built["float32"]["seconds"]
+    record = {name: {"step": times[name].record(), "ratio": times[name].ratio(plain), "bytes": peer.size() / size,
+                     **built.get(name, {})} for name, peer in runs.items()}
     harness.table("a step of AdamW over 8.4M parameters on this machine",
-                  ("codec", "ms", "x float32", "temp B/param", "build s", "x float32"),
-                  [[name, f"{1e3 * one.median:.1f}", f"{one.ratio(plain):.2f}", f"{built[name]['temp']:.2f}",
-                    f"{built[name]['seconds']:.2f}", f"{built[name]['seconds'] / first:.1f}"]
-                   for name, one in times.items()])
+                  ("stored by", "state B/param", "ms", "x float32", "temp B/param", "build s", "x float32"),
+                  [[name, f"{one['bytes']:.3f}", f"{1e3 * times[name].median:.1f}", f"{one['ratio']:.2f}",
+                    *([f"{one['temp']:.2f}", f"{one['seconds']:.2f}", f"{one['seconds'] / first:.1f}"]
+                      if name in built else ["-"] * 3)] for name, one in record.items()])
+    for name, why in found.items():
+        if isinstance(why, str):
+            print(f"{name}: {why}")
+            record[name] = {"missing": why}
     if busy > harness.QUIET:
         print(f"WARNING: measured while other processes kept {busy:.1f} cores busy")
-    return {name: {"step": one.record(), "ratio": one.ratio(plain), **built[name]} for name, one in times.items()} | {
-        "others": busy}
+    return record | {"versions": peers.versions(), "others": busy}
+
+
+def _averages(args: argparse.Namespace) -> dict[str, Any]:
+    """Whether a mean of squares follows gradients that fall, by every codec and peer."""
+    steps = 800 if args.quick else 8000
+    found = {name: peers.averages(peers.ours(codec), steps) for name, codec in codecs.CODECS.items()}
+    found |= {name: peers.averages(peers.PEERS[name], steps) for name in peers.PEERS}
+    columns = ("fallen", "others", "spread", "fallen_mean", "others_mean")
+    rows = [[name, *(f"{one[column]:.3f}" for column in columns)] for name, one in found.items()
+            if not isinstance(one, str)]
+    harness.table(f"root of the mean of squares, by the exact one, after {steps} steps in which half of the gradients "
+                  "fell to a hundredth", ("stored by", "those", "others", "their spread", "those, of the mean",
+                                          "others, of the mean"), rows)
+    for name, why in found.items():
+        if isinstance(why, str):
+            print(f"{name}: {why}")
+    return {"steps": steps, **{name: {"missing": one} if isinstance(one, str) else one for name, one in found.items()}}
 
 
 def _compiled(topology: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""AdamW by every codec: bytes of its state, bytes to and from HBM as compilers make them, the time of a step here."""
+"""AdamW by every codec: bytes of its state, bytes to and from HBM as compilers make them, temporaries here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import gradxform as gx
-from benchmarks import harness
 from benchmarks.compiled import report, target
 
 P = gx.precision
@@ -75,20 +73,3 @@ def temporaries(tx: Any, shapes: Shapes = SMALL) -> dict[str, float]:
         params, jax.eval_shape(tx.init, params), params).compile()
     return {"temp": program.memory_analysis().temp_size_in_bytes / sum(map(math.prod, shapes.values())),
             "seconds": time.process_time() - start}
-
-
-def step_times(txs: Mapping[str, Any], repeats: int = 20, shapes: Shapes = SMALL) -> dict[str, harness.Sample]:
-    """The time of a donated step of each transformation, in turns."""
-    start = {name: jnp.asarray(np.random.RandomState(i).standard_normal(shape), jnp.float32)
-             for i, (name, shape) in enumerate(shapes.items())}
-    grads = jax.tree.map(lambda p: 0.01 * p, start)
-    turns: dict[str, Callable[[], None]] = {}
-    for name, tx in txs.items():
-        held = [jax.tree.map(jnp.array, start), tx.init(start)]
-        call = jax.jit(step_of(tx), donate_argnums=(0, 1))
-
-        def turn(call: Any = call, held: list[Any] = held) -> None:
-            held[:] = jax.block_until_ready(call(*held, grads))
-
-        turns[name] = turn
-    return harness.in_turns(turns, repeats)

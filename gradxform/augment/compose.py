@@ -1,9 +1,9 @@
-"""Augmentations made of others: one after another, by chance, one of several, two of one image."""
+"""Augmentations made of others: one after another, by chance, one of several, several views of one image."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,92 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.augment.augmentation import Augmentation, augmentation
-from gradxform.augment.batching import apply_batch, sorted_switch
 from gradxform.augment.geometry.run import Resampling
 from gradxform.augment.ranges import check_order
-from gradxform.augment.stage import Shape, Stage, Targets, fewest
+from gradxform.augment.sequence import Built, Mixed, Sequence, fewest
+from gradxform.augment.stage import Mix, Shape, Stage, Targets, canvas_of
 from gradxform.core import checks
 from gradxform.core.types import Scalar
-
-
-@dataclasses.dataclass(frozen=True)
-class Sequence(Stage):
-    """Stages one after another."""
-
-    stages: tuple[Stage, ...]
-
-    @property
-    def branches(self) -> bool:  # type: ignore[override]
-        """Whether a stage has them."""
-        return any(stage.branches for stage in self.stages)
-
-    @property
-    def whole_batch(self) -> bool:  # type: ignore[override]
-        """Whether a stage mixes images."""
-        return any(stage.whole_batch for stage in self.stages)
-
-    @property
-    def views(self) -> bool:  # type: ignore[override]
-        """Whether the last stage gives several results."""
-        return any(stage.views for stage in self.stages)
-
-    def at_once(self, shape: Shape, dtype: Any) -> int:
-        """As few as a stage with branches wants."""
-        shapes = itertools.accumulate(self.stages, lambda shape, stage: stage.out_shape(shape), initial=shape)
-        return fewest(zip(self.stages, shapes, strict=False), dtype)
-
-    @property
-    def whole_pixels(self) -> bool:  # type: ignore[override]
-        """Whether all stages do."""
-        return all(stage.whole_pixels for stage in self.stages)
-
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
-        """The parameters of each stage."""
-        params = []
-        for i, stage in enumerate(self.stages):
-            params.append(stage.sample(jax.random.fold_in(key, i), shape))
-            shape = stage.out_shape(shape)
-        return tuple(params)
-
-    def apply(self, params: Any, targets: Targets) -> Any:
-        """The targets after all stages."""
-        for stage, one in zip(self.stages, params, strict=True):
-            targets = stage.apply(one, targets)
-        return targets
-
-    def apply_sorted(self, params: Any, targets: Targets) -> Any:
-        """The targets of a batch after all stages, stage by stage."""
-        for stage, one in zip(self.stages, params, strict=True):
-            targets = stage.apply_sorted(one, targets)
-        return targets
-
-    def out_shape(self, shape: Shape) -> Shape:
-        """The shape after all stages."""
-        for stage in self.stages:
-            shape = stage.out_shape(shape)
-        return shape
-
-    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
-        """The parameters of each stage for a batch."""
-        if not self.whole_batch:
-            return super().sample_batch(key, shape)
-        params = []
-        for i, stage in enumerate(self.stages):
-            params.append(stage.sample_batch(jax.random.fold_in(key, i), shape))
-            shape = (shape[0], *stage.out_shape((shape[1], shape[2], shape[3])))
-        return tuple(params)
-
-    def apply_mixed(self, params: Any, targets: Targets, strategy: str) -> Any:
-        """The targets of a batch after stages of which some mix images; those between them work image by image."""
-        steps = zip(self.stages, params, strict=True)
-        for whole_batch, some in itertools.groupby(steps, lambda step: step[0].whole_batch):
-            stages, each = zip(*some, strict=True)
-            if whole_batch:
-                for stage, one in zip(stages, each, strict=True):
-                    targets = stage.apply_mixed(one, targets, strategy)
-            else:
-                targets = apply_batch(Sequence(stages), each, targets, strategy)
-        return targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +25,20 @@ class Choice(Stage):
 
     stages: tuple[Stage, ...]
     probabilities: tuple[Scalar, ...] | None
-    branches = True
+
+    @property
+    def dear(self) -> bool:  # type: ignore[override]
+        """Whether a stage is."""
+        return any(stage.dear for stage in self.stages)
+
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        """Whether there is something dear to choose from."""
+        return any(stage.dear or stage.chooses for stage in self.stages)
+
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """One, which takes its own branch."""
+        return 1
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """Which one, and the parameters of each."""
@@ -123,7 +56,7 @@ class Choice(Stage):
     def out_shape(self, shape: Shape) -> Shape:
         """The shape that all of them make."""
         shapes = [stage.out_shape(shape) for stage in self.stages]
-        if len(set(shapes)) > 1:
+        if not all(_is_same(a, b) for shape in shapes for a, b in zip(shape, shapes[0], strict=True)):
             raise ValueError(f"image: expected all choices to give one shape, got {', '.join(map(str, shapes))} from "
                              f"{shape}")
         return shapes[0]
@@ -131,16 +64,16 @@ class Choice(Stage):
     def apply(self, params: Any, targets: Targets) -> Any:
         """The targets as the chosen stage makes them."""
         index, each = params
-        return lax.switch(index, self._branches(), (each, targets))
 
-    def apply_sorted(self, params: Any, targets: Targets) -> Any:
-        """The targets of a batch, one chosen stage after another."""
-        index, each = params
-        return sorted_switch(index, self._branches(), (each, targets))
+        def branch(i: int, stage: Stage) -> Any:
+            def made(each: Any, targets: Targets) -> Targets:
+                made = stage.apply(each[i], targets)
+                return made | {"image": canvas_of(made)}
 
-    def _branches(self) -> list[Any]:
-        return [lambda operands, i=i, stage=stage: stage.apply(operands[0][i], operands[1])
-                for i, stage in enumerate(self.stages)]
+            return made
+
+        return lax.switch(index, [branch(i, stage) for i, stage in enumerate(self.stages)], each,
+                          targets | {"image": canvas_of(targets)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,15 +81,19 @@ class Views(Stage):
     """Several results of one image, each with parameters of its own."""
 
     stages: tuple[Stage, ...]
-    views = True
 
     @property
-    def branches(self) -> bool:  # type: ignore[override]
-        """Whether a stage has them."""
-        return any(stage.branches for stage in self.stages)
+    def dear(self) -> bool:  # type: ignore[override]
+        """Whether a stage is."""
+        return any(stage.dear for stage in self.stages)
 
-    def at_once(self, shape: Shape, dtype: Any) -> int:
-        """As few as a stage with branches wants."""
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        """Whether a stage does."""
+        return any(stage.chooses for stage in self.stages)
+
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """As few as a stage wants."""
         return fewest(((stage, shape) for stage in self.stages), dtype)
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
@@ -167,21 +104,19 @@ class Views(Stage):
         """The targets of each view."""
         return tuple(stage.apply(one, targets) for stage, one in zip(self.stages, params, strict=True))
 
-    def apply_sorted(self, params: Any, targets: Targets) -> Any:
-        """The targets of each view of a batch."""
-        return tuple(stage.apply_sorted(one, targets) for stage, one in zip(self.stages, params, strict=True))
-
     def out_shape(self, shape: Shape) -> Shape:
-        """The shape of the first view."""
-        return next(stage.out_shape(shape) for stage in self.stages)
+        """The shape of the first view, once all have agreed to theirs."""
+        shapes = [stage.out_shape(shape) for stage in self.stages]
+        return shapes[0]
 
 
 @augmentation
-def chain(*augmentations: Augmentation) -> Stage:
+def chain(*augmentations: Augmentation) -> Built:
     """One augmentation after another.
 
     Neighbouring geometric ones are one resampling as far as they ask the same of borders and of what lies between
-    pixels; then the image is interpolated once, and what one of them moved out of sight another may move back.
+    pixels; then the image is interpolated once, and what one of them moved out of sight another may move back. What
+    comes after several views is done to each of them, with parameters of its own.
 
     Args:
       *augmentations: what to do, in order; without any, the chain changes nothing.
@@ -191,23 +126,17 @@ def chain(*augmentations: Augmentation) -> Stage:
 
     Raises:
       TypeError: an argument is no augmentation.
-      ValueError: something is behind several views, or what needs values in [0, 1] behind what leaves it, as
-        ``normalize`` does.
+      ValueError: images of a batch are mixed after several views, or what needs values in [0, 1] is behind what leaves
+        it, as ``normalize`` does.
 
     Example:
       >>> import gradxform as gx
       >>> gx.augment.chain(gx.augment.random_crop((24, 24)), gx.augment.random_flip_left_right())
       augment.chain(augment.random_crop(size=(24, 24), padding=0), augment.random_flip_left_right(p=0.5))
     """
-    stages: list[Stage] = []
-    for i, one in enumerate(augmentations):
-        stage = _checked(f"augmentations[{i}]", one).stage
-        if stages and stages[-1].views:
-            raise ValueError(f"augmentations[{i}]: expected nothing behind several views, got {one.name}; put it into "
-                             f"the views")
-        stages.extend(stage.stages if isinstance(stage, Sequence) else [stage])
+    stages = [_checked(f"augmentations[{i}]", one).stage for i, one in enumerate(augmentations)]
     check_order(augmentations)
-    return Sequence(tuple(_fused(stages)))
+    return _joined(stages)
 
 
 @augmentation
@@ -270,6 +199,34 @@ def one_of(*augmentations: Augmentation, probabilities: tuple[Scalar, ...] | Non
 
 
 @augmentation
+def views(*augmentations: Augmentation) -> Stage:
+    """Several augmented views of each image, each with parameters of its own and maybe of another size.
+
+    What comes after it in a ``chain`` is done to each view.
+
+    Args:
+      *augmentations: what makes each view, at least one.
+
+    Returns:
+      The augmentation, whose result is a tuple of what each of them gives.
+
+    Raises:
+      TypeError: an argument is no augmentation.
+      ValueError: there are none, or one of them mixes images or gives several views itself.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> large, small = gx.augment.random_crop(24), gx.augment.random_crop(8)
+      >>> aug = gx.augment.chain(gx.augment.views(large, small, small), gx.augment.normalize(0.5, 0.5))
+      >>> [view.shape for view in aug(jax.random.key(0), jnp.zeros((4, 32, 32, 3)))]
+      [(4, 24, 24, 3), (4, 8, 8, 3), (4, 8, 8, 3)]
+    """
+    if not augmentations:
+        raise ValueError("augmentations: expected at least one, got none")
+    return Views(tuple(_single(f"augmentations[{i}]", one) for i, one in enumerate(augmentations)))
+
+
+@augmentation
 def two_views(first: Augmentation, second: Augmentation | None = None) -> Stage:
     """Two augmented views of each image, for contrastive learning.
 
@@ -301,17 +258,44 @@ def _checked(name: str, aug: Any) -> Augmentation:
     return aug
 
 
+def _is_same(side: Any, other: Any) -> bool:
+    """Whether two sides are known to be equal; those of images of several sizes are arrays."""
+    return side is other or (not isinstance(side, jax.Array) and not isinstance(other, jax.Array) and side == other)
+
+
 def _single(name: str, aug: Any) -> Stage:
     stage = _checked(name, aug).stage
-    if stage.whole_batch or stage.views:
-        raise ValueError(f"{name}: expected an augmentation of one image, got {aug.name}, which "
-                         f"{'mixes images of a batch' if stage.whole_batch else 'gives several views'}")
+    if not isinstance(stage, Stage):
+        raise ValueError(f"{name}: expected an augmentation of one image, got {aug.name}, which mixes images of a "
+                         f"batch")
+    if isinstance(stage, Views) or (isinstance(stage, Sequence) and any(isinstance(one, Views)
+                                                                        for one in stage.stages)):
+        raise ValueError(f"{name}: expected an augmentation of one image, got {aug.name}, which gives several views")
     return stage
 
 
-def _fused(stages: list[Stage]) -> list[Stage]:
+def _joined(parts: Iterable[Any]) -> Built:
+    """Stages and mixes one after another, as one."""
+    flat: list[Stage | Mix] = []
+    for part in parts:
+        flat.extend(part.stages if isinstance(part, Sequence) else part.parts if isinstance(part, Mixed) else [part])
+    first = next((i for i, part in enumerate(flat) if isinstance(part, Views)), len(flat))
+    rest = flat[first + 1:]
+    if rest:
+        if any(isinstance(part, (Mix, Views)) for part in rest):
+            raise ValueError("augmentations: expected nothing after several views that mixes images or gives several "
+                             "views again; put it before, or into the views")
+        views: Any = flat[first]
+        flat[first:] = [Views(tuple(_joined([view, *rest]) for view in views.stages))]  # type: ignore[misc]
+    flat = _fused(flat)
+    if any(isinstance(part, Mix) for part in flat):
+        return Mixed(tuple(flat))
+    return Sequence(tuple(flat))  # type: ignore[arg-type]
+
+
+def _fused(stages: list[Any]) -> list[Any]:
     """The stages, with neighbouring geometric ones as one where one resampling can do them."""
-    result: list[Stage] = []
+    result: list[Any] = []
     for stage in stages:
         last = result[-1] if result else None
         if (isinstance(stage, Resampling) and isinstance(last, Resampling)

@@ -12,8 +12,7 @@ from jax import lax
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.pixels.arithmetic import exact
-from gradxform.augment.pixels.canvas import Canvas
-from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.augment.stage import Mix, Targets
 from gradxform.core import arrays, checks
 from gradxform.core.numbers import scalar, widen
 from gradxform.core.types import Scalar
@@ -21,7 +20,7 @@ from gradxform.core.types import Scalar
 
 @augmentation
 def mixup(alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scalar = 0.0,
-          num_classes: int | None = None) -> Stage:
+          num_classes: int | None = None) -> Mix:
     """Each image of a batch blended with another one, and their labels likewise.
 
     ``lam * x_i + (1 - lam) * x_j`` and ``lam * y_i + (1 - lam) * y_j`` with ``lam ~ Beta(alpha, alpha)`` and ``j`` from
@@ -64,7 +63,7 @@ def mixup(alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scal
 
 @augmentation
 def cutmix(alpha: Scalar = 1.0, *, per_image: bool = False, label_smoothing: Scalar = 0.0,
-           num_classes: int | None = None) -> Stage:
+           num_classes: int | None = None) -> Mix:
     """A box of each image of a batch replaced by that of another one, and their labels mixed by area.
 
     ``lam ~ Beta(alpha, alpha)`` gives the sides of the box, ``sqrt(1 - lam)`` of those of the image, rounded down to
@@ -115,7 +114,7 @@ def cutmix(alpha: Scalar = 1.0, *, per_image: bool = False, label_smoothing: Sca
 @augmentation
 def mixup_or_cutmix(mixup_alpha: Scalar = 0.2, cutmix_alpha: Scalar = 1.0, *, cutmix_probability: Scalar = 0.5,
                     per_image: bool = False, label_smoothing: Scalar = 0.0,
-                    num_classes: int | None = None) -> Stage:
+                    num_classes: int | None = None) -> Mix:
     """Either Mixup or CutMix, by chance.
 
     It takes a dict of ``image`` (B, H, W, C), ``label`` and ``mask``, as ``mixup`` does.
@@ -159,7 +158,7 @@ def mixup_or_cutmix(mixup_alpha: Scalar = 0.2, cutmix_alpha: Scalar = 1.0, *, cu
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixing(Stage):
+class Mixing(Mix):
     """Mixes each image of a batch with another one.
 
     Attributes:
@@ -174,17 +173,6 @@ class Mixing(Stage):
     per_image: bool
     label_smoothing: Any
     num_classes: int | None
-    whole_batch = True
-    # All channels are treated alike, so that images can be taken as they are.
-    whole_pixels = True
-
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
-        """Refuses a single image.
-
-        Raises:
-          ValueError: always.
-        """
-        raise ValueError(f"image: expected a batch (B, H, W, C), since its images are mixed, got shape {shape}")
 
     def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
         """The parameters of a batch."""
@@ -201,8 +189,7 @@ class Mixing(Stage):
                 raise TypeError(f"{name}: expected none, since there is no telling which of two mixed images a thing "
                                 f"at a place is of, got {name!r}")
         image = targets["image"]
-        # A canvas is made of (B, H, W), one for some channels each.
-        shape = (*image.words[0].shape, image.channels) if isinstance(image, Canvas) else image.shape
+        shape = image.shape
         check_batch(shape)
         if "label" not in targets and "mask" not in targets:
             raise ValueError("label: expected the labels (or masks) beside the images, as {'image': ..., 'label': "
@@ -246,20 +233,18 @@ class Mixing(Stage):
         return (1 - self.label_smoothing) * shares + self.label_smoothing / shares.shape[1]
 
 
-def _mixed(params: Any, image: Any) -> Any:
-    """A batch of images, an array or a canvas, mixed."""
+def _mixed(params: Any, image: jax.Array) -> jax.Array:
+    """A batch of images, mixed."""
     box, cut = params.get("box"), params.get("cut")
-    others = jax.tree.map(lambda x: _of(params["partner"], x), image)
+    others = _of(params["partner"], image)
     if box is None:
-        return _blended(params["lam"], image, others)
-    height, width = jax.tree.leaves(image)[0].shape[1:3]
-    inside = _inside(box, height, width)
-    pasted = jax.tree.map(lambda mine, theirs: jnp.where(_behind(inside, mine), theirs, mine), image, others)
+        return _blend(params["lam"], image, others)
+    inside = _inside(box, image.shape[1], image.shape[2])
+    pasted = jnp.where(_behind(inside, image), others, image)
     if cut is None:
         return pasted
     # One pass for both ways: XLA's CPU branches cost several, for they copy what goes into them.
-    return jax.tree.map(lambda one, other: jnp.where(_behind(cut, one), one, other), pasted,
-                        _blended(params["lam"], image, others))
+    return jnp.where(_behind(cut, image), pasted, _blend(params["lam"], image, others))
 
 
 def _mixed_mask(params: Any, mask: jax.Array) -> jax.Array:
@@ -269,13 +254,6 @@ def _mixed_mask(params: Any, mask: jax.Array) -> jax.Array:
         raise TypeError(f"mask: expected floats, shares of classes (B, H, W, K), since a blended pixel is of two "
                         f"classes, got {mask.dtype}; jax.nn.one_hot makes them, and cutmix takes any")
     return _mixed(params, mask)
-
-
-def _blended(lam: jax.Array, image: Any, others: Any) -> Any:
-    if not isinstance(image, Canvas):
-        return _blend(lam, image, others)
-    return image.with_planes([_blend(lam, mine, theirs)
-                              for mine, theirs in zip(image.planes(), others.planes(), strict=True)])
 
 
 def _blend(lam: jax.Array, mine: jax.Array, theirs: jax.Array) -> jax.Array:
@@ -329,14 +307,17 @@ def _beta(key: jax.Array, alpha: Scalar, shape: tuple[int, ...]) -> jax.Array:
     return jnp.where(a == b, 0.5, jax.nn.sigmoid(a - b))
 
 
-def check_batch(shape: tuple[int, ...]) -> None:
-    """Refuses a single image.
+def check_batch(shape: tuple[Any, ...]) -> None:
+    """Refuses a single image, and images of several sizes.
 
     Raises:
-      ValueError: for the shape of one.
+      ValueError: for the shape of one, or one that is not known before the program runs.
     """
     if len(shape) != 4:
         raise ValueError(f"image: expected a batch (B, H, W, C), since its images are mixed, got shape {shape}")
+    if isinstance(shape[1], jax.Array):
+        raise ValueError("size: expected none where images are mixed, which takes images of one size; crop or resize "
+                         "them to one first")
 
 
 def _flag(per_image: Any) -> bool:

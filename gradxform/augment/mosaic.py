@@ -18,7 +18,7 @@ from gradxform.augment.geometry.resample import Method
 from gradxform.augment.geometry.run import move
 from gradxform.augment.mixing import check_batch
 from gradxform.augment.pixels.canvas import Canvas
-from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.augment.stage import Mix, Shape, Targets
 from gradxform.core import arrays
 from gradxform.core.types import Scalar
 
@@ -28,7 +28,7 @@ PER_OBJECT = ("boxes", "visibility", "keypoints", "label")
 
 @augmentation
 def mosaic(size: int | tuple[int, int], center: tuple[Scalar, Scalar] = (0.25, 0.75), *, fill: Fill = 0.0,
-           mask_fill: int = 0) -> Stage:
+           mask_fill: int = 0) -> Mix:
     """Four images of a batch around a random point of a canvas, as YOLOv4 has it (Bochkovskiy and others, 2020).
 
     A corner of each lies at the point, the image itself to the upper left of it and three others of the batch, from
@@ -67,7 +67,7 @@ def mosaic(size: int | tuple[int, int], center: tuple[Scalar, Scalar] = (0.25, 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Mosaic(Stage):
+class Mosaic(Mix):
     """See ``mosaic``.
 
     Attributes:
@@ -81,16 +81,6 @@ class Mosaic(Stage):
     low: Scalar
     high: Scalar
     border: Border
-    whole_batch = True
-    whole_pixels = True
-
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
-        """Refuses a single image.
-
-        Raises:
-          ValueError: always.
-        """
-        check_batch(shape)
 
     def out_shape(self, shape: Shape) -> Shape:
         """The shape of the canvas."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gradxform.augment.stage import Stage
+from gradxform.augment.sequence import Built
 
 
 def check_order(augmentations: Iterable[Any]) -> None:
@@ -24,11 +24,16 @@ def check_order(augmentations: Iterable[Any]) -> None:
             leaver = one
 
 
-def needs_unit(stage: Stage) -> bool:
+def needs_unit(stage: Built) -> bool:
     """Whether a stage, or one that it is made of, needs values in [0, 1]."""
-    return stage.needs_unit or any(map(needs_unit, getattr(stage, "stages", ())))
+    return getattr(stage, "needs_unit", False) or any(map(needs_unit, _parts(stage)))
 
 
-def leaves_unit(stage: Stage) -> bool:
+def leaves_unit(stage: Built) -> bool:
     """Whether the result of a stage, or of one that it is made of, is not in [0, 1]."""
-    return stage.leaves_unit or any(map(leaves_unit, getattr(stage, "stages", ())))
+    return getattr(stage, "leaves_unit", False) or any(map(leaves_unit, _parts(stage)))
+
+
+def _parts(stage: Built) -> tuple[Built, ...]:
+    parts: tuple[Built, ...] = getattr(stage, "stages", getattr(stage, "parts", ()))
+    return parts

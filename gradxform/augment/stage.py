@@ -1,30 +1,42 @@
-"""The stages that augmentations are made of: each a pair (sample, apply) for one image."""
+"""The stages that augmentations are made of: each a pair (sample, apply) for one image.
+
+A stage is written for one image, in plain JAX; what an image does or does not do is a ``lax.switch``. How a batch is
+gone through is said elsewhere, once for all of them, in ``batching``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from gradxform.augment.pixels.canvas import Canvas, Planes
+from gradxform.core.isolate import isolated
 
 Shape = tuple[int, int, int]
 """Height, width and channels of an image."""
 Targets = dict[str, Any]
-"""What there is of an image, by name: its canvas as ``image``, and ``mask``, ``boxes``, ``keypoints``, ``label``."""
+"""What there is of an image, by name: the ``image``, an array (H, W, C) or a canvas, ``mask``, ``boxes`` and their
+``visibility``, ``keypoints``, ``label``; ``size`` (2,), its true height and width, as long as its arrays are padded."""
+Images: TypeAlias = Callable[[Shape, Any], int | None]
+"""From the shape and the dtype of images to how many of them a processor does best with at a time; None for any."""
 
 
 class Stage:
     """What a factory of augmentations returns.
 
-    ``sample`` and ``apply`` are of one image. ``branches`` tells whether the work on an image depends on its
-    parameters or goes through memory in an order that does; then a processor does better with a few images at a time.
-    ``whole_batch`` tells whether images of a batch mix; then both are of a whole batch. ``views`` tells whether there
-    are several results, and ``whole_pixels`` whether it works on (H, W, C) as they are, without a canvas.
-    ``needs_unit`` tells whether float images have to be in [0, 1], and ``leaves_unit`` whether its results are not.
+    ``sample``, ``apply`` and ``out_shape`` are yours, of one image; the rest has defaults that are right, and is
+    about speed or about what a chain may put behind what.
+
+    Attributes:
+      dear: whether doing it to an image that does not take it costs more than going through a batch image by image:
+        true of look-ups, of nothing that is a pass over the pixels.
+      chooses: whether each image takes one of several branches of which some are dear.
+      needs_unit: whether float images have to be in [0, 1].
+      leaves_unit: whether what it makes of them is not.
 
     Example:
       >>> import gradxform as gx
@@ -32,10 +44,8 @@ class Stage:
       (24, 24, 3)
     """
 
-    branches: bool = False
-    whole_batch: bool = False
-    views: bool = False
-    whole_pixels: bool = False
+    dear: bool = False
+    chooses: bool = False
     needs_unit: bool = False
     leaves_unit: bool = False
 
@@ -44,7 +54,7 @@ class Stage:
         raise NotImplementedError
 
     def apply(self, params: Any, targets: Targets) -> Any:
-        """The targets of one image as its parameters make them."""
+        """The targets of one image as its parameters make them; several views are a tuple."""
         raise NotImplementedError
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -55,39 +65,59 @@ class Stage:
         """
         return shape
 
-    def at_once(self, shape: Shape, dtype: Any) -> int:
-        """How many images a processor does best with at a time where there are branches."""
-        return 1
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """How many images a processor does best with at a time; None for any number."""
+        return None
 
     def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
         """The parameters of a batch of images, each with a key of its own that the others do not change."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0], dtype=jnp.uint32))
-        return jax.vmap(lambda key: self.sample(key, (shape[1], shape[2], shape[3])))(keys)
+        return self.sample_each(keys, shape)
 
-    def apply_mixed(self, params: Any, targets: Targets, strategy: str) -> Any:
-        """The targets of a batch, where the stage works on whole batches."""
-        return self.apply(params, targets)
-
-    def apply_sorted(self, params: Any, targets: Targets) -> Any:
-        """The targets of a batch; a branch is gone through by the images that take it."""
-        return jax.vmap(self.apply)(params, targets)
+    def sample_each(self, keys: jax.Array, shape: tuple[Any, ...]) -> Any:
+        """The parameters of a batch of images by their keys (B,)."""
+        # True sizes (B,) are each image's own.
+        sizes = shape[1:3] if isinstance(shape[1], jax.Array) else ()
+        return jax.vmap(lambda key, *size: self.sample(key, (*(size or shape[1:3]), shape[3])))(keys, *sizes)
 
 
-def images_of(pixels: int, shape: Shape, least: int = 1) -> int:
-    """How many images of a shape have so many pixels, and no fewer than ``least``, which it is for shapes unknown."""
-    known = isinstance(shape[0], int) and isinstance(shape[1], int)
-    return max(least, pixels // (shape[0] * shape[1])) if known else least
+class Mix:
+    """What mixes the images of a batch: a pair (sample, apply) of a whole batch."""
+
+    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+        """The parameters of a batch of a shape (B, H, W, C)."""
+        raise NotImplementedError
+
+    def apply(self, params: Any, targets: Targets) -> Targets:
+        """The targets of a batch, arrays with the batch in front, mixed."""
+        raise NotImplementedError
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """The shape of images that comes of a shape."""
+        return shape
 
 
-def fewest(stages: Iterable[tuple[Stage, Shape]], dtype: Any) -> int:
-    """How many images at a time suit all of the stages that have branches, each with the shape that it gets."""
-    return min((stage.at_once(shape, dtype) for stage, shape in stages if stage.branches), default=1)
+def few(pixels: int) -> Images:
+    """As many images as have that many pixels together, and at least one."""
+    def images(shape: Shape, dtype: Any) -> int:
+        known = isinstance(shape[0], int) and isinstance(shape[1], int)
+        return max(1, pixels // (shape[0] * shape[1])) if known else 1
+
+    return images
 
 
-def opened(stage: Stage, targets: Targets) -> Targets:
-    """The targets as a stage takes them, with a canvas for the image unless it works on whole pixels."""
+def any_number(shape: Shape, dtype: Any) -> None:
+    """Where it does not matter how many images there are at a time."""
+
+
+def canvas_of(targets: Targets) -> Canvas:
+    """The image as a canvas."""
     image = targets["image"]
-    return targets if stage.whole_pixels or isinstance(image, Canvas) else targets | {"image": Canvas.of(image)}
+    if isinstance(image, Canvas):
+        return image
+    # In a loop of its own, for with what leads to the image it would not be vectorized.
+    size = targets.get("size")
+    return isolated(Canvas.of, image, size) if image.dtype == jnp.uint8 else Canvas.of(image, size)
 
 
 def closed(result: Any) -> Any:
@@ -105,8 +135,8 @@ class Pixelwise(Stage):
     Attributes:
       draw: the parameters from a key and a shape.
       kernel: the new channels from the parameters and the channels.
-      branches: whether it has branches.
-      pixels: where there are branches, of as many a processor does best with images at a time, of 8 bits and of floats.
+      at_a_time: how many images a processor does best with at a time.
+      dear: whether doing it in vain costs more than a loop over images.
       needs_unit: whether float images have to be in [0, 1], because the kernel measures or cuts there.
       leaves_unit: whether what it makes of them is not.
 
@@ -125,14 +155,14 @@ class Pixelwise(Stage):
 
     draw: Callable[[jax.Array, Shape], Any]
     kernel: Callable[[Any, Planes], Planes]
-    branches: bool = False
-    pixels: tuple[int, int] = (1, 1)
+    at_a_time: Images = any_number
+    dear: bool = False
     needs_unit: bool = False
     leaves_unit: bool = False
 
-    def at_once(self, shape: Shape, dtype: Any) -> int:
-        """As many as have that many pixels."""
-        return images_of(self.pixels[dtype != jnp.uint8], shape)
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """As ``at_a_time`` says."""
+        return self.at_a_time(shape, dtype)
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The parameters of one image."""
@@ -140,5 +170,5 @@ class Pixelwise(Stage):
 
     def apply(self, params: Any, targets: Targets) -> Targets:
         """The targets with another image."""
-        canvas: Canvas = targets["image"]
+        canvas = canvas_of(targets)
         return targets | {"image": canvas.with_planes(self.kernel(params, canvas.planes()))}

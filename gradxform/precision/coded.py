@@ -14,7 +14,7 @@ from gradxform.core.types import PyTree
 from gradxform.precision.codec import Codec
 from gradxform.precision.noise import noise
 
-VERSION = 1
+VERSION = 2
 """Of what a code means; a state of another version is refused."""
 
 

@@ -53,9 +53,10 @@ def bf16(rounding: str = "stochastic") -> tuple[Encode, Decode]:
 def fp8(top: Scalar = 3.5, rounding: str = "stochastic") -> Pairs:
     """One byte a number, float8_e5m2 with a fixed power of two as its scale: one pass, no scale in the state.
 
-    Numbers that are never negative are kept as their root, rounded so that the mean of the square is right. What is
-    above ``top`` is stored as ``top``; it has 30 binary orders below, 3.5 to 1e-9. That is right under a clip by global
-    norm, after which no gradient, and so no root of a mean of squares, is above the clip: see ``saturated``.
+    Numbers that are never negative are kept as their root, rounded so that the mean of the square is right; the bit of
+    the sign, which they do not need, is a third one of the fraction. What is above ``top`` is stored as ``top``; it has
+    30 binary orders below, 3.5 to 1e-9. That is right under a clip by global norm, after which no gradient, and so no
+    root of a mean of squares, is above the clip: see ``saturated``.
 
     Args:
       top: the largest number (the largest root), > 0; held to a power of two times 1.75, not below what is given.
@@ -79,35 +80,48 @@ def fp8(top: Scalar = 3.5, rounding: str = "stochastic") -> Pairs:
     scale = 2.0 ** -math.ceil(math.log2(float(top) / 57344))
 
     def encode(x: jax.Array, noise: jax.Array) -> jax.Array:
-        code = _code(jnp.abs(x) * scale, x, unit(noise_for(rounding, noise)), square=False)
+        code = _code(jnp.abs(x) * scale, x, unit(noise_for(rounding, noise)), 2, square=False)
         return _stored(code | ((bits_of(x) >> 31) << 7).astype(jnp.int32))
 
     def encode_root(x: jax.Array, noise: jax.Array) -> jax.Array:
-        return _stored(_code(jnp.sqrt(x) * scale, x, unit(noise_for(rounding, noise)), square=True))
+        code = _code(jnp.sqrt(x) * scale, x, unit(noise_for(rounding, noise)), 3, square=True)
+        return _stored(code >> 1 | (code & 1) << 7)
 
     def decode(code: jax.Array) -> jax.Array:
         return _read(code) * (1 / scale)
 
-    return (encode, decode), (encode_root, lambda code: jnp.square(decode(code)))
+    def decode_root(code: jax.Array) -> jax.Array:
+        x = _read(code)
+        size = jnp.abs(x)
+        half_step = float_of(_exponent(size) - np.uint32(3 << 23))
+        return jnp.square((size + jnp.where(x < 0, half_step, 0)) * (1 / scale))
+
+    return (encode, decode), (encode_root, decode_root)
 
 
-def _code(y: jax.Array, x: jax.Array, noise: jax.Array, *, square: bool) -> jax.Array:
-    """The bits of float8_e5m2 of ``y >= 0``: exponent and steps, rounded up by chance.
+def _code(y: jax.Array, x: jax.Array, noise: jax.Array, fraction: int, *, square: bool) -> jax.Array:
+    """The bits of float8_e5m2, or of one with more of them for the fraction, of ``y >= 0``, rounded up by chance.
 
     Between the neighbours ``k`` and ``k + 1`` in steps, ``k + t`` goes up with the chance ``t``. Where the mean of the
     square is to be right, it is ``((k + t)**2 - k**2) / ((k + 1)**2 - k**2)``.
     """
     y = jnp.minimum(y, 57344.0)
-    exponent = jnp.maximum(bits_of(y) & INFINITY, np.uint32(113 << 23))  # below it steps are equal
-    steps = y * float_of(np.uint32(256 << 23) - exponent)  # four to eight of them
+    exponent = _exponent(y)
+    steps = y * float_of(np.uint32((254 + fraction) << 23) - exponent)  # four to eight of them, or twice as many
     k = jnp.floor(steps)
     t = steps - k
     up = noise * (2 * k + 1) < t * (2 * k + t) if square else noise < t
-    code = (exponent >> 21).astype(jnp.int32) - (113 << 2) + k.astype(jnp.int32) + up
-    # A mean of squares above 0 stays above 0. A first moment may become 0: held at the least code, it would move a
-    # weight without a gradient for ever.
-    code = jnp.where(y > 0, jnp.clip(code, 1 if square else 0, 0x7B), 0)
-    return jnp.where(jnp.isnan(x), 0x7E, code)
+    code = (exponent >> (23 - fraction)).astype(jnp.int32) - (113 << fraction) + k.astype(jnp.int32) + up
+    # A mean of squares above 0 stays above 0, at the least float8 or more: half of that would be a 0 with a sign. A
+    # first moment may become 0: held at the least code, it would move a weight without a gradient for ever.
+    one = 1 << (fraction - 2)
+    code = jnp.where(y > 0, jnp.clip(code, one if square else 0, 0x7B * one), 0)
+    return jnp.where(jnp.isnan(x), 0x7E * one, code)
+
+
+def _exponent(y: jax.Array) -> jax.Array:
+    """The bits of the power of two below ``y >= 0``; under the least that float8_e5m2 has, steps are equal."""
+    return jnp.maximum(bits_of(y) & INFINITY, np.uint32(113 << 23))
 
 
 def _stored(code: jax.Array) -> jax.Array:

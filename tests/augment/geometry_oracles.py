@@ -169,14 +169,19 @@ def resized(image: np.ndarray, size: tuple[int, int], window: tuple[float, float
 
 
 def count(program: Any, name: str) -> int:
-    """How many operations of a name a jaxpr has, those in its inner ones too."""
+    """How many operations of a name a jaxpr has, those in its inner ones too, but not those of kernels."""
     return len(result_shapes(program, name))
 
 
 def result_shapes(program: Any, name: str) -> list[tuple[int, ...]]:
-    """The shapes of what the operations of a name in a jaxpr return, those in its inner ones too."""
+    """The shapes of what the operations of a name in a jaxpr return, those in its inner ones too.
+
+    Those of kernels are left out: they are of registers.
+    """
     shapes = []
     for equation in program.eqns:
+        if equation.primitive.name == "pallas_call":
+            continue
         if equation.primitive.name == name:
             shapes.append(equation.outvars[0].aval.shape)
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):

@@ -147,13 +147,13 @@ def test_strategies_agree_and_images_are_independent() -> None:
     images, key = oracles.photographs(7, 12, 17), jax.random.key(5)
     aug = augment.aug_mix(5.0, width=2)
     want = np.asarray(aug(key, images, batching="map"))
-    for batching in ("vmap", "sort"):
+    for batching in ("vmap", "auto"):
         np.testing.assert_array_equal(aug(key, images, batching=batching), want)
     others = np.where(np.arange(7)[:, None, None, None] == 2, images, 255 - images)
     np.testing.assert_array_equal(aug(key, others, batching="map")[2], want[2])
     floats = np.float32(images / 255)
     want = np.asarray(aug(key, floats, batching="map"))
-    for batching in ("sort",):
+    for batching in ("vmap",):
         np.testing.assert_allclose(aug(key, floats, batching=batching), want, rtol=0, atol=1e-6)
 
 
@@ -178,7 +178,7 @@ def test_masks_boxes_and_points_are_refused(shape: tuple[int, ...]) -> None:
     image, batch = np.zeros(shape, np.uint8), shape[:-3]
     for name, x in (("mask", np.zeros(shape[:-1], np.int32)), ("boxes", np.zeros((*batch, 1, 4), np.float32)),
                     ("keypoints", np.zeros((*batch, 1, 2), np.float32))):
-        for batching in ("map", "sort", "vmap"):
+        for batching in ("map", "vmap"):
             with pytest.raises(TypeError, match=rf"^{name}: "):
                 augment.aug_mix()(jax.random.key(0), {"image": image, name: x}, batching=batching)
             with pytest.raises(TypeError, match=rf"^{name}: "):

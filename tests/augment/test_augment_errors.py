@@ -19,6 +19,7 @@ NAN = float("nan")
 IMAGE = np.zeros((8, 10, 3), np.float32)
 BATCH = np.zeros((4, 8, 10, 3), np.uint8)
 FLIP = A.random_flip_left_right()
+INVERT = A.invert()
 
 
 def refused(error: type[Exception], name: str, call: Callable[[], Any]) -> str:
@@ -35,10 +36,11 @@ IMAGES: dict[str, tuple[type[Exception], Any]] = {
     "no channels": (ValueError, np.zeros((4, 4, 0), np.float32)), "int32": (TypeError, np.zeros((4, 4, 3), np.int32)),
     "float64": (TypeError, np.zeros((4, 4, 3))), "bool": (TypeError, np.zeros((4, 4, 3), bool)),
     "a list": (TypeError, [[[0.5]]]), "a number": (TypeError, 0.5), "nothing": (TypeError, None),
-    "above 1": (ValueError, np.full((4, 4, 3), 1.5, np.float32)),
-    "8 bits": (ValueError, np.full((4, 4, 3), 255, np.float32)),
-    "below 0": (ValueError, np.full((4, 4, 3), -0.01, np.float32)), "nan": (ValueError, np.float32([[[0], [NAN]]])),
-    "infinite": (ValueError, jnp.full((4, 4, 3), np.inf, jnp.bfloat16)),
+}
+RANGES: dict[str, Any] = {
+    "above 1": np.full((4, 4, 3), 1.0001, np.float32), "8 bits": np.full((4, 4, 3), 255, np.float32),
+    "below 0": np.full((4, 4, 3), -0.01, np.float32), "nan": np.float32([[[0], [NAN]]]),
+    "infinite": jnp.full((4, 4, 3), np.inf, jnp.bfloat16),
 }
 
 
@@ -48,6 +50,21 @@ def test_what_is_no_image_is_refused(what: str) -> None:
     refused(error, "image", lambda: FLIP(KEY, image))
     refused(error, "image", lambda: FLIP(KEY, {"image": image}))
     refused(error, "image", lambda: FLIP.apply(FLIP.sample(KEY, (4, 4, 3)), image))
+
+
+@pytest.mark.parametrize("what", RANGES)
+def test_colours_are_of_floats_from_0_to_1_and_moves_of_any(what: str) -> None:
+    image = RANGES[what]
+    for aug in (INVERT, A.chain(FLIP, A.random_apply(INVERT))):
+        refused(ValueError, "image", lambda aug=aug: aug(KEY, image))
+        refused(ValueError, "image", lambda aug=aug: aug.apply(aug.sample(KEY, (4, 4, 3)), {"image": image}))
+    np.testing.assert_array_equal(A.random_flip_left_right(1.0)(KEY, image), image[:, ::-1])
+
+
+def test_the_last_bits_of_floats_are_no_reason_to_refuse() -> None:
+    for image in (np.full((4, 4, 3), 1.000001, np.float32), jnp.full((4, 4, 3), 1 + 2.0**-7, jnp.bfloat16)):
+        INVERT(KEY, image)
+    assert "1.00010002]" in refused(ValueError, "image", lambda: INVERT(KEY, RANGES["above 1"]))
 
 
 def test_dtypes_are_refused_under_jit_too() -> None:
@@ -73,8 +90,14 @@ TARGETS: dict[str, tuple[type[Exception], str, Any]] = {
     "a box below": (ValueError, "boxes", BOX + [0, 0, 0, 5]),
     "a box to the left": (ValueError, "boxes", BOX - [2, 0, 0, 0]),
     "a box the wrong way round": (ValueError, "boxes", BOX[..., [2, 1, 0, 3]]), "nan": (ValueError, "boxes", BOX * NAN),
-    "a list of boxes": (TypeError, "boxes", BOX.tolist()), "points of three": (ValueError, "keypoints", BOX[..., :3]),
+    "a list of boxes": (TypeError, "boxes", BOX.tolist()),
+    "points of one number": (ValueError, "keypoints", BOX[..., :1]),
     "points of one image": (ValueError, "keypoints", BOX[0, :, :2]), "text": (TypeError, "keypoints", "here"),
+    "visibility without boxes": (ValueError, "visibility", np.ones((4, 1))),
+    "sizes of floats": (TypeError, "size", np.ones((4, 2), np.float32)),
+    "a size for all": (ValueError, "size", np.array([8, 10])),
+    "a size of 0": (ValueError, "size", np.array([[8, 10]] * 3 + [[0, 10]])),
+    "a size beyond the array": (ValueError, "size", np.array([[8, 10]] * 3 + [[8, 11]])),
     "too few labels": (ValueError, "label", np.zeros(3)), "one label": (ValueError, "label", 3),
     "labels of text": (TypeError, "label", "cat"),
 }
@@ -91,6 +114,29 @@ def test_the_first_bad_box_is_shown() -> None:
     assert "[1.0, 2.0, 11.0, 4.0]" in refused(ValueError, "boxes", lambda: FLIP(KEY, {"image": IMAGE, "boxes": boxes}))
 
 
+def test_parameters_of_another_size_are_refused() -> None:
+    """Both sizes are named; where what is drawn does not depend on the size, it is for any."""
+    for aug in (A.random_crop(4), A.chain(FLIP, A.invert(), A.random_crop(4)), A.cutout(3), A.random_resized_crop(4),
+                A.random_affine(translate=(0.1, 0.1)), A.elastic_deformation(), A.rand_augment()):
+        for image in (IMAGE, BATCH):
+            message = refused(ValueError, "params", lambda aug=aug, image=image: jax.jit(
+                lambda params: aug.apply(params, image))(aug.sample(KEY, (9, 9, 3))))
+            assert "(8, 10)" in message and "(9, 9)" in message
+    for aug in (FLIP, A.chain(FLIP, A.color_jitter(0.4, 0.4, 0.4, 0.1)), A.random_rotation(10)):
+        np.testing.assert_array_equal(aug.apply(aug.sample(KEY, (9, 9, 3)), IMAGE), aug(KEY, IMAGE))
+    mixing, batch = A.cutmix(num_classes=3), {"image": BATCH, "label": np.arange(4) % 3}
+    refused(ValueError, "params", lambda: mixing.apply(mixing.sample(KEY, (4, 9, 9, 3)), batch))
+
+
+def test_stages_that_need_images_of_one_size() -> None:
+    inputs = {"image": BATCH, "size": np.array([[8, 10], [7, 9], [8, 8], [6, 6]])}
+    assert "elastic_deformation" in refused(ValueError, "size", lambda: A.elastic_deformation()(KEY, inputs))
+    for mixing in (A.mixup(num_classes=3), A.chain(FLIP, A.cutmix(num_classes=3))):
+        refused(ValueError, "size", lambda mixing=mixing: mixing(KEY, inputs | {"label": np.arange(4) % 3}))
+    refused(ValueError, "size", lambda: A.random_crop(7)(KEY, inputs))
+    refused(ValueError, "boxes", lambda: FLIP(KEY, inputs | {"boxes": np.float32([[[1, 2, 9, 4]]] * 4)}))
+
+
 def test_names_of_inputs() -> None:
     assert "'masks'" in refused(ValueError, "inputs", lambda: FLIP(KEY, {"image": IMAGE, "masks": IMAGE}))
     assert "'image'" in refused(ValueError, "inputs", lambda: FLIP(KEY, {"mask": IMAGE}))
@@ -105,8 +151,10 @@ KEYS: dict[str, Any] = {"an int": 0, "none": None, "keys": jax.random.split(KEY,
 
 @pytest.mark.parametrize("what", KEYS)
 def test_what_is_no_key_is_refused(what: str) -> None:
-    refused(TypeError, "key", lambda: FLIP(KEYS[what], IMAGE))
-    refused(TypeError, "key", lambda: FLIP.sample(KEYS[what], IMAGE.shape))
+    # Two keys, typed or not, are right for two images.
+    error = ValueError if np.ndim(KEYS[what]) == 2 or what == "keys" else TypeError
+    refused(error, "key", lambda: FLIP(KEYS[what], IMAGE))
+    refused(error, "key", lambda: FLIP.sample(KEYS[what], IMAGE.shape))
 
 
 @pytest.mark.parametrize("image", [IMAGE, BATCH], ids=["one", "batch"])
@@ -143,9 +191,11 @@ FACTORIES: dict[str, list[tuple[str, Callable[[Any], Any], list[Any], list[Any]]
          [0.5, (1,), (0, 1, 1)]),
         ("ratio", lambda x: A.random_resized_crop(4, ratio=x), [(2, 1), (0, 1), (1, NAN)], [1.0, "wide"]),
         ("interpolation", lambda x: A.random_resized_crop(4, interpolation=x), ["area"], [])],
-    "random_flip_left_right": [("p", A.random_flip_left_right, [-0.1, 1.1, NAN], ["half", None, 1j, True])],
+    "random_flip_left_right": [("p", A.random_flip_left_right, [-0.1, 1.1, NAN], ["half", None, 1j, True]),
+                               ("joints", lambda x: A.random_flip_left_right(joints=x), [((1, -2),), ((1, 2), (2, 3))],
+                                [3, (1, 2), ((1, 2, 3),), ((0.5, 1),)])],
     "random_flip_up_down": [("p", A.random_flip_up_down, [-0.1, 1.1, NAN], ["half", None])],
-    "random_rotation": [("max_degrees", A.random_rotation, [-1, NAN], ["much", None, (0, 1)]),
+    "random_rotation": [("max_degrees", A.random_rotation, [-1, NAN], ["much", None, (0, 1, 2)]),
                         ("interpolation", lambda x: A.random_rotation(5, interpolation=x), ["cubic"], []),
                         ("border", lambda x: A.random_rotation(5, border=x), ["wrap"], []),
                         ("fill", lambda x: A.random_rotation(5, fill=x), [2, NAN], ["red"])],
@@ -193,6 +243,24 @@ def test_a_window_larger_than_the_image_is_refused(aug: Any) -> None:
         refused(ValueError, "size", lambda: aug.sample(KEY, image.shape))
 
 
+@pytest.mark.parametrize("aug", [A.random_rot90(), A.random_transpose(0.0), A.random_d4(),
+                                 A.chain(A.random_d4(), A.random_crop(4))])
+def test_what_is_not_square_is_not_turned(aug: Any) -> None:
+    refused(ValueError, "image", lambda: aug(KEY, BATCH))
+
+
+def test_without_boxes_there_is_no_crop_by_them() -> None:
+    refused(ValueError, "boxes", lambda: A.random_iou_crop(4)(KEY, BATCH))
+
+
+def test_bicubic_is_along_the_axes() -> None:
+    for make in (A.rotate, A.random_affine, A.random_perspective):
+        refused(ValueError, "interpolation", lambda make=make: make(0.5, interpolation="bicubic"))
+    refused(ValueError, "interpolation", lambda: A.Geometric(lambda *_: (), lambda *_: None, interpolation="bicubic"))
+    refused(ValueError, "size", lambda: A.resize())
+    refused(ValueError, "size", lambda: A.resize(4, shorter=4))
+
+
 @pytest.mark.parametrize("fill", [(0.5,), (0.5, 0.5), (0, 0, 0, 0)])
 def test_a_colour_needs_a_number_for_each_channel(fill: Any) -> None:
     refused(ValueError, "fill", lambda: A.random_rotation(5, fill=fill)(KEY, IMAGE))
@@ -211,7 +279,7 @@ def test_views_are_of_no_use_inside_others(views: Any) -> None:
     refused(ValueError, "aug", lambda: A.random_apply(views))
     refused(ValueError, "augmentations[1]", lambda: A.one_of(FLIP, views))
     refused(ValueError, "first", lambda: A.two_views(views))
-    refused(ValueError, "augmentations[1]", lambda: A.chain(views, FLIP))
+    refused(ValueError, "augmentations", lambda: A.chain(views, views))
 
 
 def test_mixing_inside_a_choice_is_refused() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gradxform as gx
-from gradxform.augment.batching import images_at_once
+from gradxform.augment.batching import images_at_a_time
 from gradxform.augment.stage import Stage
 
 A = gx.augment
@@ -256,7 +256,7 @@ def test_equal_images_do_not_move_alike() -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("batching", ["map", "vmap", "sort"])
+@pytest.mark.parametrize("batching", ["map", "vmap"])
 def test_all_strategies_give_the_same(batching: str, dtype: Any) -> None:
     got, wanted = result(dtype, batching), result(dtype)
     assert got.dtype == wanted.dtype == dtype
@@ -269,9 +269,8 @@ def test_all_strategies_give_the_same(batching: str, dtype: Any) -> None:
         np.testing.assert_allclose(np.float32(got), np.float32(wanted), rtol=2**-7, atol=1e-6)
 
 
-@pytest.mark.parametrize("batching", ["map", "vmap", "sort"])
+@pytest.mark.parametrize("batching", ["map", "vmap"])
 def test_strategies_on_all_targets_and_uneven_batches(batching: str) -> None:
-    """Chunks of the sorted loop are filled up by images of other branches."""
     aug = A.one_of(A.random_flip_left_right(1.0), A.invert(), A.chain(A.random_rotation(20), A.invert()),
                    probabilities=(5, 1, 1))
     for size in (1, 7):
@@ -286,14 +285,11 @@ def test_strategies_on_all_targets_and_uneven_batches(batching: str) -> None:
 @pytest.mark.parametrize(("most", "size", "few"), [
     (5, 64, 4), (256, 256, 256), (8, 64, 8), (4, 2, 2), (5, 1, 1), (5, 61, 5), (6, 49, 6), (1, 7, 1)])
 def test_chunks_leave_no_rest_where_that_can_be(most: int, size: int, few: int) -> None:
-    assert images_at_once(most, size) == few
+    assert images_at_a_time(most, size) == few
 
 
 class Turned(Stage):
-    """A branch that works on whole pixels."""
-
-    branches = True
-    whole_pixels = True
+    """A branch that works on pixels (H, W, C) as they are."""
 
     def sample(self, key: jax.Array, shape: tuple[int, int, int]) -> Any:
         return jax.random.uniform(key) < 0.5
@@ -303,7 +299,7 @@ class Turned(Stage):
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32])
-def test_a_stage_with_branches_may_work_on_whole_pixels(dtype: Any) -> None:
+def test_a_stage_may_work_on_pixels_as_they_are(dtype: Any) -> None:
     aug, batch = A.augmentation(lambda: Turned())(), images(dtype)
     kept = np.asarray(aug.sample(KEY, batch.shape))
     assert 0 < kept.sum() < SIZE
@@ -313,8 +309,77 @@ def test_a_stage_with_branches_may_work_on_whole_pixels(dtype: Any) -> None:
 def test_how_many_images_at_a_time_is_told_by_the_shape_that_a_stage_gets() -> None:
     """Small images become large ones ahead of the branches."""
     jitter = A.color_jitter(0.4, 0.4)
-    assert jitter.stage.at_once((32, 32, 3), jnp.float32) == 512
-    assert jitter.stage.at_once((32, 32, 3), jnp.uint8) == jitter.stage.at_once((224, 224, 3), jnp.float32) == 1
-    assert A.chain(A.random_crop(224, 96), jitter).stage.at_once((32, 32, 3), jnp.float32) == 1
-    assert A.chain(A.random_crop(32), jitter).stage.at_once((224, 224, 3), jnp.float32) == 512
-    assert A.two_views(A.chain(A.random_crop(32), jitter)).stage.at_once((224, 224, 3), jnp.float32) == 512
+    assert jitter.stage.images((32, 32, 3), jnp.float32) == 512
+    assert jitter.stage.images((32, 32, 3), jnp.uint8) == jitter.stage.images((224, 224, 3), jnp.float32) == 1
+    assert A.chain(A.random_crop(224, 96), jitter).stage.images((32, 32, 3), jnp.float32) == 1
+    assert A.chain(A.random_crop(32), jitter).stage.images((224, 224, 3), jnp.float32) == 512
+    assert A.two_views(A.chain(A.random_crop(32), jitter)).stage.images((224, 224, 3), jnp.float32) == 512
+    assert A.chain(A.random_crop(32), A.invert()).stage.images((224, 224, 3), jnp.float32) is None
+
+
+def test_what_is_dear_to_do_in_vain() -> None:
+    """On an accelerator only images that choose between dear branches go one by one."""
+    cheap, dear = A.random_apply(A.invert()), A.random_apply(A.random_rotation(9))
+    assert not cheap.stage.chooses and not A.color_jitter(0.4, 0.4).stage.chooses
+    assert not A.random_rotation(9).stage.chooses and A.random_rotation(9).stage.dear
+    assert dear.stage.chooses and A.chain(cheap, dear).stage.chooses and A.two_views(dear).stage.chooses
+    assert A.rand_augment().stage.chooses and A.random_apply(A.rand_augment()).stage.chooses
+
+
+# Gradients, by image and by a hyperparameter, through what images choose.
+
+
+@pytest.mark.parametrize("batching", ["auto", "map", "vmap"])
+def test_gradients_of_a_batch_that_chooses(batching: str) -> None:
+    """By each image as for it alone; by a number they add up; forwards as backwards."""
+    x = images(jnp.float32, 4)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(4, dtype=jnp.uint32))
+
+    def made(key: Any, image: Any, amount: Any, **options: Any) -> Any:
+        inner = A.one_of(A.invert(), A.random_brightness((amount, amount)))
+        return A.chain(inner, A.random_apply(A.one_of(A.random_rotation(9), A.gaussian_blur(amount, 3))))(
+            key, image, **options)
+
+    def loss(image: Any, amount: Any) -> Any:
+        return jnp.sum(made(KEY, image, amount, batching=batching) ** 2)
+
+    by_image, by_amount = jax.jit(jax.grad(loss, (0, 1)))(x, jnp.float32(0.7))
+    alone = jax.jit(jax.value_and_grad(lambda i, a, key: jnp.sum(made(key, i, a) ** 2), (0, 1)))
+    wanted = [alone(one, jnp.float32(0.7), key)[1] for one, key in zip(x, keys, strict=True)]
+    for one, (image, _) in zip(by_image, wanted, strict=True):
+        np.testing.assert_allclose(one, image, atol=1e-5)
+    np.testing.assert_allclose(by_amount, sum(amount for _, amount in wanted), rtol=1e-4)
+    pushed = jax.jit(lambda x, a: jax.jvp(lambda a: loss(x, a), (a,), (jnp.float32(1),))[1])(x, jnp.float32(0.7))
+    np.testing.assert_allclose(pushed, by_amount, rtol=1e-4)
+
+
+# A key for each image.
+
+
+def test_a_key_for_each_image_is_as_each_by_itself() -> None:
+    keys = jax.random.split(KEY, SIZE)
+    got = AUG(keys, images())
+    same(got, jnp.stack([AUG(key, one) for key, one in zip(keys, images(), strict=True)]))
+    same(got, AUG(jax.random.key_data(keys), images()))
+    same(got, AUG.apply(AUG.sample(keys, images().shape), images()))
+    with pytest.raises(ValueError, match=r"key: expected one key, or one for each image.*\(6,\).*\(5, 12, 14, 3\)"):
+        AUG(keys, images()[:5])
+
+
+# Views.
+
+
+def test_views_of_several_sizes_and_what_comes_after_them() -> None:
+    large, small = A.random_crop(10), A.random_crop(4)
+    aug = A.chain(A.random_flip_left_right(), A.views(large, small, small), A.random_brightness(0.5))
+    got = aug(KEY, images(jnp.float32))
+    assert [view.shape for view in got] == [(SIZE, 10, 10, 3), (SIZE, 4, 4, 3), (SIZE, 4, 4, 3)]
+    _, params = aug.sample(KEY, (12, 14, 3))
+    strengths = [float(view[1]["strength"]) for view in params]
+    assert len(set(strengths)) == 3  # each view draws its own
+    with pytest.raises(ValueError, match="after several views"):
+        A.chain(A.two_views(large), A.mixup(num_classes=2))
+    with pytest.raises(ValueError, match="augmentations: expected at least one"):
+        A.views()
+    with pytest.raises(ValueError, match=r"augmentations\[0\]: .*gives several views"):
+        A.views(A.two_views(large))

@@ -224,6 +224,97 @@ def test_a_mask_of_another_size_has_the_nearest_pixels() -> None:
     np.testing.assert_array_equal(got, mask[1::2].repeat(2, 1))
 
 
+# Forms of boxes and points, and fields that are not known.
+
+
+def test_boxes_on_the_rim_are_cut_compiled_or_not() -> None:
+    """Half a pixel is what rounded numbers may be off by; more is refused where it can be seen."""
+    image = np.zeros((20, 30, 3), np.uint8)
+    boxes = np.float32([[-0.4, 2, 30.0003, 20.5], [4, 5, 3.9, 9]])
+    wanted = np.float32([[0, 2, 30, 20], [4, 5, 4, 9]])
+    inputs = {"image": image, "boxes": boxes}
+    for call in (A.invert(), jax.jit(A.invert())):
+        np.testing.assert_array_equal(call(jax.random.key(0), inputs)["boxes"], wanted)
+    far = {"image": image, "boxes": boxes + np.float32([0, 0, 0.6, 0])}
+    with pytest.raises(ValueError, match=r"^boxes: expected 0 <= x1 <= x2 <= 30 .* got \[-0.4"):
+        A.invert()(jax.random.key(0), far)
+    np.testing.assert_array_equal(jax.jit(A.invert())(jax.random.key(0), far)["boxes"][0], wanted[0])
+
+
+# A box in an image 30 wide and 20 high, and in its mirror image.
+LAYOUTS = {"xyxy": ([4, 5, 10, 9], [20, 5, 26, 9]), "yxyx": ([5, 4, 9, 10], [5, 20, 9, 26]),
+           "xywh": ([4, 5, 6, 4], [20, 5, 6, 4]), "cxcywh": ([7, 7, 6, 4], [23, 7, 6, 4])}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_formats_of_boxes(layout: str) -> None:
+    """Before and after, in pixels and in shares of the image that it was and of the one that it becomes."""
+    before, after = (np.float64(one) for one in LAYOUTS[layout])
+    unit = np.float64([20, 30] * 2 if layout == "yxyx" else [30, 20] * 2)
+    image, flip = np.zeros((20, 30, 3), np.uint8), A.random_flip_left_right(1.0)
+    half = A.chain(flip, A.resize((10, 60)))
+    got = flip(jax.random.key(0), {"image": image, "boxes": np.float32([before])}, boxes=layout)["boxes"]
+    np.testing.assert_allclose(got, [after], rtol=1e-5)
+    shares = {"image": image, "boxes": np.float32([before / unit])}
+    got = half.apply(half.sample(jax.random.key(0), image.shape), shares, boxes=f"rel_{layout}")["boxes"]
+    np.testing.assert_allclose(got, [after / unit], rtol=1e-5)
+
+
+def test_boxes_in_shares_taken_for_pixels_are_warned_of() -> None:
+    inputs = {"image": np.zeros((20, 30, 3), np.uint8), "boxes": np.float32([[0.1, 0.2, 0.5, 0.6]])}
+    with pytest.warns(UserWarning, match="rel_xyxy"):
+        A.invert()(jax.random.key(0), inputs)
+    with pytest.raises(ValueError, match=r"^boxes: expected one of 'xyxy'"):
+        A.invert()(jax.random.key(0), inputs, boxes="coco")
+
+
+def test_points_keep_their_other_columns_and_change_sides() -> None:
+    """(persons, points, x, y and visibility); joints change places in mirror images alone."""
+    points = np.float32(np.random.RandomState(0).uniform(1, 9, (2, 3, 5, 3)))
+    inputs = {"image": np.zeros((2, 10, 12, 1), np.uint8), "keypoints": points}
+    flip = A.random_flip_left_right(joints=((1, 2), (4, 3)))
+    aug = A.chain(flip, A.random_crop((8, 8)), A.random_flip_up_down(1.0, joints=((0, 4),)))
+    params = (({"flip": jnp.array([True, False])}, {"top": jnp.array([1, 2]), "left": jnp.array([3, 0])},
+               {"flip": jnp.array([True, True])}),)
+    got = aug.apply(params, inputs)["keypoints"]
+    wanted = points.copy()
+    wanted[0, ..., 0] = 12 - points[0, ..., 0]
+    wanted[0] = wanted[0][:, [0, 2, 1, 4, 3]]
+    wanted[..., :2] -= np.float32([[3, 1], [0, 2]])[:, None, None]
+    wanted[..., 1] = 8 - wanted[..., 1]
+    np.testing.assert_allclose(got, wanted[:, :, [4, 1, 2, 3, 0]], atol=1e-5)
+    with pytest.raises(ValueError, match=r"^joints: .* below 2"):
+        flip(jax.random.key(0), inputs | {"keypoints": points[:, :, :2]})
+
+
+def test_a_field_that_is_not_known_passes() -> None:
+    """Whatever it is, through views and mixtures too."""
+    inputs = {"file": ["a", "b"], "image": np.zeros((2, 8, 8, 3), np.uint8), "image_id": np.array([7, 9])}
+    for aug in (A.invert(), A.chain(A.random_crop(4), A.random_flip_left_right())):
+        got = aug(jax.random.key(0), inputs)
+        assert list(got) == list(inputs)
+        assert got["file"] is inputs["file"] and got["image_id"] is inputs["image_id"]
+    assert all(view["file"] == ["a", "b"] for view in A.two_views(A.invert())(jax.random.key(0), inputs))
+    mixed = A.mixup(num_classes=2)(jax.random.key(0), inputs | {"label": np.array([0, 1])})
+    assert mixed["image_id"] is inputs["image_id"]
+    assert jax.jit(lambda x: A.invert()(jax.random.key(0), x))({"image": inputs["image"], "id": 3})["id"] == 3
+
+
+def test_how_much_of_a_box_is_left() -> None:
+    """The shares of two crops multiply with what came in; those of too little, and narrow ones, go."""
+    image, boxes = np.zeros((20, 20, 1), np.uint8), np.float32([[0, 0, 10, 10], [8, 8, 12, 12], [9, 4, 10.5, 12]])
+    crops = (A.center_crop(16), A.center_crop((10, 8)))  # rows 5 to 15 and columns 6 to 14 of the image
+    inputs = {"image": image, "boxes": boxes, "visibility": np.float32([0.5, 1, 0.25])}
+    got = A.chain(crops[0], A.invert(), crops[1])(jax.random.key(0), inputs)
+    np.testing.assert_allclose(got["visibility"], [0.5 * 4 * 5 / 100, 1, 0.25 * 7 / 8], rtol=1e-6)
+    np.testing.assert_allclose(got["boxes"], [[0, 0, 4, 5], [2, 3, 6, 7], [3, 0, 4.5, 7]])
+    for aug, kept in ((A.drop_slivers(0.0, 0.0), [1, 1, 1]), (A.drop_slivers(0.15, 0.0), [0, 1, 1]),
+                      (A.drop_slivers(0.0, 2.0), [1, 1, 0]), (A.drop_slivers(0.5), [0, 1, 0])):
+        cut = A.chain(*crops, aug)(jax.random.key(0), inputs)
+        np.testing.assert_array_equal(cut["boxes"], got["boxes"] * np.float32(kept)[:, None])
+        np.testing.assert_allclose(cut["visibility"], got["visibility"] * np.float32(kept), rtol=1e-6)
+
+
 # What has no place.
 
 

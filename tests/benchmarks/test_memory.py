@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 
-from benchmarks.memory import codecs, tasks, training
+import gradxform as gx
+from benchmarks.memory import codecs, peers, tasks, training
 
 
 def test_bytes_are_those_of_the_codes() -> None:
@@ -30,3 +33,27 @@ def test_a_row_for_each_kind_beside_float32(monkeypatch: pytest.MonkeyPatch) -> 
     assert [row["kept"] for row in rows] == ["float32", "bf16", "bf16 params, masters"]
     assert rows[0]["difference"] == 0 and all(np.isfinite(row["loss"]) for row in rows)
     assert abs(rows[2]["difference"]) < 1e-2 and 0 < rows[0]["loss"] < 2.3
+
+
+def test_an_average_that_does_not_follow_is_seen() -> None:
+    """Rounded to the nearest, the mean of squares of gradients that fell to a hundredth stays far above."""
+    exact = peers.averages(peers.PEERS["optax.adamw"], 400)
+    assert exact == pytest.approx({"fallen": 1, "others": 1, "spread": 0, "fallen_mean": 1, "others_mean": 1}, abs=1e-4)
+    right, wrong = (peers.averages(peers.ours(gx.precision.int8_blockwise(rounding=rounding)), 400)
+                    for rounding in ("stochastic", "nearest"))
+    assert isinstance(right, dict) and abs(right["fallen"] - 1) < 0.15 and abs(right["others"] - 1) < 0.02
+    assert isinstance(wrong, dict) and wrong["fallen"] > 1.5
+
+
+def test_what_a_peer_lacks_is_said() -> None:
+    def lacks(params: Any, b2: float) -> Any:
+        raise ModuleNotFoundError("No module named 'nothing'", name="nothing")
+
+    def fails(params: Any, b2: float) -> Any:
+        raise NotImplementedError("It needs\n a GPU.")
+
+    params = [np.zeros((64, 64), np.float32)]
+    assert peers.start(lacks, params) == peers.averages(lacks, 8) == "not installed (nothing)"
+    assert peers.start(fails, params) == "not run (NotImplementedError: It needs a GPU.)"
+    started = peers.start(peers.PEERS["optax.adamw"], params)
+    assert isinstance(started, peers.Peer) and started.size() == 8 * 4096 + 4

@@ -108,7 +108,9 @@ ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augmen
 NO_PROGRAM = {
     "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector",
                "ShardingError", "Slot",
-               "Transformation", "augment.Augmentation", "augment.Pixelwise", "augment.Stage", "losses.MemoryQueue",
+               "Transformation", "augment.Affine", "augment.Augmentation", "augment.Border", "augment.Displacement",
+               "augment.Geometric", "augment.Map", "augment.Pixelwise", "augment.Projective", "augment.Resampling",
+               "augment.Stage", "losses.MemoryQueue",
                "norm.BatchStats", "norm.LostUpdateWarning", "norm.Pending", "masking.CorruptedTokens",
                "masking.RandomMask", "precision.Codec", "precision.Coded", "precision.Memory", "precision.Policy",
                "transfer.LoadReport"},
@@ -146,7 +148,8 @@ def augmentations() -> Calls:
     def call(value: Any) -> Callable[..., Any]:
         return lambda key, images: value(key, images)
 
-    return {name: (call(value), (KEY, IMAGES)) for name, value in VALUES.items()
+    boxes = {"augment.random_iou_crop": {"boxes": jnp.tile(jnp.array([4.0, 4.0, 20.0, 16.0]), (8, 2, 1))}}
+    return {name: (call(value), (KEY, IMAGES | boxes.get(name, {}))) for name, value in VALUES.items()
             if isinstance(value, gx.augment.Augmentation)}
 
 

@@ -126,6 +126,8 @@ def images() -> Records:
         "pointwise": together({name: programs_augment.call_of(stages[name], batch) for name in POINTWISE}, mesh),
         "moved": together({name: programs_augment.call_of(stages[name], batch)
                            for name in ("flip", "random_crop 192", "sharpness")}, mesh),
+        "looked up": {name: figures(programs_augment.call_of(stages[name], batch), mesh)
+                      for name in ("rotation", "affine", "elastic")},
         **{f"rand_augment, {how}": figures(programs_augment.call_of(A.rand_augment(), small, how), mesh)
            for how in ("auto", "vmap")},
     }

@@ -76,6 +76,14 @@ def test_augmentations_that_move_whole_pixels_look_nothing_up(compiled: Compiled
     assert found["lookups"] <= 64 * len(found["names"])
 
 
+@pytest.mark.parametrize("name", ["rotation", "affine", "elastic"])
+def test_moved_pixels_are_looked_up_by_a_kernel(name: str, compiled: Compiled) -> None:
+    found = part(compiled, "images")["looked up"][name]
+    assert found["lookups"] <= 64
+    assert found["temp_bytes"] <= 64 * 224 * 224 * 3
+    assert found["hbm_bytes"] <= 2.01 * 64 * 224 * 224 * 3
+
+
 def test_a_policy_does_not_pay_for_branches_not_taken(compiled: Compiled) -> None:
     found = part(compiled, "images")
     sorted_, all_ = (found[f"rand_augment, {how}"]["lookups"] for how in ("auto", "vmap"))

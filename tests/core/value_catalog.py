@@ -31,10 +31,11 @@ NOT_A_MASK = (1.0, {"dense": {"kernel": 1, "bias": False}, "scale": False})
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """Another value for an argument, and values that its factory has to refuse."""
+    """Another value for an argument, values that its factory has to refuse, and the given argument it stands for."""
 
     other: Any
     refused: tuple[Any, ...] = ()
+    instead: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Case:
     arguments: dict[str, Argument]
 
     def __call__(self, **changes: Any) -> Any:
-        return self.factory(**(self.given | changes))
+        replaced = {self.arguments[name].instead for name in changes}
+        return self.factory(**({name: x for name, x in self.given.items() if name not in replaced} | changes))
 
 
 def real(other: float) -> Argument:
@@ -247,18 +249,38 @@ PAIR = Argument((0.25, 0.125), ("much", NAN, (0.5,), (NAN, 0.5), (-0.5, 0.5)))
 BORDER = {"border": Argument("edge", ("wrap", 1, None)), "mask_fill": Argument(3, ("many", 1.5, None)),
           "fill": Argument((0.5, 0.25, 1.0), (*REAL, -0.5, 1.5, (0.5, 2.0)))}
 BETWEEN = {"interpolation": Argument("nearest", ("cubic", 1))}
+RESIZING = {"interpolation": Argument("bicubic", ("cubic", 1)), "antialias": flag(False)}
+DEGREES = Argument((-5.0, 15.0), (*REAL, -0.5, (0.5,), (15.0, -5.0), (NAN, 1.0)))
+ENLARGED = Argument((1.5, 2.0), (*BOUNDS, (0.5, 2.0)))
 STRENGTH = Argument((0.25, 0.375), (*BOUNDS, -0.5, True))
 AUG = Argument(A.random_rotation(5.0), ("invert", None, 3, gx.sgd(0.1)))
 case(A.random_crop, {"size": 16}, size=SIZE, padding=Argument((1, 2), ("wide", -1, 1.5, (1,))), **BORDER)
 case(A.center_crop, {"size": 16}, size=SIZE)
-case(A.resize, {"size": 16}, size=SIZE, **BETWEEN, antialias=flag(False))
+case(A.resize, {"size": 16}, size=SIZE, shorter=Argument(20, (0, 1.5, "much"), instead="size"),
+     longer=Argument(20, (0, 1.5, "much"), instead="size"), **RESIZING)
+case(A.pad, {"padding": 2}, padding=Argument(((1, 2), (3, 4)), ("wide", -1, 1.5, (1,), ((1, 2), 3))),
+     **BORDER)
+case(A.pad_to, {"size": 32}, size=SIZE, **BORDER)
+case(A.letterbox, {"size": 32}, size=SIZE, **RESIZING, **BORDER)
+case(A.random_scale_jitter, {"size": 16}, size=SIZE, scale=Argument((0.5, 0.75), BOUNDS), **RESIZING, **BORDER)
+case(A.random_zoom_out, factor=ENLARGED, p=closed_unit(0.25), **RESIZING, **BORDER)
+case(A.random_iou_crop, {"size": 16}, size=SIZE, scale=Argument((0.5, 0.75), (*BOUNDS, (0.0, 1.0), (0.5, 1.5))),
+     ratio=Argument((0.25, 4.0), (*BOUNDS, (0.0, 1.0))), overlaps=Argument((0.0, 0.5), ("much", (), (NAN,), (-0.5,))),
+     **RESIZING)
+case(A.random_rot90, p=closed_unit(0.25))
+case(A.random_transpose, p=closed_unit(0.25))
+case(A.random_d4)
+case(A.random_perspective, distortion_scale=closed_unit(0.25), p=closed_unit(0.25), **BETWEEN, **BORDER)
+case(A.rotate, {"degrees": 30.0}, degrees=real(15.0), **BETWEEN, **BORDER, crop_border=flag(True))
 case(A.random_resized_crop, {"size": 16}, size=SIZE, scale=Argument((0.5, 0.75), (*BOUNDS, (0.0, 1.0), (0.5, 1.5))),
-     ratio=Argument((0.5, 2.0), (*BOUNDS, (0.0, 1.0))), **BETWEEN, antialias=flag(False))
-case(A.random_flip_left_right, p=closed_unit(0.25))
-case(A.random_flip_up_down, p=closed_unit(0.25))
-case(A.random_rotation, {"max_degrees": 30.0}, max_degrees=nonnegative(15.0), **BETWEEN, **BORDER)
-case(A.random_affine, max_degrees=nonnegative(15.0), translate=PAIR, scale=Argument((0.5, 0.75), BOUNDS), shear=PAIR,
-     **BETWEEN, **BORDER)
+     ratio=Argument((0.5, 2.0), (*BOUNDS, (0.0, 1.0))), **RESIZING)
+JOINTS = Argument(((1, 2), (3, 4)), (3, (1, 2), ((1, 2, 3),), ((0.5, 1),), ((1, -2),), ((1, 2), (2, 3))))
+case(A.random_flip_left_right, p=closed_unit(0.25), joints=JOINTS)
+case(A.random_flip_up_down, p=closed_unit(0.25), joints=JOINTS)
+case(A.drop_slivers, visibility=closed_unit(0.25), side=nonnegative(2.0))
+case(A.random_rotation, {"max_degrees": 30.0}, max_degrees=DEGREES, **BETWEEN, **BORDER, crop_border=flag(True))
+case(A.random_affine, max_degrees=DEGREES, translate=PAIR, scale=Argument((0.5, 0.75), BOUNDS), shear=PAIR,
+     **BETWEEN, antialias=flag(True), **BORDER)
 case(A.elastic_deformation, alpha=nonnegative(15.0), sigma=positive(3.0), **BETWEEN, **BORDER)
 case(A.color_jitter, brightness=STRENGTH, contrast=STRENGTH, saturation=STRENGTH,
      hue=Argument((-0.25, 0.375), ("much", NAN, (0.5,), (0.375, -0.25), 0.75, -0.5)))

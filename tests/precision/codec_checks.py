@@ -20,7 +20,7 @@ STOCHASTIC: dict[str, gx.precision.Codec] = {
 NEAREST = {name: codec.replace(rounding="nearest") for name, codec in STOCHASTIC.items()}
 SIGNS = {"both signs": False, "squares": True}
 STEP = {"bf16": 2.0**-7, "fp8": 0.25, "row": 0.125, "32": 0.125, "odd blocks": 0.125, "int4": 1.0, "int4 row": 1.0}
-"""The largest step between two codes, by the number below it; of squares under fp8 1.25**2 - 1."""
+"""The largest step between two codes, by the number below it; of squares under fp8 1.125**2 - 1."""
 
 
 def numbers(shape: tuple[int, ...] = (12, 257), orders: float = 1.0, seed: int = 0) -> np.ndarray:

@@ -16,8 +16,13 @@ import gradxform as gx
 SHAPE = (16, 256)
 HALF = np.arange(4096).reshape(SHAPE) % 2 == 0
 """Of the elements, whose gradient falls."""
-FINE = {"bf16", "row", "32", "dynamic"}
-"""Codecs whose steps are small enough for the mean of the roots to be told from the root of the mean."""
+SPREAD = {"bf16": 0.03, "fp8": 0.16, "row": 0.12, "32": 0.12, "dynamic": 0.12}
+"""Of the roots around the exact ones, by codec, where steps are small enough for the mean of the roots to be right too.
+
+From step to step a mean of squares ``v`` moves by ``(1 - b2) |g**2 - v|``, so that rounding to codes ``d v`` apart adds
+that times ``d v`` to its variance, and ``b2`` takes ``2 (1 - b2)`` of it: ``0.48 d v**2`` are left, whatever ``b2`` is,
+and 0.35 times the root of ``d`` as the spread of the root. Within 0.12 takes 6 codes an octave of ``v``. fp8 has 4.
+"""
 
 
 @functools.cache
@@ -40,10 +45,10 @@ def check(name: str, codec: gx.precision.Codec, b2: float, steps: int) -> None:
     for which, within in ((HALF, 0.15), (~HALF, 0.02)):
         # Of the average itself: the codes of one element scatter around it, and a root is below it for that.
         assert abs(np.sqrt(stored[which].mean() / exact[which].mean()) - 1) < within
-    if name in FINE:
+    if name in SPREAD:
         ratio = np.sqrt(stored / exact)
         assert abs(ratio[HALF].mean() - 1) < 0.15 and abs(ratio[~HALF].mean() - 1) < 0.02
-        assert ratio[~HALF].std() < 0.12
+        assert ratio[~HALF].std() < SPREAD[name]
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp8", "row", "int4 row"])

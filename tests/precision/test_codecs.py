@@ -46,7 +46,7 @@ def test_rounding_is_right_on_average(name: str, above: bool) -> None:
     x = np.abs(x) if above else x
     back = draw(STOCHASTIC[name], x, above)
     assert (back[:, x == 0] == 0).all()
-    step = {"fp8": 1.25**2 - 1, "linear": 0.125}.get(name, STEP.get(name)) if above else STEP.get(name)
+    step = {"fp8": 1.125**2 - 1, "linear": 0.125}.get(name, STEP.get(name)) if above else STEP.get(name)
     # A step is that of a minifloat, or of a linear code by the largest of the block.
     steps = np.full_like(x, np.abs(x).max() / 64) if step is None else step * np.abs(x) * 1.0001
     # What is not below the least code of a block.

@@ -169,7 +169,7 @@ def test_what_is_wrong_is_refused(make: Any, error: type[Exception], message: st
 def test_codes_of_another_version_are_refused() -> None:
     old = jax.tree.map(lambda x: dataclasses.replace(x, how=dataclasses.replace(x.how, version=0))
                        if isinstance(x, P.Coded) else x, STATE, is_leaf=lambda x: isinstance(x, P.Coded))
-    with pytest.raises(ValueError, match="expected codes of version 1, got version 0 at '0/mu/v'"):
+    with pytest.raises(ValueError, match="expected codes of version 2, got version 0 at '0/mu/v'"):
         P.compress_state(gx.adam(0.1), "fp8").update(GRADS[0], old, PARAMS)
 
 

@@ -18,7 +18,7 @@ from benchmarks.accelerator.measure import measured
 from benchmarks.accelerator.timing import keyed
 from benchmarks.augment import OURS, OURS_FLOAT, PIX, SWITCH
 
-SORT = "gradxform, sorted"
+ONE_BY_ONE = "gradxform, one by one"
 A = gx.augment
 Pix = Callable[[Any, jax.Array, jax.Array, int], jax.Array]
 """dm-pix's: of the package, a key, a float image and its size."""
@@ -124,8 +124,8 @@ def _row(name: str, row: Row, session: Session) -> dict[str, Any]:
     programs = {OURS_FLOAT: program(ours("auto"), floats)}
     if name not in FLOATS_ONLY:
         programs = {OURS: program(ours("auto"), images)} | programs
-        if aug.stage.branches:
-            programs |= {SORT: program(ours("sort"), images), SWITCH: program(ours("vmap"), images)}
+        if getattr(aug.stage, "chooses", False):
+            programs |= {ONE_BY_ONE: program(ours("map"), images), SWITCH: program(ours("vmap"), images)}
     if row.pix is not None:
         try:
             pix = importlib.import_module("dm_pix")

@@ -1,4 +1,4 @@
-"""Crops and new sizes."""
+"""Windows of images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.geometry.placement import Affine
+from gradxform.augment.geometry.borders import ALONG_AXES, Fill, border_of
+from gradxform.augment.geometry.placement import Affine, as_float
 from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.stage import Shape, Stage
 from gradxform.core import arrays, checks
@@ -88,47 +88,13 @@ def center_crop(size: int | tuple[int, int]) -> Stage:
     height, width = arrays.pair("size", size)
 
     def place(params: Any, shape: Shape) -> Affine:
-        return Affine(1.0, 0.0, float((shape[1] - width) // 2), 0.0, 1.0, float((shape[0] - height) // 2))
+        return Affine(1.0, 0.0, as_float((shape[1] - width) // 2), 0.0, 1.0, as_float((shape[0] - height) // 2))
 
     def result(shape: Shape) -> tuple[int, int]:
         _fitting((height, width), shape[:2], shape, "")
         return height, width
 
     return Resampling((Geometric(lambda key, shape: (), place, "shift", result),))
-
-
-@augmentation
-def resize(size: int | tuple[int, int], *, interpolation: str = "bilinear", antialias: bool = True) -> Stage:
-    """The image at another size; without aliasing it is Pillow's ``resize``, to the bit for 8-bit images.
-
-    Columns are resized first and rows then, each rounded. Pillow from 13 on takes some images whose height shrinks
-    more than their width the other way round; there 8-bit levels may differ by one.
-
-    Args:
-      size: height and width in pixels, or one number for both.
-      interpolation: ``"bilinear"`` or ``"nearest"``; masks are always ``"nearest"``.
-      antialias: whether a smaller image is the mean of all pixels, with weights that fall linearly.
-
-    Returns:
-      The augmentation; it gives images of ``size``.
-
-    Raises:
-      TypeError: an argument is of the wrong type.
-      ValueError: a number is out of range.
-
-    Example:
-      >>> import gradxform as gx, jax, jax.numpy as jnp
-      >>> gx.augment.resize((8, 8))(jax.random.key(0), jnp.ones((32, 16, 3))).shape
-      (8, 8, 3)
-    """
-    height, width = arrays.pair("size", size)
-    checks.choice("interpolation", interpolation, INTERPOLATIONS)
-
-    def place(params: Any, shape: Shape) -> Affine:
-        return Affine(shape[1] / width, 0.0, 0.0, 0.0, shape[0] / height, 0.0)
-
-    return Resampling((Geometric(lambda key, shape: (), place, "scale", lambda shape: (height, width),
-                                 interpolation=interpolation, antialias=antialias),))
 
 
 @augmentation
@@ -145,8 +111,8 @@ def random_resized_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar
       size: height and width of the result in pixels, or one number for both.
       scale: the bounds of the window's share of the image's area, above 0, the second at most 1.
       ratio: the bounds of width to height, above 0.
-      interpolation: ``"bilinear"`` or ``"nearest"``; masks are always ``"nearest"``.
-      antialias: whether a smaller result is the mean of all pixels, with weights that fall linearly.
+      interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``; masks are always ``"nearest"``.
+      antialias: whether a smaller result is the mean of all pixels, with the weights of a filter as wide as they lie.
 
     Returns:
       The augmentation; it gives images of ``size``.
@@ -163,7 +129,7 @@ def random_resized_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar
     height, width = arrays.pair("size", size)
     low, high = bounds("scale", scale, above=0, at_most=1)
     narrow, wide = bounds("ratio", ratio, above=0)
-    checks.choice("interpolation", interpolation, INTERPOLATIONS)
+    checks.choice("interpolation", interpolation, ALONG_AXES)
 
     def draw(key: jax.Array, shape: Shape) -> Any:
         *draws, row, column = jax.random.uniform(key, (2 * TRIES + 2,))
@@ -217,7 +183,8 @@ def _below(uniform: jax.Array, bound: jax.Array) -> jax.Array:
 
 
 def _fitting(window: tuple[int, int], room: tuple[int, ...], shape: Shape, how: str) -> None:
-    if window[0] > room[0] or window[1] > room[1]:
+    known = not any(isinstance(side, jax.Array) for side in room)
+    if known and (window[0] > room[0] or window[1] > room[1]):
         raise ValueError(f"size: expected a window that fits into images of {shape[:2]}{how}, got {window}")
 
 

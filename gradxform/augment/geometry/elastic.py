@@ -36,7 +36,8 @@ def elastic_deformation(alpha: Scalar = 50.0, sigma: float = 5.0, *, interpolati
     The field is white noise, uniform in [-1, 1], smoothed by a Gaussian of weight 1 and times ``alpha``, so that a
     pixel moves along each axis by ``alpha / (sigma sqrt(12 pi))`` in the root mean square. The noise is drawn at points
     up to ``sigma / 2`` apart and scaled so that variance and correlation are those of noise at each pixel. Boxes and
-    points are moved by the inverse of the field, which has one as long as nothing is folded.
+    points are moved by the inverse of the field, which has one as long as nothing is folded: with a ``sigma`` of 5 up
+    to an ``alpha`` of 50 or so. Where something is, they come to one of the places that show it.
 
     Args:
       alpha: the factor of the smoothed noise, in pixels, >= 0.
@@ -65,6 +66,9 @@ def elastic_deformation(alpha: Scalar = 50.0, sigma: float = 5.0, *, interpolati
     step = max(1, math.floor(width / 2))
 
     def draw(key: jax.Array, shape: Shape) -> Any:
+        if isinstance(shape[0], jax.Array):
+            raise ValueError("size: expected none for elastic_deformation, whose noise is drawn for images of one "
+                             "size; crop or resize them to one first")
         # A half of each word for either part: drawing is a good share of the work on a small image.
         bits = jax.random.bits(key, [_points(size, width, step) for size in shape[:2]], jnp.uint32)
         halves = jnp.stack([bits & 0xFFFF, bits >> 16])

@@ -6,30 +6,88 @@ centre at (j + 0.5, i + 0.5).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.pixels.arithmetic import exact, whole, within
+from gradxform.augment.geometry.borders import inward_position
+from gradxform.augment.pixels.arithmetic import exact, inward, whole, within
 from gradxform.core.types import Scalar
 
-INVERSIONS = 16
-"""Steps of the fixed-point iteration that inverts a displacement."""
-
-
+INVERSIONS = 64
+"""Halved steps toward the inverse of a displacement."""
+HORIZON = 2.0**-20
+"""Of a projective map's divisor; what is beyond comes from far outside."""
 Addends = tuple[tuple[Any, ...], tuple[Any, ...]]
 """What adds up to x, and what to y, in that order."""
 
 
+class Map(Protocol):
+    """From positions in the result of an operation to positions in its input: what a ``Geometric`` places.
+
+    A position is (x, y) in pixels from the top-left corner, so that the pixel of row i and column j has its centre at
+    (j + 0.5, i + 0.5). ``Affine``, ``Projective`` and ``Displacement`` are maps, and so is any ``NamedTuple`` of
+    numbers and arrays with these three methods: calling it moves image and mask, ``inverse`` boxes and points.
+
+    Example:
+      >>> from typing import NamedTuple
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> class Swirl(NamedTuple):
+      ...   turns: jax.Array
+      ...   middle: tuple[float, float]
+      ...   def turned(self, x, y, turns):
+      ...     x, y = x - self.middle[0], y - self.middle[1]
+      ...     angle = 2 * jnp.pi * turns * jnp.exp(-jnp.hypot(x, y) / self.middle[0])
+      ...     cos, sin = jnp.cos(angle), jnp.sin(angle)
+      ...     return cos * x - sin * y + self.middle[0], sin * x + cos * y + self.middle[1]
+      ...   def __call__(self, x, y):
+      ...     return self.turned(x, y, self.turns)
+      ...   def addends(self, x, y):
+      ...     x, y = self(x, y)
+      ...     return (x,), (y,)
+      ...   def inverse(self, x, y):
+      ...     return self.turned(x, y, -self.turns)
+      >>> @gx.augment.augmentation
+      ... def random_swirl(most: float = 0.5):
+      ...   def draw(key, shape):
+      ...     return most * jax.random.uniform(key, minval=-1.0)
+      ...   def place(turns, shape):
+      ...     return Swirl(turns, (shape[1] / 2, shape[0] / 2))
+      ...   return gx.augment.Resampling((gx.augment.Geometric(
+      ...       draw, place, interpolation="bilinear", border=gx.augment.Border("edge")),))
+      >>> aug = gx.augment.chain(gx.augment.random_crop(32), random_swirl(), gx.augment.random_flip_left_right())
+      >>> images, points = jnp.ones((8, 40, 40, 3)), jnp.full((8, 2, 2), 20.0)
+      >>> moved = aug(jax.random.key(0), {"image": images, "keypoints": points})
+      >>> moved["image"].shape, moved["keypoints"].shape
+      ((8, 32, 32, 3), (8, 2, 2))
+    """
+
+    def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """The source of positions."""
+
+    def addends(self, x: Any, y: Any) -> Addends:
+        """What adds up to the source of the centres of pixels, x (1, W) and y (H, 1), in order: numbers or arrays."""
+
+    def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The positions whose source is given."""
+
+
 class Affine(NamedTuple):
-    """``source_x = xx x + xy y + x0`` and ``source_y = yx x + yy y + y0``, each number a scalar.
+    """The map ``source_x = xx x + xy y + x0``, ``source_y = yx x + yy y + y0``, each number a scalar.
 
     Numbers that are known before the program runs are Python's.
+
+    Example:
+      >>> import gradxform as gx
+      >>> twice = gx.augment.Affine(0.5, 0.0, 0.0, 0.0, 0.5, 0.0)    # each pixel comes from half as far
+      >>> twice(8.0, 4.0), twice.inverse(4.0, 2.0)
+      ((4.0, 2.0), (8.0, 4.0))
     """
 
     xx: Scalar
@@ -62,41 +120,157 @@ class Affine(NamedTuple):
         return (self.yy * x - self.xy * y) / determinant, (self.xx * y - self.yx * x) / determinant
 
 
+class Projective(NamedTuple):
+    """The map of a plane seen from elsewhere: two affine numbers over a third, ``wx x + wy y + w0``.
+
+    ``source_x = (xx x + xy y + x0) / (wx x + wy y + w0)``, and ``source_y`` likewise. Where the divisor is not above
+    0, behind the horizon, there is no source; it is taken for one far outside.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tilted = gx.augment.Projective(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.25, 1.0)
+      >>> [float(part) for part in tilted(8.0, 4.0)], [float(part) for part in tilted.inverse(4.0, 2.0)]
+      ([4.0, 2.0], [8.0, 4.0])
+    """
+
+    xx: Scalar
+    xy: Scalar
+    x0: Scalar
+    yx: Scalar
+    yy: Scalar
+    y0: Scalar
+    wx: Scalar
+    wy: Scalar
+    w0: Scalar
+
+    def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """The source of positions."""
+        x, y, w = (exact(a * x) + exact(b * y) + c for a, b, c in (self[:3], self[3:6], self[6:]))
+        w = jnp.maximum(w, HORIZON)
+        return x / w, y / w
+
+    def addends(self, x: Any, y: Any) -> Addends:
+        """The source of positions."""
+        x, y = self(x, y)
+        return (x,), (y,)
+
+    def after(self, inner: Projective | Affine) -> Projective:
+        """The map that applies ``inner`` and then this one."""
+        mine, other = (_homogeneous(one) for one in (self, inner))
+        return Projective(*(exact(mine[i] * other[j]) + exact(mine[i + 1] * other[j + 3])
+                            + exact(mine[i + 2] * other[j + 6]) for i in (0, 3, 6) for j in range(3)))
+
+    def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The positions whose source is given."""
+        a, b, c, d, e, f, g, h, i = self
+        # The adjugate, made positive: the sign of a divisor tells what is behind the horizon.
+        back = (e * i - f * h, c * h - b * i, b * f - c * e, f * g - d * i, a * i - c * g, c * d - a * f,
+                d * h - e * g, b * g - a * h, a * e - b * d)
+        sign = jnp.where(a * back[0] + b * back[3] + c * back[6] < 0, -1.0, 1.0)
+        return Projective(*(sign * one for one in back))(x, y)
+
+
 class Displacement(NamedTuple):
-    """``source = position + field(position)``, with the field given at the centres of pixels, each part (H, W)."""
+    """The map ``source = position + field(position)``, with the field given at the centres of pixels.
+
+    Attributes:
+      dx: to the right, in pixels, (H, W).
+      dy: down.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> still = gx.augment.Displacement(jnp.zeros((4, 6)), jnp.ones((4, 6)))
+      >>> [float(part) for part in still(jnp.float32(2.0), jnp.float32(1.5))]
+      [2.0, 2.5]
+    """
 
     dx: jax.Array
     dy: jax.Array
 
     def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The source of positions."""
-        return x + _between(self.dx, x, y), y + _between(self.dy, x, y)
+        dx, dy = _between(self, x, y)
+        return x + dx, y + dy
 
     def addends(self, x: jax.Array, y: jax.Array) -> Addends:
         """What adds up to the source of the centres of pixels, for which the field is given."""
         return (x, self.dx), (y, self.dy)
 
     def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The positions whose source is given, by fixed-point iteration: exact where the field has slopes below 1."""
+        """The positions whose source is given, by halved steps, which end there wherever nothing is folded.
+
+        A whole step, ``x <- p - d(x)``, leads away where a slope of the field is above 1, as where the image is
+        stretched to twice its size; half of it does where one is above 3.
+        """
         def step(_: Any, there: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            return x - _between(self.dx, *there), y - _between(self.dy, *there)
+            found = self(*there)
+            return there[0] + 0.5 * (x - found[0]), there[1] + 0.5 * (y - found[1])
 
         return lax.fori_loop(0, INVERSIONS, step, (x, y))
 
 
-Map = Affine | Displacement
-"""From positions in the result of an operation to positions in its input."""
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["size"], meta_fields=["mode", "nearest"])
+@dataclasses.dataclass(frozen=True)
+class Rim:
+    """From positions, beyond the rim too, to positions in a true image in the corner of a padded array.
+
+    Attributes:
+      size: the true height and width, (2,).
+      mode: what lies beyond the rim, one of ``borders.MODES``; a constant is beyond the array.
+      nearest: whether the nearest pixels are asked for, and not what lies between them.
+    """
+
+    size: jax.Array
+    mode: str
+    nearest: bool
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The source of positions."""
+        return self._along(x, self.size[1]), self._along(y, self.size[0])
+
+    def addends(self, x: jax.Array, y: jax.Array) -> Addends:
+        """What adds up to the source of positions."""
+        x, y = self(x, y)
+        return (x,), (y,)
+
+    def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The positions themselves: a point beyond the rim stays there."""
+        return x, y
+
+    def _along(self, position: jax.Array, size: jax.Array) -> jax.Array:
+        # What is within stays as it is, to the bit.
+        if self.nearest or self.mode == "constant":
+            beyond = (position < 0) | (position >= size)
+            found: Any = (-1.0 if self.mode == "constant" else
+                          inward(jnp.floor(position).astype(jnp.int32), size, self.mode) + 0.5)
+            position = jnp.where(beyond, found, position)
+            return position if self.nearest else jnp.minimum(position, size - 0.5)
+        beyond = (position < 0.5) | (position > size - 0.5)
+        return jnp.where(beyond, inward_position(position - 0.5, size, self.mode) + 0.5, position)
+
+
+def as_float(number: Any) -> Any:
+    """A whole number, known or traced, as a number of a map."""
+    return number.astype(jnp.float32) if isinstance(number, jax.Array) else float(number)
 
 
 def composed(maps: Sequence[Map]) -> list[Map]:
-    """The maps of operations, in their order, with neighbouring affine ones as one."""
+    """The maps of operations, in their order, with neighbouring affine and projective ones as one."""
     result: list[Map] = []
     for one in maps:
-        if result and isinstance(one, Affine) and isinstance(result[-1], Affine):
-            result[-1] = result[-1].after(one)
+        last = result[-1] if result else None
+        if isinstance(one, Affine) and isinstance(last, Affine):
+            result[-1] = last.after(one)
+        elif isinstance(one, (Affine, Projective)) and isinstance(last, (Affine, Projective)):
+            result[-1] = Projective(*_homogeneous(last)).after(one)
         else:
             result.append(one)
     return result
+
+
+def _homogeneous(one: Affine | Projective) -> tuple[Any, ...]:
+    """The nine numbers of the matrix, row by row."""
+    return tuple(one) if isinstance(one, Projective) else (*one, 0.0, 0.0, 1.0)
 
 
 def moves(maps: Sequence[Map]) -> tuple[bool, bool]:
@@ -133,40 +307,58 @@ def sources(maps: Sequence[Map], height: int, width: int) -> tuple[jax.Array, ja
 
 
 def moved(maps: Sequence[Map], points: jax.Array) -> jax.Array:
-    """Points (..., 2) of the input as they lie in the result."""
+    """Points (..., 2 or more) of the input as they lie in the result; what stands behind x and y stays."""
     x, y = points[..., 0].astype(jnp.float32), points[..., 1].astype(jnp.float32)
     for one in maps:
         x, y = one.inverse(x, y)
-    return jnp.stack([x, y], -1)
+    return jnp.concatenate([jnp.stack([x, y], -1), points[..., 2:]], -1)
 
 
-def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: int, width: int) -> jax.Array:
-    """Boxes (N, 4) around what was in them, cut to a result of (height, width); four zeros where nothing is left."""
-    steps = 2 if all(isinstance(one, Affine) for one in maps) else 9
+def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: Any, width: Any) -> tuple[jax.Array, jax.Array]:
+    """Boxes around what was in them, cut to the result.
+
+    Args:
+      maps: from positions in the result to positions in the image.
+      boxes: (N, 4).
+      height: of the result.
+      width: of the result.
+
+    Returns:
+      The boxes (N, 4), four zeros where nothing is left, and the share (N,) of the area of each that is left.
+    """
+    steps = 2 if all(isinstance(one, (Affine, Projective)) for one in maps) else 17
     t = jnp.linspace(0, 1, steps)
     zeros, ones = jnp.zeros_like(t), jnp.ones_like(t)
     # The rim of the unit square: the corners are enough where lines stay straight.
     rim = jnp.stack([jnp.concatenate([t, t, zeros, ones]), jnp.concatenate([zeros, ones, t, t])], -1)
     low, high = boxes[:, None, :2].astype(jnp.float32), boxes[:, None, 2:].astype(jnp.float32)
     points = moved(maps, low + rim * (high - low))
-    bounds = jnp.array([width, height], jnp.float32)
-    low, high = jnp.clip(points.min(1), 0, bounds), jnp.clip(points.max(1), 0, bounds)
-    left = jnp.all(high > low, -1, keepdims=True) & jnp.all(boxes[:, 2:] > boxes[:, :2], -1, keepdims=True)
-    return jnp.where(left, jnp.concatenate([low, high], -1), 0)
+    whole = jnp.concatenate([points.min(1), points.max(1)], -1)
+    bounds = jnp.stack([jnp.asarray(side, jnp.float32) for side in (width, height)] * 2)
+    cut = jnp.clip(whole, 0, bounds)
+    left = jnp.all(cut[:, 2:] > cut[:, :2], -1) & jnp.all(boxes[:, 2:] > boxes[:, :2], -1)
+    share = _area(cut) / jnp.where(left, _area(whole), 1)
+    return jnp.where(left[:, None], cut, 0), jnp.where(left, share, 0)
 
 
-def _between(field: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """A field (H, W) given at the centres of pixels, bilinearly at other positions; beyond its rim as on it."""
-    height, width = field.shape
+def _area(boxes: jax.Array) -> jax.Array:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _between(field: Displacement, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A field given at the centres of pixels, bilinearly at other positions; beyond its rim as on it."""
+    height, width = field.dx.shape
+    both = jnp.stack(field, -1).reshape(-1, 2)
     x, y = within(x - 0.5, 0, width - 1), within(y - 0.5, 0, height - 1)
     x0, y0 = jnp.floor(x), jnp.floor(y)
-    fx, fy = x - x0, y - y0
+    fx, fy = (x - x0)[..., None], (y - y0)[..., None]
     left, top = whole(x0), whole(y0)
     right, bottom = jnp.minimum(left + 1, width - 1), jnp.minimum(top + 1, height - 1)
 
     def at(row: jax.Array, column: jax.Array) -> jax.Array:
-        return field.reshape(-1).at[row * width + column].get(mode="promise_in_bounds")
+        return both.at[row * width + column].get(mode="promise_in_bounds")
 
     upper = at(top, left) * (1 - fx) + at(top, right) * fx
     lower = at(bottom, left) * (1 - fx) + at(bottom, right) * fx
-    return upper * (1 - fy) + lower * fy
+    found = upper * (1 - fy) + lower * fy
+    return found[..., 0], found[..., 1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,22 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradxform.augment.geometry.borders import Border, colors, inward
-from gradxform.augment.geometry.lookup import bilinear, elements_at
-from gradxform.augment.geometry.placement import Affine, Map, sources
-from gradxform.augment.pixels.arithmetic import exact, within
+from gradxform.augment.geometry.borders import Border, colors, framed
+from gradxform.augment.geometry.lookup import bilinear, picked
+from gradxform.augment.geometry.placement import Affine, Map, Rim
+from gradxform.augment.pixels.arithmetic import exact, inward, within
 from gradxform.augment.pixels.canvas import Canvas, Planes
 from gradxform.core.isolate import isolated
-from gradxform.core.types import Scalar
+from gradxform.core.platform import by_platform
 
 FIXED = 22
 """Bits behind the point of the weights of 8-bit images, as Pillow has them."""
-POSITION_BITS = 16
-"""Bits behind the point of positions of nearest pixels, as Pillow has them."""
 ROUNDING = 2.0**-17
 """By so much at most weighted means of 1 are above it."""
 MOST_TAPS = 8
 """Up to so many pixels a weighted sum is spelled out; beyond, it is a product of matrices."""
+BYTES = (jnp.uint8, jnp.bool_)
+"""Types whose numbers bfloat16 has, and which a TPU cuts out badly."""
 
 
 class Method(NamedTuple):
@@ -41,12 +42,14 @@ class Method(NamedTuple):
     Attributes:
       kind: ``"shift"`` for whole pixels along the axes and mirror images, ``"scale"`` for other maps along the axes,
         ``"any"`` for all.
-      interpolation: ``"nearest"`` or ``"bilinear"``.
+      interpolation: ``"nearest"``, ``"bilinear"`` or, along the axes, ``"bicubic"``.
       border: what lies beyond the rim; None where nothing of it is asked for.
       reach: how far beyond the rim a shift goes at most, in pixels down and across.
       shrink: by which factor a scale shrinks the image at most, down and across; 1 where it may alias.
       mirrors: whether a shift may mirror, down and across.
       fixed: whether nearest pixels are found in Pillow's arithmetic.
+      frames: whether the border begins where the image ends, and nothing of it counts for the pixels inside.
+      turns: whether rows and columns may be exchanged in the end; of square results.
     """
 
     kind: str
@@ -56,13 +59,21 @@ class Method(NamedTuple):
     shrink: tuple[float, float]
     mirrors: tuple[bool, bool]
     fixed: bool
+    frames: bool = False
+    turns: bool = False
 
 
 def resampled(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
     """An image of (height, width) whose pixels come from where the maps name."""
-    fills = _word_fills(image, method.border)
-    if method.kind == "scale" and method.interpolation == "bilinear":
+    if method.turns and method.kind != "any":
+        unturned, swapped = _unturned(maps)
+        result = resampled(image, method._replace(turns=False), unturned, height, width)
+        return result.with_words(jnp.where(swapped, word.T, word) for word in result.words)
+    fills = word_fills(image, method.border)
+    if method.kind == "scale" and method.interpolation != "nearest":
         return _scaled(image, method, maps, height, width)
+    if method.kind == "any" and max(method.shrink) > 1 and method.interpolation != "nearest":
+        image = _smoothed(image, method, maps)
     if method.kind != "any" or method.interpolation == "nearest":
         return image.with_words(nearest(word, method, maps, height, width, fill)
                                 for word, fill in zip(image.words, fills, strict=True))
@@ -71,6 +82,10 @@ def resampled(image: Canvas, method: Method, maps: list[Map], height: int, width
 
 def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, width: int, fill: jax.Array) -> jax.Array:
     """An array (height, width, ...) of the nearest elements of an array (H, W, ...)."""
+    if method.turns and method.kind != "any":
+        unturned, swapped = _unturned(maps)
+        result = nearest(array, method._replace(turns=False), unturned, height, width, fill)
+        return jnp.where(swapped, result.swapaxes(0, 1), result)
     if method.kind == "shift":
         return _shifted(array, method, maps, height, width, fill)
     mode = "constant" if method.border is None else method.border.mode
@@ -79,69 +94,97 @@ def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, widt
     if method.kind == "scale":
         y, x = _axes(maps, height, width)
         row, column = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
-        result = _taken(_taken(array, inward(row, rows, mode), 0), inward(column, columns, mode), 1)
+        result = _picked(lambda array, row, column: _taken(_taken(array, row, 0), column, 1),
+                         array, inward(row, rows, mode), inward(column, columns, mode))
         inside = ((row >= 0) & (row < rows))[:, None] & ((column >= 0) & (column < columns))
         return _where(inside, result, fill) if filled else result
 
-    def place(maps: list[Map]) -> jax.Array:
-        row, column = _nearest_pixels(method, maps, height, width)
-        found = inward(row, rows, mode) * columns + inward(column, columns, mode)
-        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-        return lax.select(inside, found, jnp.full_like(found, -1)) if filled else found
-
-    # Apart, as bilinear pixels are: where they come from, what is there, and the fill.
-    found = isolated(place, maps)
-    result = elements_at(array.reshape(-1, *array.shape[2:]), found)
-    return isolated(lambda found, *args: _where(found >= 0, *args), found, result, fill) if filled else result
+    return picked(array, method.border, maps, height, width, fill, method.fixed)
 
 
 def _where(inside: jax.Array, array: jax.Array, fill: jax.Array) -> jax.Array:
     return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), array, fill.astype(array.dtype))
 
 
-def _nearest_pixels(method: Method, maps: list[Map], height: int, width: int) -> tuple[jax.Array, jax.Array]:
-    if not method.fixed or max(height, width) >= 1 << (31 - POSITION_BITS - 2):
-        x, y = sources(maps, height, width)
-        return jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
+def _unturned(maps: list[Map]) -> tuple[list[Map], jax.Array]:
+    """The map along the axes that makes the same pixels, and whether its rows are the columns of the result."""
     (one,) = maps
     assert isinstance(one, Affine)
-
-    def fixed(number: Scalar) -> jax.Array:
-        return jnp.floor(jnp.asarray(number, jnp.float32) * 2**POSITION_BITS + 0.5).astype(jnp.int32)
-
-    x0, y0 = one(0.5, 0.5)
-    i, j = jnp.arange(height)[:, None], jnp.arange(width)
-    return ((fixed(y0) + fixed(one.yx) * j + fixed(one.yy) * i) >> POSITION_BITS,
-            (fixed(x0) + fixed(one.xx) * j + fixed(one.xy) * i) >> POSITION_BITS)
+    swapped = jnp.asarray(one.xx == 0)
+    along = Affine(jnp.where(swapped, one.xy, one.xx), 0.0, one.x0, 0.0, jnp.where(swapped, one.yx, one.yy), one.y0)
+    return [along], swapped
 
 
 def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, width: int,
              fill: jax.Array) -> jax.Array:
     (one,) = maps
     assert isinstance(one, Affine)
-    if any(method.reach):
-        array = _framed(array, method, fill)
+    starts = []
     for axis, (scale, start, size) in enumerate(((one.yy, one.y0, height), (one.xx, one.x0, width))):
-        start = jnp.round(jnp.asarray(start)).astype(jnp.int32) + method.reach[axis]
-        if method.mirrors[axis]:
-            start = jnp.where(scale < 0, start - size, start)
-        if array.shape[axis] != size:
-            array = lax.dynamic_slice_in_dim(array, start, size, axis)
+        start = jnp.round(jnp.asarray(start)).astype(jnp.int32)
+        starts.append(jnp.where(scale < 0, start - size, start) if method.mirrors[axis] else start)
+    if any(method.reach) or array.shape[:2] != (height, width):
+        array = _window(array, method, starts, height, width, fill)
+    for axis, scale in enumerate((one.yy, one.xx)):
         if method.mirrors[axis]:
             array = jnp.where(scale < 0, jnp.flip(array, axis), array)
     return array
 
 
-def _framed(array: jax.Array, method: Method, fill: jax.Array) -> jax.Array:
-    frame = [(reach, reach) for reach in method.reach] + [(0, 0)] * (array.ndim - 2)
-    assert method.border is not None
-    if method.border.mode == "constant":
-        return jnp.pad(array, frame, constant_values=fill.astype(array.dtype))
-    for axis in (0, 1):
-        size, reach = array.shape[axis], method.reach[axis]
-        if reach:
-            array = _taken(array, inward(jnp.arange(-reach, size + reach), size, method.border.mode), axis)
-    return array
+def _window(array: jax.Array, method: Method, starts: list[jax.Array], height: int, width: int,
+            fill: jax.Array) -> jax.Array:
+    """The window (height, width, ...) that starts there."""
+    rows, columns = (start + jnp.arange(size) for start, size in zip(starts, (height, width), strict=True))
+    cut, picked = _windows(method, height, width)
+    if array.dtype not in BYTES:
+        return cut(array, fill, rows, columns)
+    window: jax.Array = by_platform(cut, array, fill, rows, columns, tpu=picked)
+    return window
+
+
+def _windows(method: Method, height: int, width: int) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """A window of an array, from a fill, its rows and its columns: as a slice, and as products."""
+    def cut(array: jax.Array, fill: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        array = framed(array, method.border, fill, method.reach) if any(method.reach) else array
+        at = [start[0] + reach for start, reach in zip((rows, columns), method.reach, strict=True)]
+        return lax.dynamic_slice(array, at + [0] * (array.ndim - 2), (height, width, *array.shape[2:]))
+
+    def picked(array: jax.Array, fill: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        if not any(method.reach):
+            return _picked_by_products(array, rows, columns)
+        assert method.border is not None
+        mode, sizes = method.border.mode, array.shape[:2]
+        result = _picked_by_products(array, inward(rows, sizes[0], mode), inward(columns, sizes[1], mode))
+        if mode != "constant":
+            return result
+        inside = ((rows >= 0) & (rows < sizes[0]))[:, None] & (columns >= 0) & (columns < sizes[1])
+        return _where(inside, result, fill)
+
+    return cut, picked
+
+
+def _picked(otherwise: Callable[..., jax.Array], array: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """The elements of these rows and columns, as a product where that is quicker."""
+    if array.dtype not in BYTES:
+        return otherwise(array, rows, columns)
+    found: jax.Array = by_platform(otherwise, array, rows, columns, tpu=_picked_by_products)
+    return found
+
+
+def _picked_by_products(array: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """The elements of rows and columns of bytes: products with matrices of 0 and a 1 a row, exact in bfloat16.
+
+    A TPU cuts bytes out of an image after a copy of the whole batch for each image, since their tiles have 32 rows.
+    """
+    def one_hot(index: jax.Array, size: int) -> jax.Array:
+        return (index[:, None] == jnp.arange(size)).astype(jnp.bfloat16)
+
+    def product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
+        return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=jnp.bfloat16)
+
+    found = product(one_hot(rows, array.shape[0]), array.astype(jnp.bfloat16), (1, 0))
+    found = jnp.moveaxis(product(found, one_hot(columns, array.shape[1]), (1, 1)), -1, 1)
+    return found != 0 if array.dtype == jnp.bool_ else found.astype(jnp.int32).astype(array.dtype)
 
 
 def _axes(maps: list[Map], height: int, width: int) -> tuple[Any, Any]:
@@ -158,19 +201,40 @@ def _numpy_of(*numbers: Any) -> tuple[Any, Any]:
 
 
 def _scaled(image: Canvas, method: Method, maps: list[Map], height: int, width: int) -> Canvas:
-    y, x = _axes(maps, height, width)
+    *rim, one = maps
+    y, x = _axes([one], height, width)
+    assert isinstance(one, Affine)
+    rows, columns = rim[0].size if rim and isinstance(rim[0], Rim) else image.shape[:2]
+    # Columns first, rounded, and then rows: Pillow's order.
+    image = _weighted(image, 1, columns, x, abs(one.xx), method)
+    return _weighted(image, 0, rows, y, abs(one.yy), method)
+
+
+def _smoothed(image: Canvas, method: Method, maps: list[Map]) -> Canvas:
+    """The image smoothed in place by the least factor by which the map shrinks it in any direction."""
     (one,) = maps
     assert isinstance(one, Affine)
-    # Columns first, rounded, and then rows: Pillow's order.
-    image = _weighted(image, 1, x, abs(one.xx), method.shrink[1], method.border)
-    return _weighted(image, 0, y, abs(one.yy), method.shrink[0], method.border)
+    larger = jnp.hypot(one.xx + one.yy, one.yx - one.xy)
+    shrink = jnp.abs(larger - jnp.hypot(one.xx - one.yy, one.yx + one.xy)) / 2
+    border = None if method.border is None or method.border.mode == "constant" else method.border
+    for axis in (1, 0):
+        centers = jnp.arange(image.shape[axis], dtype=jnp.float32) + 0.5
+        image = _weighted(image, axis, image.shape[axis], centers, shrink,
+                          method._replace(border=border, interpolation="bilinear"))
+    return image
 
 
-def _weighted(image: Canvas, axis: int, centers: Any, scale: Any, shrink: float, border: Border | None) -> Canvas:
-    """Weighted means along an axis around each centre, the weights falling linearly to 0; Pillow's bilinear filter."""
-    table = functools.partial(_table, image.shape[axis], shrink, border, image.packed)
+def _weighted(image: Canvas, axis: int, size: Any, centers: Any, scale: Any, method: Method) -> Canvas:
+    """Weighted means along an axis around each centre: Pillow's filters, with its weights and its rounding."""
+    border = method.border
+    table = functools.partial(_table, method.shrink[axis], method, image.packed)
     # The table and the pixels apart: XLA would make the table anew for each pixel, and the columns for each row.
-    tables = isolated(table, centers, scale) if isinstance(centers, jax.Array) else table(centers, scale)
+    if isinstance(size, jax.Array):
+        tables = isolated(table, size, centers, scale)
+    elif isinstance(centers, jax.Array):
+        tables = isolated(functools.partial(table, size), centers, scale)
+    else:
+        tables = table(size, centers, scale)
     index, weights, missing = (_along(jnp.asarray(one), axis) for one in tables)
 
     def summed(image: Canvas, index: jax.Array, weights: jax.Array, missing: jax.Array) -> Canvas:
@@ -187,26 +251,51 @@ def _weighted(image: Canvas, axis: int, centers: Any, scale: Any, shrink: float,
     return isolated(summed, image, index, weights, missing)
 
 
-def _table(size: int, shrink: float, border: Border | None, packed: bool, centers: Any,
-           scale: Any) -> tuple[Any, Any, Any]:
+def _table(shrink: float, method: Method, packed: bool, size: Any, centers: Any, scale: Any) -> tuple[Any, Any, Any]:
     """For each centre the pixels (N, T) that count, their weights, and what they lack of 1."""
     xp, dtype = _numpy_of(centers)
-    support = xp.clip(scale, 1, max(shrink, 1.0)).astype(dtype)
-    first = xp.floor(centers - support + 0.5).astype(xp.int32)
-    taps = first[:, None] + xp.arange(math.ceil(2 * shrink))
+    reach, falling = FILTERS[method.interpolation]
+    # Rounding may leave the scale of a whole image a little above what it shrinks by.
+    support = xp.clip(scale, 1, shrink * (1 + 2.0**-20) if shrink > 1 else 1.0).astype(dtype)
+    first = xp.floor(centers - reach * support + 0.5).astype(xp.int32)
+    taps = first[:, None] + xp.arange(math.ceil(2 * reach * shrink))
     # A factor, since compilers turn some quotients into products, and a product has another rounding.
-    weights = xp.maximum(1 - exact(abs(taps + 0.5 - centers[:, None]) * (1 / support)), 0)
+    weights = falling(exact(abs(taps + 0.5 - centers[:, None]) * (1 / support)), xp)
     inside = (taps >= 0) & (taps < size)
+    border = method.border
     constant = border is not None and border.mode == "constant"
-    if border is None:
+    framed = constant and method.frames
+    if border is None or framed:
         weights = xp.where(inside, weights, 0)
+    if framed:
+        # Outside all is the border; a weight for what is not there keeps the sum from being 0.
+        seen = (centers > 0) & (centers < size)
+        weights = xp.where(seen[:, None], weights, xp.where(xp.arange(weights.shape[1]) == 0, 1, 0))
     weights = weights * (1 / _in_order(weights))
-    if constant:
+    if framed:
+        weights = xp.where(seen[:, None], weights, 0)
+    elif constant:
         weights = xp.where(inside, weights, 0)
     index = xp.clip(taps, 0, size - 1) if border is None or constant else inward(taps, size, border.mode)
     if packed:
         weights = xp.round(weights * 2**FIXED).astype(xp.int32)
-    return index, weights, ((1 << FIXED) if packed else 1) - _in_order(weights)
+    one = (1 << FIXED) if packed else 1
+    return index, weights, xp.where(seen[:, None], 0, one).astype(weights.dtype) if framed else one - _in_order(weights)
+
+
+def _linear(distance: Any, xp: Any) -> Any:
+    return xp.maximum(1 - distance, 0)
+
+
+def _cubic(distance: Any, xp: Any) -> Any:
+    """Keys' piecewise cubic with a slope of -1/2 at the first zero (1981), as Pillow has it."""
+    inner = exact(exact((exact(1.5 * distance) - 2.5) * distance) * distance) + 1
+    outer = -0.5 * (exact((exact((distance - 5) * distance) + 8) * distance) - 4)
+    return xp.where(distance < 1, inner, xp.where(distance < 2, outer, 0))
+
+
+FILTERS: dict[str, tuple[int, Callable[[Any, Any], Any]]] = {"bilinear": (1, _linear), "bicubic": (2, _cubic)}
+"""How far a filter reaches, in pixels of the coarser grid, and its weights by the distance."""
 
 
 def _along(table: jax.Array, axis: int) -> jax.Array:
@@ -253,7 +342,7 @@ def _fills(image: Canvas, border: Border | None) -> list[jax.Array]:
     return colors(0.0 if border is None else border.fill, image.channels, image.packed)
 
 
-def _word_fills(image: Canvas, border: Border | None) -> list[jax.Array]:
+def word_fills(image: Canvas, border: Border | None) -> list[jax.Array]:
     """The colour in each word of a canvas."""
     planes = _fills(image, border)
     return [word.reshape(()) for word in image.with_planes([plane.reshape(1, 1) for plane in planes]).words]

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from gradxform.augment.augmentation import augmentation
@@ -14,7 +13,7 @@ from gradxform.augment.geometry.borders import Fill, check_fill, colors
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.photometry.noise import normal
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Shape, Stage
+from gradxform.augment.stage import Pixelwise, Shape, Stage, any_number, few
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -52,7 +51,7 @@ def cutout(size: int, *, fill: Fill = 0.0) -> Stage:
     check_fill(fill)
 
     def draw(key: jax.Array, shape: Shape) -> Any:
-        row, column = jax.random.randint(key, (2,), 0, np.array(shape[:2]), jnp.int32)
+        row, column = jax.random.randint(key, (2,), 0, jnp.array(shape[:2]), jnp.int32)
         return {"top": row - size // 2, "left": column - size // 2}
 
     def kernel(params: Any, planes: Planes) -> Planes:
@@ -120,10 +119,10 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
         if not isinstance(fill, str):
             return erased(planes, params, fill)
         # Noise is dear, and the image is left as it is more often than not.
-        return lax.cond(params["height"] > 0, lambda: _erased_by_noise(planes, params, fill), lambda: planes)
+        return lax.cond(params["height"] > 0, lambda: _erased_by_noise(planes, params, fill), lambda: list(planes))
 
     noisy = isinstance(fill, str)
-    return Pixelwise(draw, kernel, branches=noisy, needs_unit=noisy and fill == "random",
+    return Pixelwise(draw, kernel, few(1) if noisy else any_number, needs_unit=noisy and fill == "random",
                      leaves_unit=noisy and fill == "normal")
 
 

@@ -11,11 +11,10 @@ import numpy as np
 from jax import lax
 
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.batching import sorted_switch
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.pixels import color
 from gradxform.augment.pixels.canvas import Canvas
-from gradxform.augment.stage import Pixelwise, Shape, Stage, Targets, images_of
+from gradxform.augment.stage import Pixelwise, Shape, Stage, Targets, canvas_of, few
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -82,11 +81,6 @@ class Jitter(Stage):
     active: tuple[int, ...]
     needs_unit = True
 
-    @property
-    def branches(self) -> bool:  # type: ignore[override]
-        """Whether the order is random."""
-        return len(self.active) > 1
-
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The strength of each change, and which one comes first, second and so on."""
         # Drawn for all four, so that what is drawn for one does not depend on the others being made.
@@ -101,28 +95,18 @@ class Jitter(Stage):
             color.check_channels(shape[2])
         return shape
 
-    def at_once(self, shape: Shape, dtype: Any) -> int:
-        """As many small float images as keep the processor's cores busy, else one."""
-        small = dtype != jnp.uint8 and images_of(SMALL, shape, least=0) > 0
-        return images_of(PIXELS_AT_ONCE, shape) if small else 1
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """As many small float images as keep the processor's cores busy, else one, which takes its own branches."""
+        if len(self.active) < 2:
+            return None
+        small = dtype != jnp.uint8 and isinstance(shape[0], int) and shape[0] * shape[1] <= SMALL
+        return few(PIXELS_AT_ONCE)(shape, dtype) if small else 1
 
     def apply(self, params: Any, targets: Targets) -> Targets:
         """The targets with another image."""
-        canvas, strengths = targets["image"], params["strengths"]
-        for i in range(len(self.active)):
-            if self.branches:
-                canvas = lax.switch(params["order"][i], self._steps(), (strengths, canvas))
-            else:
-                canvas = self._steps()[0]((strengths, canvas))
-        return targets | {"image": canvas}
-
-    def apply_sorted(self, params: Any, targets: Targets) -> Targets:
-        """The targets of a batch; at each place in the order, change by change."""
-        if not self.branches:
-            return jax.vmap(self.apply)(params, targets)
-        canvas, strengths = targets["image"], params["strengths"]
-        for i in range(len(self.active)):
-            canvas = sorted_switch(params["order"][:, i], self._steps(), (strengths, canvas))
+        canvas, strengths, steps = canvas_of(targets), params["strengths"], self._steps()
+        for i in range(len(steps)):
+            canvas = lax.switch(params["order"][i], steps, (strengths, canvas))
         return targets | {"image": canvas}
 
     def _steps(self) -> list[Any]:

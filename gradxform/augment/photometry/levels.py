@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,10 @@ from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.photometry.number import Number, OneOrBounds
 from gradxform.augment.pixels import filters, histogram, tone
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Stage
+from gradxform.augment.stage import Images, Pixelwise, Shape, Stage, any_number, few
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
-_LEVELS = 1 << 16, 1 << 30
-"""Pixels at a time where the levels of an image are measured: few of 8 bits, and of floats all of a batch."""
 REACH = 4.0
 """To how many standard deviations a blur reaches when nothing else is said, as in SciPy."""
 
@@ -50,7 +49,7 @@ def gaussian_blur(sigma: OneOrBounds = (0.1, 2.0), kernel_size: int | None = Non
     """
     number = Number.of("sigma", sigma, at_least=0)
     radius = _radius(kernel_size, number.high)
-    return _of_number(number, lambda planes, sigma: filters.gaussian_blur(planes, sigma, radius), (1 << 18, 1 << 18))
+    return _of_number(number, lambda planes, sigma: filters.gaussian_blur(planes, sigma, radius), few(1 << 18))
 
 
 @augmentation
@@ -96,7 +95,7 @@ def equalize() -> Stage:
       >>> gx.augment.equalize()(jax.random.key(0), image)[-1, -1, 0]
       Array(255, dtype=uint8)
     """
-    return _fixed(histogram.equalize, _LEVELS)
+    return _fixed(histogram.equalize, _measured, dear=True)
 
 
 @augmentation
@@ -114,7 +113,7 @@ def autocontrast() -> Stage:
       >>> gx.augment.autocontrast()(jax.random.key(0), image)[..., 0]
       Array([[0.  , 0.25, 1.  ]], dtype=float32)
     """
-    return _fixed(histogram.autocontrast, _LEVELS)
+    return _fixed(histogram.autocontrast, _measured, dear=True)
 
 
 @augmentation
@@ -215,17 +214,20 @@ def random_gamma(gamma: OneOrBounds = (0.8, 1.25)) -> Stage:
     return _of_number(Number.of("gamma", gamma, above=0, logarithmic=True), tone.gamma)
 
 
-def _fixed(kernel: Callable[[Planes], Planes], pixels: tuple[int, int] | None = None) -> Stage:
+def _fixed(kernel: Callable[[Planes], Planes], at_a_time: Images = any_number, dear: bool = False) -> Stage:
     """A stage without parameters."""
-    return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), pixels is not None, pixels or (1, 1),
-                     needs_unit=True)
+    return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), at_a_time, dear, needs_unit=True)
 
 
-def _of_number(number: Number, kernel: Callable[[Planes, Scalar], Planes],
-               pixels: tuple[int, int] | None = None) -> Stage:
+def _measured(shape: Shape, dtype: Any) -> int | None:
+    """Where the levels of an image are measured: few images of 8 bits, and of floats all of a batch."""
+    return few(1 << 16)(shape, dtype) if dtype == jnp.uint8 else None
+
+
+def _of_number(number: Number, kernel: Callable[[Planes, Scalar], Planes], at_a_time: Images = any_number) -> Stage:
     """A stage whose kernel takes a number."""
     return Pixelwise(lambda key, shape: number.draw(key), lambda params, planes: kernel(planes, number.among(params)),
-                     pixels is not None, pixels or (1, 1), needs_unit=True)
+                     at_a_time, needs_unit=True)
 
 
 def _radius(kernel_size: int | None, largest: Scalar) -> int:

@@ -43,3 +43,18 @@ def quotient(a: jax.Array, b: jax.Array) -> jax.Array:
     """``a // b`` of int32, for 0 <= a < 2**18 and 0 < b < 2**10, vectorized as division of integers is not."""
     # Half a step from any whole number, the rounding of floats does no harm.
     return whole((a.astype(jnp.float32) + 0.5) / b.astype(jnp.float32))
+
+
+def inward(index: jax.Array, size: int | jax.Array, mode: str) -> jax.Array:
+    """Indices of pixels, beyond the rim too, as indices of pixels that there are."""
+    if mode == "reflect" and not is_one(size):
+        last = 2 * size - 2
+        # A size that is only known when the program runs may be 1.
+        index = jnp.mod(index, jnp.maximum(last, 1) if isinstance(size, jax.Array) else last)
+        return jnp.minimum(index, last - index)
+    return jnp.clip(index, 0, size - 1)
+
+
+def is_one(size: int | jax.Array) -> bool:
+    """Whether a size is known to be 1."""
+    return not isinstance(size, jax.Array) and size == 1

@@ -16,13 +16,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.augment.geometry.borders import blanked, is_real
+
 Planes = list[jax.Array]
-"""The channels of an image, each (H, W): int32 in 0..255 of an 8-bit image, float32 in [0, 1] of another."""
+"""The channels of an image, each (H, W): int32 in 0..255 of an 8-bit image, float32 in [0, 1] of another. ``Padded``
+where the image is in the corner of larger arrays."""
 _FEW_CHANNELS = 4
 """Up to so many, channels are interleaved by a choice for each."""
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["channels", "dtype"])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["words", "size"], meta_fields=["channels", "dtype"])
 @dataclasses.dataclass(frozen=True)
 class Canvas:
     """An image (or a batch of images) while it is worked on.
@@ -32,21 +35,23 @@ class Canvas:
         channel each.
       channels: how many channels there are.
       dtype: of the image that is made of it in the end.
+      size: the true height and width (2,) of the image in the corner of padded words; None where they are not.
     """
 
     words: tuple[jax.Array, ...]
     channels: int
     dtype: Any
+    size: jax.Array | None = None
 
     @classmethod
-    def of(cls, image: jax.Array) -> Canvas:
+    def of(cls, image: jax.Array, size: jax.Array | None = None) -> Canvas:
         """The canvas of an image (..., H, W, C)."""
         channels = image.shape[-1]
         if image.dtype != jnp.uint8:
-            return cls(tuple(image[..., i].astype(jnp.float32) for i in range(channels)), channels, image.dtype)
+            return cls(tuple(image[..., i].astype(jnp.float32) for i in range(channels)), channels, image.dtype, size)
         words = tuple(_pack([image[..., i] for i in range(start, min(start + 4, channels))])
                       for start in range(0, channels, 4))
-        return cls(words, channels, image.dtype)
+        return cls(words, channels, image.dtype, size)
 
     def image(self) -> jax.Array:
         """The image (..., H, W, C)."""
@@ -74,20 +79,62 @@ class Canvas:
 
     def planes(self) -> Planes:
         """The channels."""
-        if not self.packed:
-            return list(self.words)
-        return [((self.words[i // 4] >> (8 * (i % 4))) & 255).astype(jnp.int32) for i in range(self.channels)]
+        planes = list(self.words) if not self.packed else [
+            ((self.words[i // 4] >> (8 * (i % 4))) & 255).astype(jnp.int32) for i in range(self.channels)]
+        return planes if self.size is None else Padded(planes, self.size)
 
     def with_words(self, words: Iterable[jax.Array]) -> Canvas:
         """This canvas with other words."""
         return dataclasses.replace(self, words=tuple(words))
 
     def with_planes(self, planes: Planes) -> Canvas:
-        """This canvas with other channels, 8-bit ones as integers in 0..255; floats make it one of float images."""
+        """This canvas with other channels, 8-bit ones as integers in 0..255; floats make it one of float images.
+
+        Where the words are padded, they are 0 beyond the true size.
+        """
         if planes[0].dtype == jnp.int32:
-            return Canvas(tuple(_pack(planes[i:i + 4]) for i in range(0, len(planes), 4)), len(planes), self.dtype)
-        dtype = jnp.dtype(jnp.float32) if self.packed else self.dtype
-        return Canvas(tuple(plane.astype(jnp.float32) for plane in planes), len(planes), dtype)
+            words, dtype = [_pack(list(planes[i:i + 4])) for i in range(0, len(planes), 4)], self.dtype
+        else:
+            words = [plane.astype(jnp.float32) for plane in planes]
+            dtype = jnp.dtype(jnp.float32) if self.packed else self.dtype
+        if self.size is not None:
+            words = [blanked(word, self.size) for word in words]
+        return Canvas(tuple(words), len(planes), dtype, self.size)
+
+
+@jax.tree_util.register_pytree_node_class
+class Padded(list[jax.Array]):
+    """The channels of an image in the corner of padded arrays.
+
+    Attributes:
+      size: its true height and width, (2,).
+    """
+
+    def __init__(self, planes: Iterable[jax.Array], size: jax.Array) -> None:
+        super().__init__(planes)
+        self.size = size
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
+        """The channels and the size."""
+        return (list(self), self.size), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: tuple[Any, ...]) -> Padded:
+        """Of the channels and the size."""
+        return cls(*children)
+
+
+def true_size(planes: Planes) -> tuple[Any, Any]:
+    """The height and the width of the image that channels are of, as numbers or, where they are padded, arrays ()."""
+    if isinstance(planes, Padded):
+        return planes.size[0], planes.size[1]
+    height, width = planes[0].shape
+    return height, width
+
+
+def real(planes: Planes) -> jax.Array | None:
+    """Which pixels (H, W) are of the image; None where all are."""
+    return is_real(planes.size, *planes[0].shape) if isinstance(planes, Padded) else None
 
 
 def _interleaved(planes: Planes) -> jax.Array:

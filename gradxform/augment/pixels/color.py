@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from gradxform.augment.pixels.arithmetic import exact, quotient, whole, within
-from gradxform.augment.pixels.canvas import Planes
+from gradxform.augment.pixels.canvas import Planes, real, true_size
 from gradxform.core.types import Scalar
 
 COLORS = (1, 3)
@@ -68,8 +70,12 @@ def contrast(planes: Planes, factor: Scalar) -> Planes:
 
     Of neither gray nor three colours it is the mean of all channels.
     """
-    gray = luma(planes) if len(planes) in COLORS else jnp.concatenate(planes)
-    mean = _rounded_mean(gray) if is_8_bit(planes) else jnp.mean(gray)
+    grays, counted = [luma(planes)] if len(planes) in COLORS else list(planes), real(planes)
+    if counted is not None:
+        grays = [jnp.where(counted, gray, 0) for gray in grays]
+    height, width = true_size(planes)
+    gray, height = jnp.concatenate(grays), height * len(grays)
+    mean = _rounded_mean(gray, height, width) if is_8_bit(planes) else jnp.sum(gray) / (height * width)
     return [blend(mean, plane, factor) for plane in planes]
 
 
@@ -102,15 +108,15 @@ def adjust_hue(planes: Planes, turns: Scalar) -> Planes:
     return _turned(planes, turns)
 
 
-def _rounded_mean(gray: jax.Array) -> jax.Array:
-    """``int(mean + 0.5)`` of integers in 0..255, exact for images of up to 850 million pixels."""
-    height, width = gray.shape
+def _rounded_mean(gray: jax.Array, height: Any, width: Any) -> jax.Array:
+    """``int(mean + 0.5)`` of integers in 0..255, zeros beyond height and width, exact for up to 850 million pixels."""
+    height, width = (jnp.asarray(side, jnp.uint32) for side in (height, width))
     # The sum is rows * width + rest, and rows is mean * height + left, in numbers that all fit into 32 bits.
     sums = jnp.sum(gray, axis=1, dtype=jnp.uint32)
     rows = jnp.sum(sums // width, dtype=jnp.uint32)
     rest = jnp.sum(sums % width, dtype=jnp.uint32)
     mean, left = rows // height, rows % height
-    half = jnp.uint32(height * width)
+    half = height * width
     return (mean + (2 * (left * width + rest) + half) // (2 * half)).astype(jnp.int32)
 
 

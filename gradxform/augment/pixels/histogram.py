@@ -6,18 +6,25 @@
 from __future__ import annotations
 
 import functools
+import math
+import operator
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from gradxform.augment.pixels.arithmetic import quotient, within
-from gradxform.augment.pixels.canvas import Planes
+from gradxform.augment.pixels.canvas import Planes, real, true_size
 from gradxform.core.isolate import isolated
+from gradxform.core.platform import by_platform
 
 FEW_ROWS = 8
 """So many rows, and fewer, are reduced as they are."""
+EXACT = 1 << 24
+"""Up to so many ones add up exactly in float32."""
 
 
 def equalize(planes: Planes) -> Planes:
@@ -25,7 +32,11 @@ def equalize(planes: Planes) -> Planes:
 
     A float image is equalized by the 256 levels that its values, times 255, are nearest to.
     """
-    return [_equalized(plane) for plane in planes]
+    def by(how: LookUps) -> Callable[[Planes], Planes]:
+        return lambda planes: [_equalized(plane, math.prod(true_size(planes)), how) for plane in planes]
+
+    equalized: Planes = by_platform(by(ELEMENTS), planes, tpu=by(PRODUCTS))
+    return equalized
 
 
 def autocontrast(planes: Planes) -> Planes:
@@ -33,25 +44,88 @@ def autocontrast(planes: Planes) -> Planes:
 
     A float image is stretched as it is, not by levels.
     """
-    return [_stretched(plane) if plane.dtype == jnp.int32 else _stretched_floats(plane) for plane in planes]
+    counted = real(planes)
+    if planes[0].dtype != jnp.int32:
+        return [_stretched_floats(plane, counted) for plane in planes]
+
+    def by_table(planes: Planes) -> Planes:
+        return [_stretched(plane, real(planes)) for plane in planes]
+
+    def by_pixel(planes: Planes) -> Planes:
+        return [_stretch(plane, *_bounds(plane, real(planes), folds=False)) for plane in planes]
+
+    stretched: Planes = by_platform(by_table, planes, tpu=by_pixel)
+    return stretched
 
 
-def histogram(levels: jax.Array) -> jax.Array:
-    """How many pixels have each of the 256 levels, int32."""
+class LookUps(NamedTuple):
+    """How a machine counts and looks up.
+
+    Attributes:
+      histogram: how many pixels of a channel (H, W) have each of the 256 levels, int32.
+      look_up: the entry of a table, of integers in 0..255 over a divisor, for each level of a channel.
+    """
+
+    histogram: Callable[[jax.Array], jax.Array]
+    look_up: Callable[[jax.Array, jax.Array, int], jax.Array]
+
+
+def _counted(levels: jax.Array) -> jax.Array:
     return jnp.zeros(256, jnp.int32).at[levels.ravel()].add(1, mode="promise_in_bounds")
 
 
-def look_up(table: jax.Array, levels: jax.Array) -> jax.Array:
-    """The entry of the table for each level."""
-    return table.at[levels].get(mode="promise_in_bounds")
+def _looked_up(table: jax.Array, levels: jax.Array, divisor: int = 1) -> jax.Array:
+    return _over(table, divisor).at[levels].get(mode="promise_in_bounds")
 
 
-def _equalized(plane: jax.Array) -> jax.Array:
+def _over(table: jax.Array, divisor: int) -> jax.Array:
+    return table if divisor == 1 else table.astype(jnp.float32) / divisor
+
+
+# A TPU takes one element after another where it looks up and where it scatters, and has an array of multipliers for
+# products of matrices. A level is 16 a + b, and each of the two 0 but for a 1 at its place: exact in bfloat16.
+
+
+def _counted_by_products(levels: jax.Array) -> jax.Array:
+    """Counts as ``sum over pixels of onehot(a) onehot(b)^T``, (16, 16)."""
+    rows = max(1, EXACT // levels.shape[1])
+    return functools.reduce(operator.add, (_counts(levels[start:start + rows])
+                                           for start in range(0, levels.shape[0], rows))).reshape(256)
+
+
+def _counts(levels: jax.Array) -> jax.Array:
+    high, low = (one.astype(jnp.bfloat16) for one in _one_hots(levels))
+    pairs = lax.dot_general(high, low, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    return pairs.astype(jnp.int32)
+
+
+def _looked_up_by_products(table: jax.Array, levels: jax.Array, divisor: int = 1) -> jax.Array:
+    """Of ``table^T onehot(a)``, (16, pixels), what is at b."""
+    high, low = _one_hots(levels)
+    columns = lax.dot_general(table.reshape(16, 16).astype(jnp.bfloat16), high.astype(jnp.bfloat16),
+                              (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return _over(jnp.sum(jnp.where(low, columns, 0), 0).astype(jnp.int32).reshape(levels.shape), divisor)
+
+
+def _one_hots(levels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether each pixel's higher and lower four bits are each of 16, (16, pixels)."""
+    # In bytes, or four times the image would be kept from the counts to the look-up.
+    flat = lax.optimization_barrier(levels.astype(jnp.uint8)).astype(jnp.int32).reshape(-1)
+    sixteen = jnp.arange(16, dtype=jnp.int32)[:, None]
+    return flat >> 4 == sixteen, flat & 15 == sixteen
+
+
+ELEMENTS = LookUps(_counted, _looked_up)
+PRODUCTS = LookUps(_counted_by_products, _looked_up_by_products)
+
+
+def _equalized(plane: jax.Array, pixels: int | jax.Array, by: LookUps) -> jax.Array:
     levels = plane if plane.dtype == jnp.int32 else jnp.floor(plane * 255 + 0.5).astype(jnp.int32)
-    counts = histogram(levels)
     identity = jnp.arange(256, dtype=jnp.int32)
+    # Beyond the true size of the image there are zeros.
+    counts = by.histogram(levels) - jnp.where(identity == 0, levels.size - pixels, 0)
     brightest = jnp.max(jnp.where(counts > 0, identity, 0))
-    step = (levels.size - jnp.sum(jnp.where(identity == brightest, counts, 0), dtype=jnp.int32)) // 255
+    step = (pixels - jnp.sum(jnp.where(identity == brightest, counts, 0), dtype=jnp.int32)) // 255
     darker = _running_sum(counts) - counts
 
     def filled(step: jax.Array, darker: jax.Array) -> jax.Array:
@@ -61,8 +135,8 @@ def _equalized(plane: jax.Array) -> jax.Array:
     # Apart, or XLA would put it into the loop over the pixels with all that leads to it.
     table = isolated(filled, step, darker)
     if plane.dtype == jnp.int32:
-        return look_up(table, levels)
-    return jnp.where(step == 0, plane, look_up(table.astype(jnp.float32) / 255, levels))
+        return by.look_up(table, levels, 1)
+    return jnp.where(step == 0, plane, by.look_up(table, levels, 255))
 
 
 def _running_sum(counts: jax.Array) -> jax.Array:
@@ -75,9 +149,12 @@ def _running_sum(counts: jax.Array) -> jax.Array:
     return (inner + before[:, None]).reshape(256)
 
 
-def _bounds(plane: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The least and the greatest value."""
-    return _folded(jnp.minimum, jnp.min, plane), _folded(jnp.maximum, jnp.max, plane)
+def _bounds(plane: jax.Array, counted: jax.Array | None, folds: bool = True) -> tuple[jax.Array, jax.Array]:
+    """The least and the greatest value, of the pixels that count."""
+    least, most = (plane, plane) if counted is None else (jnp.where(counted, plane, 255), jnp.where(counted, plane, 0))
+    if not folds:
+        return jnp.min(least), jnp.max(most)
+    return _folded(jnp.minimum, jnp.min, least), _folded(jnp.maximum, jnp.max, most)
 
 
 def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], reduce: Callable[[jax.Array], jax.Array],
@@ -95,50 +172,68 @@ def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], reduce: Callab
     return functools.reduce(combine, found, reduce(plane))
 
 
-def _stretched(plane: jax.Array) -> jax.Array:
-    low, high = isolated(_bounds, plane)
-    return look_up(isolated(_stretch_table, low, high), plane)
+def _stretched(plane: jax.Array, counted: jax.Array | None) -> jax.Array:
+    low, high = isolated(_bounds, plane, counted)
+    return _looked_up(isolated(_stretch, jnp.arange(256, dtype=jnp.int32), low, high), plane)
 
 
-def _stretched_floats(plane: jax.Array) -> jax.Array:
-    low, high = isolated(_bounds, plane)
+def _stretched_floats(plane: jax.Array, counted: jax.Array | None) -> jax.Array:
+    low, high = isolated(_bounds, plane, counted)
     spread = jnp.where(low < high, high - low, 1.0)
     return jnp.where(low < high, within((plane - low) / spread, 0.0, 1.0), plane)
 
 
-def _stretch_table(low: jax.Array, high: jax.Array) -> jax.Array:
-    """``int(i * scale - low * scale)`` in 0..255 with ``scale = 255 / (high - low)``, as float64 makes it.
+def _stretch(levels: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """``int(i * scale - low * scale)`` of levels i in low..high with ``scale = 255 / (high - low)``, as float64 has it.
 
     Where the exact result is a whole number, as for the greatest level, float64 may fall short of it, and Pillow
     with it.
     """
-    starts, factors, short = _falls_short()
     spread = jnp.maximum(high - low, 1)
-    above = jnp.clip(jnp.arange(256, dtype=jnp.int32) - low, 0, spread)
-    factor = jnp.asarray(factors)[spread]
-    which = quotient(factor * above, spread)
-    place = jnp.asarray(starts)[spread] + low * factor + which - 1
-    is_short = (jnp.asarray(short)[jnp.maximum(place, 0) // 8] >> (place & 7)) & 1
-    is_whole = (which * spread == factor * above) & (above > 0)
-    stretched = quotient(255 * above, spread) - jnp.where(is_whole, is_short.astype(jnp.int32), 0)
-    return jnp.where(low < high, stretched, jnp.arange(256, dtype=jnp.int32))
+    above = jnp.clip(levels - low, 0, spread)
+    exact = quotient(255 * above, spread)
+    is_whole = (exact * spread == 255 * above) & (exact > 0)
+    stretched = exact - (is_whole & _falls_short(low, spread, above, exact)).astype(jnp.int32)
+    return jnp.where(low < high, stretched, levels)
+
+
+def _falls_short(low: jax.Array, spread: jax.Array, above: jax.Array, whole: jax.Array) -> jax.Array:
+    """Whether float64 makes less of ``(low + above) * scale - low * scale`` than the whole number that it is.
+
+    All in units of the last bit of ``scale``, of 53 bits: there, what is lost is a small integer. ``scale`` is
+    off by ``error / spread``, so that ``above * scale`` is off by ``whole * error / 255``; each product by what its
+    rounding to 53 bits adds; and the difference is rounded once more, back to the whole number from at most half of
+    the step between numbers below it.
+    """
+    units = jnp.asarray(_last_bits())
+    # Chosen by a sum: a single look-up would be one for each channel.
+    bits, error = jnp.sum(jnp.where(jnp.arange(256) == spread, units, 0), axis=1, dtype=jnp.int32)
+    divisor = spread.astype(jnp.float32)
+    first = _exponent(255.5 / divisor)
+
+    def added_by_rounding(number: jax.Array) -> jax.Array:
+        """To ``number * scale``: half to even."""
+        product = number * bits
+        # Half a step from any power of two, the rounding of floats does no harm.
+        dropped = jnp.maximum(_exponent((255 * number.astype(jnp.float32) + 0.5) / divisor) - first, 0)
+        half, even = (1 << dropped) >> 1, 1 - ((product >> dropped) & 1)
+        return ((product + half - jnp.minimum(even, half)) >> dropped << dropped) - product
+
+    off = ((whole * error * 257 + (1 << 15)) >> 16) + added_by_rounding(low + above) - added_by_rounding(low)
+    return -2 * off > 1 << jnp.maximum(_exponent(whole.astype(jnp.float32) - 0.5) - first, 0)
+
+
+def _exponent(x: jax.Array) -> jax.Array:
+    """``floor(log2(x))`` and a constant; below any other where x is not above 0."""
+    return lax.bitcast_convert_type(x, jnp.int32) >> 23
 
 
 @functools.cache
-def _falls_short() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where float64 falls short of a whole number: a bit for each of 160,000 cases, packed.
-
-    For a spread of d levels there is a whole number at each multiple of d / gcd(255, d) above the least level: gcd
-    cases for each least level. Returned are the place of the first case of each d, each d's gcd, and the bits.
-    """
-    levels = np.arange(256)
-    factors = np.gcd(255, levels).astype(np.int32)
-    factors[0] = 1
-    cases = [np.zeros((0,), bool)]
+def _last_bits() -> np.ndarray:
+    """For each spread d the last 9 bits of m and ``m * d - 255 * 2**e``, where float64 has ``m / 2**e`` for 255 / d."""
+    found = [(0, 0)]
     for spread in range(1, 256):
-        low = levels[:256 - spread, None]
-        above = np.arange(1, factors[spread] + 1) * (spread // factors[spread])
-        scale = np.float64(255.0) / spread
-        cases.append((((low + above) * scale + -low * scale).astype(np.int64) < 255 * above // spread).ravel())
-    starts = np.cumsum([0] + [len(case) for case in cases[:-1]], dtype=np.int32)
-    return starts, factors, np.packbits(np.concatenate(cases), bitorder="little")
+        fraction, exponent = math.frexp(255 / spread)
+        mantissa = int(fraction * 2**53)
+        found.append((mantissa % 512, mantissa * spread - 255 * 2 ** (53 - exponent)))
+    return np.array(found, np.int32).T

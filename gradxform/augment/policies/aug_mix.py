@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,9 +13,9 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import INTERPOLATIONS, Border, Fill, border_of
 from gradxform.augment.pixels.arithmetic import exact, whole, within
 from gradxform.augment.pixels.canvas import Canvas
-from gradxform.augment.policies.policy import drawn, operations, performed, performed_sorted
+from gradxform.augment.policies.policy import drawn, operations, performed
 from gradxform.augment.policies.presets import AUG_MIX, AUG_MIX_ALL, Preset
-from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.augment.stage import Shape, Stage, Targets, canvas_of
 from gradxform.core import arrays, checks
 from gradxform.core.isolate import isolated
 from gradxform.core.types import Scalar
@@ -78,8 +76,12 @@ class AugMix(Stage):
     alpha: Scalar
     border: Border
     interpolation: str
-    branches = True
+    dear = chooses = True
     needs_unit = True
+
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """One, which goes through its own operations."""
+        return 1
 
     def sample(self, key: jax.Array, shape: Shape) -> Any:
         """The weights of the chains, that of the mixture, and the operations (width, depth)."""
@@ -97,15 +99,17 @@ class AugMix(Stage):
 
     def apply(self, params: Any, targets: Targets) -> Targets:
         """The targets of one image, mixed."""
-        _refuse_positions(targets)
-        ops = operations(self.preset, self.interpolation, self.border)
-        return targets | {"image": _mixed(params, targets["image"], functools.partial(performed, ops))}
+        for name in ("mask", "boxes", "keypoints"):
+            if name in targets:
+                raise TypeError(f"{name}: expected none, since aug_mix mixes images that moved in different ways")
+        image, ops = canvas_of(targets), operations(self.preset, self.interpolation, self.border)
 
-    def apply_sorted(self, params: Any, targets: Targets) -> Targets:
-        """The targets of a batch, mixed."""
-        _refuse_positions(targets)
-        ops = operations(self.preset, self.interpolation, self.border)
-        return targets | {"image": _mixed(params, targets["image"], functools.partial(performed_sorted, ops))}
+        def chained(_: None, steps: Any) -> tuple[None, tuple[jax.Array, ...]]:
+            return None, performed(ops, steps, {"image": image})["image"].words
+
+        # A loop, so that each operation is compiled once; all is added up behind it, in one pass over the pixels.
+        _, results = lax.scan(chained, None, params["steps"])
+        return targets | {"image": isolated(_sum, params["mixture"], params["weights"], image, results)}
 
 
 def _log_gamma(key: jax.Array, alpha: Scalar, count: int) -> jax.Array:
@@ -123,18 +127,8 @@ def _log_gamma(key: jax.Array, alpha: Scalar, count: int) -> jax.Array:
     return jnp.where(alpha == 1, exponential + (alpha - 1) * slope, gamma)
 
 
-def _mixed(params: Any, image: Canvas, chain: Callable[[Any, Targets], Targets]) -> Canvas:
-    """The mixture of an image, or of each of a batch, with what ``chain`` makes of it."""
-    batched = params["mixture"].ndim
-    steps = jax.tree.map(lambda x: jnp.moveaxis(x, batched, 0), params["steps"])
-    # A loop, so that each operation is compiled once; all is added up behind it, where one pass over the pixels does.
-    _, chained = lax.scan(lambda _, one: (None, chain(one, {"image": image})["image"].words), None, steps)
-    return isolated(_sum, params["mixture"], params["weights"], image, chained)
-
-
 def _sum(mixture: jax.Array, weights: jax.Array, image: Canvas, chained: tuple[jax.Array, ...]) -> Canvas:
-    """The sum of an image and of its chains, words (width, ..., H, W), each with its weight."""
-    mixture, weights = mixture[..., None, None], jnp.moveaxis(weights, -1, 0)[..., None, None]
+    """The sum of an image and of its chains, words (width, H, W), each with its weight."""
     total = [exact((1 - mixture) * plane) for plane in image.planes()]
     for i in range(weights.shape[0]):
         planes = image.with_words(word[i] for word in chained).planes()
@@ -142,9 +136,3 @@ def _sum(mixture: jax.Array, weights: jax.Array, image: Canvas, chained: tuple[j
         total = [old + exact(factor * new.astype(jnp.float32)) for old, new in zip(total, planes, strict=True)]
     return image.with_planes([whole(within(jnp.round(plane), 0, 255)) if image.packed
                               else within(plane, 0, 1) for plane in total])
-
-
-def _refuse_positions(targets: Targets) -> None:
-    for name in ("mask", "boxes", "keypoints"):
-        if name in targets:
-            raise TypeError(f"{name}: expected none, since aug_mix mixes images that moved in different ways")

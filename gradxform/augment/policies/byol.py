@@ -8,12 +8,12 @@ from gradxform.augment.geometry.affine import random_flip_left_right
 from gradxform.augment.geometry.crop import random_resized_crop
 from gradxform.augment.photometry.jitter import color_jitter, random_grayscale
 from gradxform.augment.photometry.levels import gaussian_blur, solarize
-from gradxform.augment.stage import Stage
+from gradxform.augment.sequence import Built
 from gradxform.core import arrays
 
 
 @augmentation
-def byol_views(size: int | tuple[int, int]) -> Stage:
+def byol_views(size: int | tuple[int, int]) -> Built:
     """Two views of each image as BYOL makes them (Grill and others, 2020, appendix B).
 
     ======================================================  ==========  ===========

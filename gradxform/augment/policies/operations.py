@@ -12,10 +12,10 @@ from gradxform.augment.geometry.affine import about_middle
 from gradxform.augment.geometry.borders import Border
 from gradxform.augment.geometry.placement import Affine
 from gradxform.augment.geometry.resample import Method
-from gradxform.augment.geometry.run import move
+from gradxform.augment.geometry.run import move, true_shape
 from gradxform.augment.photometry.erase import erased
 from gradxform.augment.pixels import color, filters, histogram, tone
-from gradxform.augment.pixels.canvas import Planes
+from gradxform.augment.pixels.canvas import Planes, true_size
 from gradxform.augment.stage import Shape, Targets
 
 Operation = Callable[[jax.Array, jax.Array, Targets], Targets]
@@ -42,7 +42,7 @@ def operation(name: str, interpolation: str, border: Border) -> Operation:
         method = Method(kind, interpolation, border, (0, 0), (1.0, 1.0), (False, False), True)
 
         def moved(value: jax.Array, place: jax.Array, targets: Targets) -> Targets:
-            height, width, _ = shape = targets["image"].shape
+            height, width, _ = shape = true_shape(targets)
             return move(targets, method, [placed(value, shape)], height, width)
 
         return moved
@@ -105,6 +105,6 @@ pixels of a shift are whole."""
 def _cut(value: jax.Array, place: jax.Array, planes: Planes, border: Border) -> Planes:
     """A square of twice ``value`` pixels about a random pixel, as the policies have it."""
     half = value.astype(jnp.int32)
-    middle = [jnp.floor(place[i] * size).astype(jnp.int32) for i, size in enumerate(planes[0].shape)]
+    middle = [jnp.floor(place[i] * size).astype(jnp.int32) for i, size in enumerate(true_size(planes))]
     box: dict[str, Any] = {"top": middle[0] - half, "left": middle[1] - half, "height": 2 * half, "width": 2 * half}
     return erased(planes, box, border.fill)

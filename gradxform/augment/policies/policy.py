@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.batching import sorted_switch
 from gradxform.augment.geometry.borders import Border
 from gradxform.augment.policies.operations import operation
 from gradxform.augment.policies.presets import Preset
-from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.augment.stage import Shape, Stage, Targets, canvas_of
 from gradxform.core.types import Scalar
 
 UNROLLED = 4
@@ -41,8 +40,12 @@ class Policy(Stage):
     probability: Scalar
     border: Border
     interpolation: str
-    branches = True
+    dear = chooses = True
     needs_unit = True
+
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """One, which goes through its own operations."""
+        return 1
 
     def sample(self, key: jax.Array, shape: Shape) -> Steps:
         """The operations of one image."""
@@ -59,11 +62,7 @@ class Policy(Stage):
 
     def apply(self, params: Steps, targets: Targets) -> Targets:
         """The targets of one image after its operations."""
-        return performed(self.operations(), params, targets)
-
-    def apply_sorted(self, params: Steps, targets: Targets) -> Targets:
-        """The targets of a batch, step by step and operation by operation."""
-        return performed_sorted(self.operations(), params, targets)
+        return performed(self.operations(), params, targets | {"image": canvas_of(targets)})
 
     def operations(self) -> list[Any]:
         """The operations of the preset, and doing nothing."""
@@ -106,13 +105,3 @@ def performed(ops: list[Any], params: Steps, targets: Targets) -> Targets:
     # Each round of a loop copies the image once more, and each that is spelled out is compiled once more.
     count = params["op"].shape[0]
     return lax.scan(step, targets, params, unroll=count if count <= UNROLLED else 1)[0]
-
-
-def performed_sorted(ops: list[Any], params: Steps, targets: Targets) -> Targets:
-    """The targets of a batch after operations, arrays (B, N), each gone through by the images that take it."""
-    branches = [lambda operands, op=op: op(*operands) for op in ops]
-
-    def step(targets: Targets, one: Steps) -> tuple[Targets, None]:
-        return sorted_switch(one["op"], branches, (one["value"], one["place"], targets)), None
-
-    return lax.scan(step, targets, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), params))[0]

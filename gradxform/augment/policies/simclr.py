@@ -8,13 +8,13 @@ from gradxform.augment.geometry.affine import random_flip_left_right
 from gradxform.augment.geometry.crop import random_resized_crop
 from gradxform.augment.photometry.jitter import color_jitter, random_grayscale
 from gradxform.augment.photometry.levels import gaussian_blur
-from gradxform.augment.stage import Stage
+from gradxform.augment.sequence import Built
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
 
 @augmentation
-def simclr_views(size: int | tuple[int, int], strength: Scalar = 1.0, *, blur: bool = True) -> Stage:
+def simclr_views(size: int | tuple[int, int], strength: Scalar = 1.0, *, blur: bool = True) -> Built:
     """Two views of each image as SimCLR makes them (Chen and others, 2020, appendix A).
 
     A random resized crop, a flip with probability 0.5, a colour jitter of 0.8, 0.8, 0.8 and 0.2 times the strength

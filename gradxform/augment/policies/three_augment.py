@@ -7,13 +7,13 @@ from gradxform.augment.compose import chain, one_of
 from gradxform.augment.geometry.affine import random_flip_left_right
 from gradxform.augment.photometry.jitter import color_jitter, random_grayscale
 from gradxform.augment.photometry.levels import gaussian_blur, solarize
-from gradxform.augment.stage import Stage
+from gradxform.augment.sequence import Built
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
 
 @augmentation
-def three_augment(strength: Scalar = 0.3) -> Stage:
+def three_augment(strength: Scalar = 0.3) -> Built:
     """Gray, solarized or blurred, and a colour jitter: 3-Augment (Touvron and others, "DeiT III", 2022).
 
     A flip with probability 0.5, then one of three with the same probability: gray, levels from 128 on inverted, a

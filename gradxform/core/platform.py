@@ -1,0 +1,102 @@
+"""What a program does on one platform and not on others, chosen when it is lowered.
+
+``lax.platform_dependent`` chooses then too, but traces what it does not choose: a policy with two ways through a batch
+twice, and each kernel in it four times. Here the portable form alone is traced, whoever runs it. It is the oracle: its
+shapes are the shapes, its derivatives the derivatives, and every other form has to give what it gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+PLATFORMS = {"cpu": "cpu", "tpu": "tpu", "cuda": "gpu", "rocm": "gpu"}
+"""JAX's names of platforms, and what a form is given for."""
+
+
+def by_platform(portable: Callable[..., Any], *args: Any, **forms: Callable[..., Any]) -> Any:
+    """``portable(*args)``, in another form where a program is lowered for a platform that has one of its own.
+
+    Args:
+      portable: a pure function of arrays that works everywhere. Neither it nor a form may refer to traced values but
+        its arguments.
+      *args: trees of arrays.
+      **forms: functions that give the same, for ``cpu``, ``tpu`` or ``gpu``; traced only when lowered.
+
+    Returns:
+      What ``portable`` returns. Derivatives are those of ``portable``.
+    """
+    leaves, structure = jax.tree.flatten(args)
+    shape: Any = None
+
+    def flat(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+        def called(*leaves: Any) -> list[Any]:
+            nonlocal shape
+            made, shape = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
+            return made
+
+        return called
+
+    trace = jax.make_jaxpr(flat(portable))(*leaves)
+    results = _bound(leaves, trace, tuple((name, flat(form)) for name, form in forms.items()))
+    return jax.tree.unflatten(shape, results)
+
+
+_by_platform = Primitive("by_platform")
+_by_platform.multiple_results = True
+
+
+def _bound(args: Any, portable: Any, forms: tuple[tuple[str, Callable[..., Any]], ...]) -> list[Any]:
+    found: list[Any] = _by_platform.bind(*args, portable=portable, forms=forms)
+    return found
+
+
+def _eager(*args: Any, portable: Any, forms: Any) -> Any:
+    return jaxpr_as_fun(portable)(*args)
+
+
+def _shapes(*_: Any, portable: Any, forms: Any) -> Any:
+    return portable.out_avals
+
+
+def _batched(args: Any, axes: Any, *, portable: Any, forms: Any) -> Any:
+    def over_batch(function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.vmap(function, tuple(axes))
+
+    trace = jax.make_jaxpr(over_batch(jaxpr_as_fun(portable)))(*args)
+    results = _bound(args, trace, tuple((name, over_batch(form)) for name, form in forms))
+    return results, (0,) * len(results)
+
+
+def _pushed_forward(primals: Any, tangents: Any, *, portable: Any, forms: Any) -> Any:
+    moved = [i for i, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
+
+    def of_moved(*some: Any) -> Any:
+        every = list(primals)
+        for i, one in zip(moved, some, strict=True):
+            every[i] = one
+        return jaxpr_as_fun(portable)(*every)
+
+    results, slopes = jax.jvp(of_moved, [primals[i] for i in moved], [tangents[i] for i in moved])
+    return results, [ad.Zero(jax.typeof(slope)) if slope.dtype == jax.dtypes.float0 else slope for slope in slopes]
+
+
+def _lowered_for(platform: str) -> Callable[..., Any]:
+    def lowered(context: Any, *args: Any, portable: Any, forms: Any) -> Any:
+        function = dict(forms).get(platform, jaxpr_as_fun(portable))
+        return mlir.lower_fun(function, multiple_results=True)(context, *args)
+
+    return lowered
+
+
+_by_platform.def_impl(_eager)
+_by_platform.def_abstract_eval(_shapes)
+batching.primitive_batchers[_by_platform] = _batched
+ad.primitive_jvps[_by_platform] = _pushed_forward
+mlir.register_lowering(_by_platform, _lowered_for(""))
+for _name, _kind in PLATFORMS.items():
+    mlir.register_lowering(_by_platform, _lowered_for(_kind), platform=_name)
