@@ -11,10 +11,6 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 
 OURS = "gradxform"
-MANY = 1.6
-"""Rounds of a sorted branch: of 64 images over 14 branches, four at a time."""
-FEW = 4.0
-"""The same over 4 branches."""
 
 
 class Call(NamedTuple):
@@ -45,7 +41,6 @@ class Program:
       sharded: whether it is spread over the chips: compiled for several, the others for one.
       axes: of the mesh.
       unit: of the bytes of HBM over ``Call.size``.
-      rounds: that a loop of unknown length runs.
       slow: whether it takes minutes; compiled only where a pattern names it.
     """
 
@@ -56,7 +51,6 @@ class Program:
     sharded: bool = False
     axes: AxisType = AxisType.Auto
     unit: str = ""
-    rounds: float = 1.0
     slow: bool = False
 
     @property

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import gradxform as gx
-from benchmarks.compiled.program import FEW, MANY, OURS, Call, Program, shaped
+from benchmarks.compiled.program import OURS, Call, Program, shaped
 
 A = gx.augment
 SWITCH = "vmap(lax.switch)"
@@ -29,10 +29,9 @@ STAGES: dict[str, Any] = {
 }
 FLOAT_TOO = ("random_crop 192", "gaussian_blur 23", "rotation", "equalize", "flip")
 MIXES = {"mixup": A.mixup(0.2), "cutmix": A.cutmix(1.0)}
-POLICIES: dict[str, tuple[Any, float]] = {
-    "color_jitter": (A.color_jitter(0.4, 0.4, 0.4, 0.1), FEW), "rand_augment(2, 9)": (A.rand_augment(2, 9.0), MANY),
-    "trivial_augment": (A.trivial_augment(), MANY), "aug_mix": (A.aug_mix(), MANY),
-    "simclr_views(224)": (A.simclr_views(224), MANY),
+POLICIES: dict[str, Any] = {
+    "color_jitter": A.color_jitter(0.4, 0.4, 0.4, 0.1), "rand_augment(2, 9)": A.rand_augment(2, 9.0),
+    "trivial_augment": A.trivial_augment(), "aug_mix": A.aug_mix(), "simclr_views(224)": A.simclr_views(224),
 }
 
 
@@ -43,14 +42,13 @@ def call_of(augmentation: Any, inputs: Any, batching: str = "auto") -> Call:
                 math.prod(image.shape) * image.dtype.itemsize)
 
 
-def _program(name: str, augmentation: Any, dtype: Any = jnp.uint8, peer: str = OURS, rounds: float = 1.0,
+def _program(name: str, augmentation: Any, dtype: Any = jnp.uint8, peer: str = OURS,
              labels: bool = False) -> Program:
     inputs: Any = shaped(IMAGES, dtype)
     if labels:
         inputs = {"image": inputs, "label": shaped((IMAGES[0], 1000))}
     return Program("augment", f"{name}, {jnp.dtype(dtype).name}", peer,
-                   lambda _: call_of(augmentation, inputs, "vmap" if peer == SWITCH else "auto"), unit="passes",
-                   rounds=rounds)
+                   lambda _: call_of(augmentation, inputs, "vmap" if peer == SWITCH else "auto"), unit="passes")
 
 
 def programs() -> Iterator[Program]:
@@ -61,9 +59,9 @@ def programs() -> Iterator[Program]:
             yield _program(name, augmentation, jnp.float32)
     for name, augmentation in MIXES.items():
         yield _program(name, augmentation, labels=True)
-    for name, (augmentation, rounds) in POLICIES.items():
-        yield _program(name, augmentation, rounds=rounds)
+    for name, augmentation in POLICIES.items():
+        yield _program(name, augmentation)
         if not name.startswith("simclr"):
             yield _program(name, augmentation, peer=SWITCH)
     name = "rand_augment(2, 9)"
-    yield _program(name, POLICIES[name][0], jnp.float32, rounds=POLICIES[name][1])
+    yield _program(name, POLICIES[name], jnp.float32)

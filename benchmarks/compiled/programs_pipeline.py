@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.compiled.program import MANY, OURS, Call, Program, shaped
+from benchmarks.compiled.program import OURS, Call, Program, shaped
 from benchmarks.compiled.programs_augment import KEY
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
@@ -49,5 +49,4 @@ def programs() -> Iterator[Program]:
     for name, shape in SHAPES.items():
         for part in (VIEWS, STEP):
             yield Program("pipeline", f"{name} {shape}, batch 64: {part}", OURS,
-                          lambda _, part=part, shape=shape: call_of(part, shape),
-                          rounds=MANY if shape[-1] == 3 else 1.0)
+                          lambda _, part=part, shape=shape: call_of(part, shape))

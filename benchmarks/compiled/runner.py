@@ -60,9 +60,9 @@ def compile_one(topology: str, key: str) -> dict[str, Any]:
     told = not program.sharded or program.axes is not jax.sharding.AxisType.Auto
     compiled = target.compile_for(call.function, call.arguments, mesh, call.donate, told=told)
     jax.clear_caches()
-    found = report.report_of(compiled, target.chip_of(topology), program.rounds).record()
+    found = report.report_of(compiled, target.chip_of(topology)).record()
     return {"unit": program.unit, "unit_value": round(found["hbm_bytes"] / call.size, 3) if call.size else None,
-            "rounds": program.rounds, **found}
+            **found}
 
 
 class Worker:

@@ -103,3 +103,6 @@ def test_googles_pixels_in_proportion_to_the_size() -> None:
     np.testing.assert_allclose([scaled.pop(name) for name in ("translate_x", "translate_y", "cutout")],
                                [90 * 64 / 224, 90 * 32 / 224, 5], rtol=1e-6)
     assert scaled == {name: published[name] for name in scaled}
+    taken = [A.rand_augment(preset="google", scaled=one).stage.preset.entries[-1].number(
+        jnp.float32(0.9), jnp.float32(1), (32, 64, 3)) for one in (False, True)]
+    assert [float(one) for one in taken] == [36.0, 5.0]

@@ -127,9 +127,8 @@ def images() -> Records:
         "moved": together({name: programs_augment.call_of(stages[name], batch)
                            for name in ("flip", "random_crop 192", "sharpness")}, mesh),
         "looked up": {name: figures(programs_augment.call_of(stages[name], batch), mesh)
-                      for name in ("rotation", "affine", "elastic")},
-        **{f"rand_augment, {how}": figures(programs_augment.call_of(A.rand_augment(), small, how), mesh)
-           for how in ("auto", "vmap")},
+                      for name in ("rotation", "affine", "elastic", "equalize", "autocontrast", "gaussian_blur 23")},
+        "rand_augment": figures(programs_augment.call_of(A.rand_augment(), small), mesh),
     }
 
 
@@ -152,11 +151,17 @@ def data_parallel() -> Records:
 
 
 def spread_images() -> Records:
-    """Images on an Explicit mesh: each chip has its own."""
-    mesh = mesh_of("v5e:2x2", AxisType.Explicit)
-    named = {"flip": A.random_flip_left_right(), "random_resized_crop": A.random_resized_crop(32),
-             "color_jitter": A.color_jitter(0.4, 0.4, 0.4, 0.1)}
-    return together({name: sharded.augmented(mesh, augmentation, 8, 64) for name, augmentation in named.items()}, mesh)
+    """Images on a mesh, and nothing said to the augmentation: each chip has its own."""
+    named = {AxisType.Explicit: {"flip": A.random_flip_left_right(), "random_resized_crop": A.random_resized_crop(32),
+                                 "color_jitter": A.color_jitter(0.4, 0.4, 0.4, 0.1)},
+             AxisType.Auto: {"random_crop": A.random_crop(32), "rotation": A.random_rotation(30),
+                             "color_jitter": A.color_jitter(0.4, 0.4), "rand_augment": A.rand_augment()}}
+    found = {}
+    for kind, augmentations in named.items():
+        mesh = mesh_of("v5e:2x2", kind)
+        found[kind.name] = together({name: sharded.augmented(mesh, augmentation, 8, 64)
+                                     for name, augmentation in augmentations.items()}, mesh)
+    return found
 
 
 def spread_losses() -> Records:

@@ -313,7 +313,7 @@ case(A.mosaic, {"size": 16}, size=SIZE, center=Argument((0.5, 0.75), (*BOUNDS, (
      mask_fill=BORDER["mask_fill"])
 POLICY = BETWEEN | BORDER
 case(A.rand_augment, num_ops=integer(3, 1), magnitude=Argument(5.0, (*REAL, -0.5, 31.0)),
-     preset=Argument("google", ("keras", 1, None)), probability=closed_unit(0.25), **POLICY)
+     preset=Argument("google", ("keras", 1, None)), probability=closed_unit(0.25), scaled=flag(True), **POLICY)
 case(A.trivial_augment, **POLICY)
 case(A.aug_mix, severity=Argument(2.0, (*REAL, 0.0, 11.0)), width=integer(2, 1), depth=Argument(2, ("many", 1.5, 0)),
      alpha=positive(0.5), all_ops=flag(True), interpolation=BETWEEN["interpolation"], fill=BORDER["fill"])
@@ -359,6 +359,7 @@ VARIADIC: dict[str, tuple[Any, Any]] = {
 }
 VARIADIC |= {
     "augment.chain": (A.chain(A.invert(), A.sharpness(2.0)), A.chain(A.invert(), A.sharpness(3.0))),
+    "augment.views": (A.views(A.invert(), A.sharpness(2.0)), A.views(A.invert(), A.sharpness(3.0))),
     "augment.one_of": (A.one_of(A.invert(), A.sharpness(2.0)), A.one_of(A.invert(), A.sharpness(3.0))),
 }
 # A schedule goes wherever a rate does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
 from gradxform.augment.policies.policy import Policy
-from gradxform.augment.policies.presets import RAND_AUGMENT, TRIVIAL_AUGMENT, Preset
+from gradxform.augment.policies.presets import RAND_AUGMENT, TRIVIAL_AUGMENT, Preset, google
 from gradxform.augment.stage import Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
@@ -13,8 +13,8 @@ from gradxform.core.types import Scalar
 
 @augmentation
 def rand_augment(num_ops: int = 2, magnitude: Scalar = 9.0, preset: str = "torchvision", *,
-                 probability: Scalar | None = None, interpolation: str | None = None, border: str = "constant",
-                 fill: Fill | None = None, mask_fill: int = 0) -> Stage:
+                 probability: Scalar | None = None, scaled: bool = False, interpolation: str | None = None,
+                 border: str = "constant", fill: Fill | None = None, mask_fill: int = 0) -> Stage:
     """Some operations at random, all with one magnitude (Cubuk and others, 2020).
 
     What a magnitude means depends on whose code it comes from: 9 turns the image by up to 27 degrees with
@@ -44,6 +44,8 @@ def rand_augment(num_ops: int = 2, magnitude: Scalar = 9.0, preset: str = "torch
       magnitude: how strong, >= 0; up to 30 with ``"torchvision"`` and 10 with ``"timm"``. May be traced.
       preset: ``"torchvision"``, ``"timm"`` or ``"google"``.
       probability: of each operation to be done at all, in [0, 1].
+      scaled: whether the pixels of ``"google"`` are in proportion to the size, as they are for images of 224; as
+        published they leave a third of images of 32 in one colour. The other presets are in proportion anyway.
       interpolation: ``"nearest"`` or ``"bilinear"``; masks are always ``"nearest"``.
       border: what comes in from outside: ``"constant"``, ``"edge"`` or ``"reflect"``.
       fill: the constant, from 0, black, to 1, or one for each channel.
@@ -64,7 +66,9 @@ def rand_augment(num_ops: int = 2, magnitude: Scalar = 9.0, preset: str = "torch
     """
     num_ops = arrays.size("num_ops", num_ops)
     checks.choice("preset", preset, tuple(RAND_AUGMENT))
-    chosen = RAND_AUGMENT[preset]
+    if not isinstance(scaled, bool):
+        raise TypeError(f"scaled: expected a bool, got {scaled!r}")
+    chosen = google(scaled) if preset == "google" else RAND_AUGMENT[preset]
     checks.real("magnitude", magnitude, at_least=0, at_most=None if preset == "google" else chosen.levels)
     return _policy(chosen, num_ops, magnitude, probability, interpolation, border, fill, mask_fill)
 
