@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from gradxform.augment.sequence import Built
 from gradxform.augment.stage import Shape
@@ -34,6 +35,12 @@ class Drawn:
         if name.startswith("_") or name == "tree":
             raise AttributeError(name)
         return getattr(self.tree, name)  # ``get`` and ``items`` of a dict
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self.tree, dtype)
+
+    def __or__(self, other: Any) -> Any:
+        return dataclasses.replace(self, tree=self.tree | other)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.tree)

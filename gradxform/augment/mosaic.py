@@ -60,7 +60,7 @@ def mosaic(size: int | tuple[int, int], center: tuple[Scalar, Scalar] = (0.25, 0
       >>> batch = {"image": jnp.zeros((8, 32, 32, 3), jnp.uint8), "boxes": jnp.zeros((8, 5, 4)),
       ...          "label": jnp.zeros((8, 5), jnp.int32)}
       >>> {name: x.shape for name, x in gx.augment.mosaic(48)(jax.random.key(0), batch).items()}
-      {'boxes': (8, 20, 4), 'image': (8, 48, 48, 3), 'label': (8, 20)}
+      {'image': (8, 48, 48, 3), 'boxes': (8, 20, 4), 'label': (8, 20)}
     """
     low, high = bounds("center", center, at_least=0, at_most=1)
     return Mosaic(arrays.pair("size", size), low, high, border_of("constant", fill, mask_fill))

@@ -82,7 +82,20 @@ class Stage:
 
 
 class Mix:
-    """What mixes the images of a batch: a pair (sample, apply) of a whole batch."""
+    """What mixes the images of a batch: a pair (sample, apply) of a whole batch.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> class Averaged(gx.augment.Mix):
+      ...   def sample_batch(self, key, shape):
+      ...     return jax.random.permutation(key, shape[0])
+      ...   def apply(self, partner, targets):
+      ...     image = targets["image"]
+      ...     return targets | {"image": (image + image[partner]) / 2}
+      >>> averaged = gx.augment.augmentation(lambda: Averaged())
+      >>> averaged()(jax.random.key(0), jnp.ones((4, 8, 8, 3))).shape
+      (4, 8, 8, 3)
+    """
 
     def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
         """The parameters of a batch of a shape (B, H, W, C)."""

@@ -15,6 +15,7 @@ from gradxform.augment.geometry import lookup, lookup_tpu
 from gradxform.augment.geometry.borders import Border
 from gradxform.augment.geometry.placement import Affine, Displacement, Map, composed
 from gradxform.augment.pixels.canvas import Canvas
+from gradxform.core.platform import by_platform
 
 TURNS: Any = np.array([[0.8, -0.6, 3.0, 0.6, 0.8, -4.0], [1, 0, 0, 0, 1, 0], [0.9, 0.2, 1.3, -0.1, 1.3, 0.7],
                     [-1.5, 0.2, 130.0, 0.3, 0.5, 1.0]], np.float32)
@@ -22,13 +23,12 @@ TURNS: Any = np.array([[0.8, -0.6, 3.0, 0.6, 0.8, -4.0], [1, 0, 0, 0, 1, 0], [0.
 
 @pytest.fixture
 def on_tpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """From then on the branch of TPUs is taken, interpreted, a row a turn."""
+    """From then on the form of TPUs is taken here, interpreted, a row a turn."""
     def taken() -> None:
         walk = lookup_tpu.looked_up
         monkeypatch.setattr(lookup_tpu, "AHEAD", 1)
         monkeypatch.setattr(lookup_tpu, "looked_up", functools.partial(walk, interpret=True))
-        monkeypatch.setattr(lookup.lax, "platform_dependent", lambda *args, tpu=None, **other: (
-            tpu or other["default"])(*args))
+        monkeypatch.setattr(lookup, "by_platform", lambda *args, tpu: by_platform(*args, cpu=tpu))
 
     return taken
 
@@ -121,8 +121,9 @@ def test_a_large_image_is_left_to_the_portable_form() -> None:
 
     def program(size: int) -> str:
         still = Affine(1.0, 0.0, jnp.float32(0.0), 0.0, 1.0, 0.0)
-        return str(jax.make_jaxpr(lambda word: lookup.picked(word, None, [still], 8, 8, jnp.asarray(0), False))(
-            jax.ShapeDtypeStruct((size, size), jnp.uint32)))
+        looked_up = jax.jit(lambda word: lookup.picked(word, None, [still], 8, 8, jnp.asarray(0), False))
+        traced = looked_up.trace(jax.ShapeDtypeStruct((size, size), jnp.uint32))
+        return str(traced.lower(lowering_platforms=("tpu",)).as_text())
 
-    assert "pallas_call" in program(100)
-    assert "pallas_call" not in program(2000)
+    assert "tpu_custom_call" in program(100)
+    assert "tpu_custom_call" not in program(2000)

@@ -100,7 +100,7 @@ def test_equalize_of_skewed_and_small_images_is_pillows() -> None:
 
 def test_a_mean_of_many_pixels_does_not_overflow() -> None:
     """Sums past 32 bits, and a mean that lies just at the half."""
-    mean = jax.jit(color._rounded_mean)
+    mean = jax.jit(lambda image: color._rounded_mean(image, *image.shape))
     for level in (127, 255):
         assert int(mean(jnp.full((4200, 4100), level, jnp.int32))) == level
     for ones in (255, 256, 257):  # of 512: means of 100.498, 100.5 and 100.502

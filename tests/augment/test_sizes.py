@@ -34,6 +34,9 @@ STAGES: dict[str, Any] = {
     "policy": A.rand_augment(2, 9),
     "fixed": A.chain(A.random_resized_crop(16), A.color_jitter(0.4, 0.4, 0.4), A.elastic_deformation(10.0, 3.0)),
 }
+QUICK = [("padded crop", np.uint8), ("resized crop", np.uint8), ("flips", np.uint8), ("nearest", np.uint8),
+         ("statistics", np.uint8), ("rotation", np.float32)]
+"""One of each mechanism; the others take minutes to compile."""
 FLOATS = ["mirrored crop", "resized crop", "rotation", "statistics", "neighbours"]
 
 
@@ -58,8 +61,9 @@ def padded(dtype: Any) -> dict[str, np.ndarray]:
         "size": SIZES, "image_id": np.arange(3)}
 
 
-@pytest.mark.parametrize(("name", "dtype"), [*((name, np.uint8) for name in STAGES),
-                                             *((name, np.float32) for name in FLOATS)])
+@pytest.mark.parametrize(("name", "dtype"), [
+    pytest.param(name, dtype, marks=[] if (name, dtype) in QUICK else pytest.mark.exhaustive)
+    for dtype, names in ((np.uint8, STAGES), (np.float32, FLOATS)) for name in names])
 def test_an_image_of_a_padded_batch_comes_out_as_by_itself(name: str, dtype: Any) -> None:
     aug, batch = STAGES[name], padded(dtype)
     got = jax.tree.map(np.asarray, aug(KEY, batch))

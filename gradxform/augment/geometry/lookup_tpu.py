@@ -207,7 +207,7 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
             return here, *found
 
         carry = (row(first) if how.down else [], *found)
-        return lax.fori_loop(0, (last - first + AHEAD) // AHEAD, turn, carry)[1:]
+        return lax.fori_loop(0, lax.div(last - first + AHEAD, AHEAD), turn, carry)[1:]
 
     def ended(strip: Any, tile: Any, block: _Block) -> None:
         nothing = [jnp.zeros((SUBLANES, LANES), word.dtype) for word in words for _ in range(1 + how.across)]
@@ -235,7 +235,7 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
         else:
             lax.fori_loop(0, across, lambda tile, _: ended(strip, tile, begun(strip, tile)), None)
 
-    lax.fori_loop(0, jnp.minimum(rows, height - start + SUBLANES - 1) // SUBLANES, one, None)
+    lax.fori_loop(0, lax.div(jnp.minimum(rows, height - start + SUBLANES - 1), SUBLANES), one, None)
 
 
 def _at(tile: Any, size: int) -> Any:

@@ -50,7 +50,8 @@ def inward(index: jax.Array, size: int | jax.Array, mode: str) -> jax.Array:
     if mode == "reflect" and not is_one(size):
         last = 2 * size - 2
         # A size that is only known when the program runs may be 1.
-        index = jnp.mod(index, jnp.maximum(last, 1) if isinstance(size, jax.Array) else last)
+        # A remainder as C has it, and mirrored at 0: that of Python asks a kernel what chip it is for.
+        index = jnp.abs(lax.rem(index, jnp.broadcast_to(jnp.maximum(jnp.asarray(last, index.dtype), 1), index.shape)))
         return jnp.minimum(index, last - index)
     return jnp.clip(index, 0, size - 1)
 
