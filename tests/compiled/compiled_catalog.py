@@ -148,7 +148,8 @@ def augmentations() -> Calls:
     def call(value: Any) -> Callable[..., Any]:
         return lambda key, images: value(key, images)
 
-    boxes = {"augment.random_iou_crop": {"boxes": jnp.tile(jnp.array([4.0, 4.0, 20.0, 16.0]), (8, 2, 1))}}
+    boxes = {name: {"boxes": jnp.tile(jnp.array([4.0, 4.0, 20.0, 16.0]), (8, 10, 1))}
+             for name in ("augment.random_iou_crop", "augment.mosaic")}
     return {name: (call(value), (KEY, IMAGES | boxes.get(name, {}))) for name, value in VALUES.items()
             if isinstance(value, gx.augment.Augmentation)}
 

@@ -127,7 +127,7 @@ def images() -> Records:
         "moved": together({name: programs_augment.call_of(stages[name], batch)
                            for name in ("flip", "random_crop 192", "sharpness")}, mesh),
         "looked up": {name: figures(programs_augment.call_of(stages[name], batch), mesh)
-                      for name in ("rotation", "affine", "elastic", "equalize", "autocontrast", "gaussian_blur 23")},
+                      for name in ("rotation", "affine", "elastic", "equalize", "autocontrast")},
         "rand_augment": figures(programs_augment.call_of(A.rand_augment(), small), mesh),
     }
 

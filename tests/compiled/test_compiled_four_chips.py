@@ -31,7 +31,6 @@ def test_images_on_a_mesh_stay_on_their_chips(kind: str, compiled: Compiled) -> 
     found = part(compiled, "images")[kind]
     assert len(found["names"]) >= 3 and found["failed"] == {}
     assert found["collectives"] == {}
-    assert found["temp_bytes"] <= 3 * len(found["names"]) * 8 * 64 * 64 * 3
 
 
 def test_nt_xent_in_shard_map_gathers_the_views_once(compiled: Compiled) -> None:

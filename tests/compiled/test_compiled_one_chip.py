@@ -84,8 +84,8 @@ def test_moved_pixels_are_looked_up_by_a_kernel(name: str, compiled: Compiled) -
     assert found["hbm_bytes"] <= 2.01 * 64 * 224 * 224 * 3
 
 
-@pytest.mark.parametrize("name", ["equalize", "autocontrast", "gaussian_blur 23"])
-def test_levels_and_blurs_are_products(name: str, compiled: Compiled) -> None:
+@pytest.mark.parametrize("name", ["equalize", "autocontrast"])
+def test_levels_are_products(name: str, compiled: Compiled) -> None:
     found = part(compiled, "images")["looked up"][name]
     assert found["lookups"] <= 64
     assert found["temp_bytes"] <= 3 * 64 * 224 * 224 * 3
