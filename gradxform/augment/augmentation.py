@@ -223,6 +223,9 @@ def _run(fixed: Any, arrays: Any, params: Any, prepared: forms.Prepared, batchin
     params = params if isinstance(stage, Mixed) else (params,)
     for mixes, places in whole.segments():
         if mixes:
+            if "size" in targets:
+                raise ValueError("size: expected none where images are mixed, which takes images of one size; crop or "
+                                 "resize them to one first")
             for i in places:
                 targets = whole.parts[i].apply(params[i], targets)
         else:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.augment.stage import Stage, Targets, closed, few
-from gradxform.core.divide import dividing_axes, each_its_own, is_local
+from gradxform.core.divide import each_its_own, is_local
 from gradxform.core.platform import by_platform
 
 BATCHINGS = ("auto", "map", "vmap")
@@ -47,8 +47,7 @@ def apply_batch(build: Callable[[Any], Stage], arrays: Any, params: Any, targets
         way = batching if is_local(image) or batching == "map" else "vmap"
         return _through(build, arrays, *batch, way)
 
-    axes = dividing_axes(targets["image"])
-    return each_its_own(through, arrays, (params, targets), axes)
+    return each_its_own(through, arrays, (params, targets), targets["image"])
 
 
 def _through(build: Callable[[Any], Stage], arrays: Any, params: Any, targets: Targets, batching: str) -> Any:

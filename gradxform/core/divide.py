@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
@@ -54,21 +54,23 @@ def dividing_axes(x: jax.Array) -> tuple[str, ...]:
     return axes
 
 
-def each_its_own(function: Callable[[Any, Any], Any], whole: Any, batch: Any, axes: tuple[str, ...]) -> Any:
+def each_its_own(function: Callable[[Any, Any], Any], whole: Any, batch: Any, like: jax.Array) -> Any:
     """``function(whole, batch)``, with each device working on its own part of the batch.
 
     Args:
       function: of what all devices have and of a part of the batch; its results have the batch in front.
       whole: a tree of arrays that all devices have.
       batch: a tree of arrays with the batch in front.
-      axes: over which it is divided, as ``dividing_axes`` tells.
+      like: the array of the batch whose mesh counts, divided over its ``dividing_axes``.
 
     Returns:
       The results of all parts, divided over the axes.
     """
+    axes = dividing_axes(like)
     if not axes:
         return function(whole, batch)
-    mesh, spec = mesh_around(jax.tree.leaves(batch)[0]), P(axes)
+    mesh, spec = mesh_around(like), P(axes)
     if any(kind == AxisType.Explicit for kind in mesh.axis_types):
-        batch, whole = jax.sharding.reshard(batch, spec), jax.sharding.reshard(whole, P())
+        batch = jax.sharding.reshard(batch, NamedSharding(mesh, spec))
+        whole = jax.sharding.reshard(whole, NamedSharding(mesh, P()))
     return jax.shard_map(function, mesh=mesh, in_specs=(P(), spec), out_specs=spec)(whole, batch)

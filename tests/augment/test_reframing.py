@@ -182,3 +182,17 @@ def test_a_crop_keeps_enough_of_a_box() -> None:
         found = np.asarray(got["image"][i, 14:16, 9:11]).mean((0, 1)) * [57, 91] + 0.5
         np.testing.assert_allclose(found[::-1], (chosen[:2] + chosen[2:]) / 2, atol=0.05)
     assert 0 < whole < keys
+
+
+@pytest.mark.parametrize("steps", [(A.pad_to(24), A.resize(12)), (A.resize(12), A.random_crop(12, padding=2))],
+                         ids=["padded and resized", "resized and padded"])
+def test_a_border_stays_where_it_was_put(steps: Any) -> None:
+    """In a chain as one after the other: white does not darken at a rim that has no frame."""
+    image, key = jnp.ones((16, 24, 1)), jax.random.key(3)
+    params = A.chain(*steps).sample(key, image.shape)
+    alone, shape = image, image.shape
+    for step in steps:
+        alone = step(jax.random.key(0), alone) if not jax.tree.leaves(step.sample(key, shape)) else step.apply(
+            (jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, dict))[-1],), alone)
+        shape = alone.shape
+    np.testing.assert_allclose(A.chain(*steps).apply(params, image), alone, atol=1e-6)

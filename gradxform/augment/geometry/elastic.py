@@ -66,9 +66,6 @@ def elastic_deformation(alpha: Scalar = 50.0, sigma: float = 5.0, *, interpolati
     step = max(1, math.floor(width / 2))
 
     def draw(key: jax.Array, shape: Shape) -> Any:
-        if isinstance(shape[0], jax.Array):
-            raise ValueError("size: expected none for elastic_deformation, whose noise is drawn for images of one "
-                             "size; crop or resize them to one first")
         # A half of each word for either part: drawing is a good share of the work on a small image.
         bits = jax.random.bits(key, [_points(size, width, step) for size in shape[:2]], jnp.uint32)
         halves = jnp.stack([bits & 0xFFFF, bits >> 16])
@@ -81,7 +78,8 @@ def elastic_deformation(alpha: Scalar = 50.0, sigma: float = 5.0, *, interpolati
         dx, dy = alpha * field
         return Displacement(dx, dy)
 
-    return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation),))
+    return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation,
+                                 known=True),))
 
 
 def _beyond(sigma: float, step: int) -> int:

@@ -45,7 +45,7 @@ class Method(NamedTuple):
       interpolation: ``"nearest"``, ``"bilinear"`` or, along the axes, ``"bicubic"``.
       border: what lies beyond the rim; None where nothing of it is asked for.
       reach: how far beyond the rim a shift goes at most, in pixels down and across.
-      shrink: by which factor a scale shrinks the image at most, down and across; 1 where it may alias.
+      shrink: by which factor the image shrinks at most, down and across; 1 where it may alias.
       mirrors: whether a shift may mirror, down and across.
       fixed: whether nearest pixels are found in Pillow's arithmetic.
       frames: whether the border begins where the image ends, and nothing of it counts for the pixels inside.
@@ -212,14 +212,15 @@ def _scaled(image: Canvas, method: Method, maps: list[Map], height: int, width: 
 
 def _smoothed(image: Canvas, method: Method, maps: list[Map]) -> Canvas:
     """The image smoothed in place by the least factor by which the map shrinks it in any direction."""
-    (one,) = maps
+    *rim, one = maps
     assert isinstance(one, Affine)
     larger = jnp.hypot(one.xx + one.yy, one.yx - one.xy)
     shrink = jnp.abs(larger - jnp.hypot(one.xx - one.yy, one.yx + one.xy)) / 2
     border = None if method.border is None or method.border.mode == "constant" else method.border
     for axis in (1, 0):
         centers = jnp.arange(image.shape[axis], dtype=jnp.float32) + 0.5
-        image = _weighted(image, axis, image.shape[axis], centers, shrink,
+        size = rim[0].size[axis] if rim and isinstance(rim[0], Rim) else image.shape[axis]
+        image = _weighted(image, axis, size, centers, shrink,
                           method._replace(border=border, interpolation="bilinear"))
     return image
 

@@ -94,9 +94,15 @@ class Geometric:
           ValueError: images of this shape cannot be moved so.
         """
         if self.known and isinstance(shape[0], jax.Array):
-            raise ValueError("size: expected none, since what is done here depends on height and width before the "
-                             "program runs; crop or resize the images to one size first")
-        return shape if self.size is None else (*self.size(shape), shape[2])
+            raise ValueError("size: expected none, since height and width have to be known before the program runs; "
+                             "crop or resize the images to one size first")
+        if self.size is None:
+            return shape
+        sides = self.size(shape)
+        if any(isinstance(side, jax.Array) and all(side is not one for one in shape) for side in sides):
+            raise ValueError("size: expected none, since the size of the result depends on it; crop or resize the "
+                             "images to one size first")
+        return (*sides, shape[2])
 
     def fits(self, other: Geometric) -> bool:
         """Whether one resampling can do both: they ask the same of borders and of what lies between pixels."""
@@ -190,13 +196,17 @@ class _Run:
         self._reach = (0, 0)
 
     def takes(self, op: Geometric) -> bool:
-        """Whether one more fits. Only along the axes can a smaller image be smoothed."""
+        """Whether one more fits: what comes of all at once is what comes of one after the other."""
         if not self._ops:
             return True
         ops = [*self._ops, op]
         kinds = {one.kind for one in ops}
         if op.choose is not None or (op.frames and not all(one.kind == "shift" and one.size is None
                                                            for one in self._ops)):
+            return False
+        # What is between a frame and what has none would have a part of the border's colour.
+        if (op.kind == "scale" and self._reach != (0, 0)) or (
+                self._reached(op) != (0, 0) and any(one.kind == "scale" for one in self._ops)):
             return False
         if "any" in kinds:
             return max(self._shrunk(op)) <= 1
@@ -205,7 +215,7 @@ class _Run:
 
     def add(self, op: Geometric, one: Map) -> None:
         """Takes an operation with its map."""
-        reach = op.reach(self.room) if callable(op.reach) else op.reach
+        reach = self._reached(op)
         self._reach = (self._reach[0] + reach[0], self._reach[1] + reach[1])
         self._shrink = self._shrunk(op)
         self.shape, self.room = op.out_shape(self.shape), op.out_shape(self.room)
@@ -220,6 +230,9 @@ class _Run:
             for mirrored, joints in self._swaps:
                 targets = targets | {"keypoints": _swapped(targets["keypoints"], mirrored, joints)}
         return move(targets, self._method(), composed(self._maps), self.shape[0], self.shape[1])
+
+    def _reached(self, op: Geometric) -> tuple[int, int]:
+        return op.reach(self.room) if callable(op.reach) else op.reach
 
     def _shrunk(self, op: Geometric) -> tuple[float, float]:
         if not op.antialias or op.interpolation == "nearest":

@@ -32,7 +32,7 @@ def posterize(planes: Planes, bits: Scalar) -> Planes:
     Returns:
       The channels.
     """
-    dropped = 8 - jnp.asarray(bits).astype(jnp.int32)
+    dropped = jnp.maximum(8 - jnp.asarray(bits).astype(jnp.int32), 0)
 
     def kept(plane: jax.Array) -> jax.Array:
         if plane.dtype == jnp.int32:
