@@ -10,8 +10,9 @@ import pytest
 from devices import eight_devices
 
 PROGRAM = pathlib.Path(__file__).parent / "augment_sharded_program.py"
-CHECKS = [f"{chain}, uint8, {place}" for chain in ("moves", "colours", "policy")
+CHECKS = [f"{chain}, uint8, {place}" for chain in ("moves", "colours")
           for place in ("jit, auto mesh", "jit, explicit mesh", "shard_map, check_vma=True")]
+CHECKS += ["policy, uint8, jit, auto mesh"]
 CHECKS += ["moves, uint8, shard_map, check_vma=False", "moves, float32, jit, auto mesh",
            "moves, float32, shard_map, check_vma=True", "rows, float32, explicit mesh"]
 
