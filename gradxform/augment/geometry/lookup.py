@@ -234,15 +234,16 @@ def picked(array: jax.Array, border: Border | None, maps: list[Map], height: int
         # Apart, as bilinear pixels are: where they come from, what is there, and the fill.
         at = isolated(place, found)
         results = tuple(elements_at(word.reshape(-1, *word.shape[2:]), at) for word in words)
-        return tuple(isolated(lambda at, *args: _where(at >= 0, *args), at, result, fill)
+        return tuple(isolated(lambda at, *args: where_inside(at >= 0, *args), at, result, fill)
                      for result, fill in zip(results, fills, strict=True)) if rule.filled else results
 
     fills = (fill.astype(array.dtype),)
     return _looked_up(rule, portable, positions, numbers, (array,), found, fills, height, width)[0]
 
 
-def _where(inside: jax.Array, array: jax.Array, fill: jax.Array) -> jax.Array:
-    return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), array, fill)
+def where_inside(inside: jax.Array, array: jax.Array, fill: jax.Array) -> jax.Array:
+    """The elements (H, W, ...) of pixels (H, W) that are inside, and the fill for the others."""
+    return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), array, fill.astype(array.dtype))
 
 
 def _numbers(maps: list[Map]) -> tuple[jax.Array, ...]:

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from gradxform.augment.geometry.borders import Border, colors, framed
-from gradxform.augment.geometry.lookup import bilinear, picked
+from gradxform.augment.geometry.lookup import bilinear, picked, where_inside
 from gradxform.augment.geometry.placement import Affine, Map, Rim
 from gradxform.augment.pixels.arithmetic import exact, inward, within
 from gradxform.augment.pixels.canvas import Canvas, Planes
@@ -97,13 +97,9 @@ def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, widt
         result = _picked(lambda array, row, column: _taken(_taken(array, row, 0), column, 1),
                          array, inward(row, rows, mode), inward(column, columns, mode))
         inside = ((row >= 0) & (row < rows))[:, None] & ((column >= 0) & (column < columns))
-        return _where(inside, result, fill) if filled else result
+        return where_inside(inside, result, fill) if filled else result
 
     return picked(array, method.border, maps, height, width, fill, method.fixed)
-
-
-def _where(inside: jax.Array, array: jax.Array, fill: jax.Array) -> jax.Array:
-    return jnp.where(inside.reshape(inside.shape + (1,) * (array.ndim - 2)), array, fill.astype(array.dtype))
 
 
 def _unturned(maps: list[Map]) -> tuple[list[Map], jax.Array]:
@@ -158,7 +154,7 @@ def _windows(method: Method, height: int, width: int) -> tuple[Callable[..., jax
         if mode != "constant":
             return result
         inside = ((rows >= 0) & (rows < sizes[0]))[:, None] & (columns >= 0) & (columns < sizes[1])
-        return _where(inside, result, fill)
+        return where_inside(inside, result, fill)
 
     return cut, picked
 
