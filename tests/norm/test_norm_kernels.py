@@ -527,11 +527,12 @@ def test_statistics_stay_in_float32_whatever_the_input(bits: int) -> None:
 
 
 def test_a_single_value_has_no_unbiased_variance() -> None:
-    stats = BatchStats(jnp.arange(3.0), jnp.arange(1.0, 4.0))
-    y, new = gx.norm.batch_norm(jnp.ones((1, 3)), stats, use_running_average=False, running_var="unbiased")
+    """Which of the values count is not known before it runs, so that a mask of one is no error."""
+    stats, x, mask = BatchStats(jnp.arange(3.0), jnp.arange(1.0, 4.0)), jnp.ones((2, 3)), jnp.array([[True], [False]])
+    y, new = gx.norm.batch_norm(x, stats, use_running_average=False, mask=mask, running_var="unbiased")
     assert harness.same_bytes(new, stats)
     assert not np.any(y)
-    _, new = gx.norm.batch_norm(jnp.ones((1, 3)), stats, use_running_average=False)
+    _, new = gx.norm.batch_norm(x, stats, use_running_average=False, mask=mask)
     assert np.all(np.asarray(new.var) < stats.var)
 
 
