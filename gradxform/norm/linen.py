@@ -73,10 +73,10 @@ class BatchNorm(nn.BatchNorm):
                      for name, value in first.items()}
         stats = options.stats_from_variables({name: variable.value for name, variable in variables.items()})
         scale, bias = _scale_and_bias(self, shape)
-        # The named axis need not exist while the module is made, and what it is made with is no batch.
+        # The named axis need not exist while the module is made, and what it is made with is no batch: often one row.
         starting = self.is_initializing()
         axis_name = None if starting else self.axis_name
-        y, new = options.call_batch_norm(self, x, stats, scale, bias, chosen, axis_name, mask)
+        y, new = options.call_batch_norm(self, x, stats, scale, bias, chosen or starting, axis_name, mask)
         if not (chosen or self.frozen or starting):
             for name, value in options.stats_to_variables(new).items():
                 variables[name].value = value
