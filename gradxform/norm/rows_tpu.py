@@ -91,7 +91,6 @@ def _block(width: int, dtype: Any) -> int:
     return min(rows, MOST_ROWS) // _step(dtype) * _step(dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 5, 6))
 def _call(kernel: Any, interpret: bool, epsilon: jax.Array, arrays: tuple[jax.Array, ...], rows: tuple[jax.Array, ...],
           dtypes: tuple[Any, ...], sums: int) -> list[jax.Array]:
     """Runs a kernel over blocks of rows.
