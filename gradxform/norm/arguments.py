@@ -97,7 +97,8 @@ def several(x: jax.Array, axes: tuple[int, ...], name: str = "x", *, known: bool
       ValueError: the axes have no place, or a single one and ``known``.
     """
     values(x, axes, name)
-    if known and math.prod(x.shape[axis] for axis in axes) == 1:
+    count = math.prod(x.shape[axis] for axis in axes)
+    if known and isinstance(count, int) and count == 1:  # what is exported may have dimensions without a number
         along = f"along {_named(axes)}" if axes else "to each feature"
         raise ValueError(f"{name}: expected more than one value {along} to take statistics of, got shape {x.shape}; "
                          "a value less the mean of itself is 0, whatever it is")

@@ -65,7 +65,7 @@ def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, 
     d_x, _, _, d_low, d_factor, d_scale, d_bias = tangents
 
     # The tangent is linear in every change, one summand each. Transposed, each is a reduction of the incoming gradient
-    # to the shape of a mean or a scale, and a pass over memory of its own.
+    # to the shape of a mean or a scale, and a pass over memory of its own (see ``moments`` for what that gains).
     def tangent(x: jax.Array, mask: jax.Array | None, high: jax.Array, low: jax.Array, factor: jax.Array,
                 scale: jax.Array | None, d_x: jax.Array, d_low: jax.Array, d_factor: jax.Array,
                 d_scale: jax.Array | None, d_bias: jax.Array | None) -> jax.Array:

@@ -132,7 +132,8 @@ def _pulled(how: How, around: Any, gradient: jax.Array) -> tuple[jax.Array, Any,
         def h(gradient: jax.Array, scale: Any) -> jax.Array:
             return widen(gradient) if scale is None else widen(gradient) * scale
 
-        # Each reduction by itself: on CPU they read memory faster so than together.
+        # Each reduction by itself: on CPU they read memory faster than together. Without it an RMSNorm, forward and
+        # backward, takes 1.3 times as long on two cores, a LayerNorm 1.1 times.
         along = isolated(lambda g, s, *args: jnp.mean(h(g, s) * hat(*args), -1, keepdims=True),
                          gradient, scale, x, stats, epsilon)
         mean = isolated(lambda g, s: jnp.mean(h(g, s), -1, keepdims=True), gradient, scale) if how.centered else 0

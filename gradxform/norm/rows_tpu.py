@@ -29,7 +29,7 @@ MOST_ROWS = 512
 
 def fits(x: jax.Array) -> bool:
     """Whether the kernel takes ``x``: rows of whole registers that lie in memory as a matrix of them does."""
-    if x.dtype not in (jnp.float32, jnp.bfloat16) or x.ndim < 2 or 0 in x.shape:
+    if x.dtype not in (jnp.float32, jnp.bfloat16) or x.ndim < 2 or not isinstance(x.size, int) or x.size == 0:
         return False
     step = _step(x.dtype)
     together = x.ndim == 2 or x.shape[-2] % step == 0
