@@ -111,7 +111,7 @@ NO_PROGRAM = {
                "Transformation", "augment.Affine", "augment.Augmentation", "augment.Border", "augment.Displacement",
                "augment.Geometric", "augment.Map", "augment.Mix", "augment.Pixelwise", "augment.Projective",
                "augment.Resampling", "augment.Stage", "losses.MemoryQueue",
-               "norm.BatchStats", "norm.LostUpdateWarning", "norm.Pending", "masking.CorruptedTokens",
+               "norm.BatchStats", "norm.Pending", "masking.CorruptedTokens",
                "masking.RandomMask", "precision.Codec", "precision.Coded", "precision.Memory", "precision.Policy",
                "transfer.LoadReport"},
     "a room": {*ROOMS, "plot"} - {""},
