@@ -212,20 +212,23 @@ def span_masking(key: jax.Array, batch: int, length: int, num_masked: int | jax.
         counts, least = jnp.full((batch,), most), most
     else:
         counts, most, least = sizes("num_masked", num_masked, batch), length, 0
-    # How many spans are so many tokens, rounded as Python rounds.
-    spans = tuple(max(1, round(count / mean_span)) for count in range(most + 1))
-    return _span_masking(key, counts, sizes("lengths", lengths, batch), batch, length, most, least, spans)
+    # From how many tokens on there are so many spans, rounded as Python rounds.
+    spans = [max(1, round(count / mean_span)) for count in range(most + 1)]
+    further = tuple(count for count in range(1, most + 1) for _ in range(spans[count] - spans[count - 1]))
+    lengths = None if lengths is None else sizes("lengths", lengths, batch)
+    return _span_masking(key, counts, lengths, batch, length, most, least, further)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
 def _span_masking(key: jax.Array, counts: jax.Array, lengths: jax.Array | None, batch: int, length: int, most: int,
-                  least: int, spans: tuple[int, ...]) -> jax.Array:
+                  least: int, further: tuple[int, ...]) -> jax.Array:
     if most == 0:
         return jnp.zeros((batch, length), jnp.bool_)
     lengths = jnp.full_like(counts, length) if lengths is None else jnp.clip(lengths, 0, length)
     counts = jnp.clip(counts, 0, lengths)
-    num_spans = jnp.minimum(jnp.asarray(spans)[counts], lengths - counts + 1)
-    widest = min(spans[-1], length - least + 1)
+    num_spans = 1 + jnp.sum(counts[:, None] >= jnp.asarray(further, jnp.int32), axis=1, dtype=jnp.int32)
+    num_spans = jnp.minimum(num_spans, lengths - counts + 1)
+    widest = min(1 + len(further), length - least + 1)
     cut_key, gap_key = jax.random.split(key)
     # The masked tokens in a row are cut at distinct places into spans. Between the others, and at both ends, there is
     # a gap for at most one of them. Spans beyond those of an example are empty, behind its tokens.
@@ -233,9 +236,8 @@ def _span_masking(key: jax.Array, counts: jax.Array, lengths: jax.Array | None, 
     gaps = _some(gap_key, lengths - counts + 1, num_spans, length - least + 1)[:, :widest]
     starts = gaps + jnp.pad(cuts, ((0, 0), (1, 0)))
     ends = gaps + jnp.concatenate([cuts, counts[:, None]], axis=1)
-    example = jnp.arange(batch)[:, None]
-    steps = jnp.zeros((batch, length + 1), jnp.int32).at[example, starts].add(1).at[example, ends].add(-1)
-    return jnp.cumsum(steps[:, :length], axis=1) > 0
+    steps = jax.vmap(lambda starts, ends: jnp.zeros(length + 1, jnp.int32).at[starts].add(1).at[ends].add(-1))
+    return jnp.cumsum(steps(starts, ends)[:, :length], axis=1) > 0
 
 
 def _some(key: jax.Array, places: jax.Array, count: jax.Array, width: int) -> jax.Array:

@@ -96,8 +96,8 @@ def random_masking(key: jax.Array, batch: int, length: int, num_keep: int, *,
     key = one_key("key", key)
     length = arrays.size("length", length)
     batch = arrays.size("batch", batch)
-    return _random_masking(key, sizes("lengths", lengths, batch), batch, length,
-                           arrays.size("num_keep", num_keep, at_least=0, at_most=length))
+    lengths = None if lengths is None else sizes("lengths", lengths, batch)
+    return _random_masking(key, lengths, batch, length, arrays.size("num_keep", num_keep, at_least=0, at_most=length))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -127,15 +127,13 @@ def within(lengths: jax.Array, length: int) -> jax.Array:
     return jnp.arange(length) < lengths[:, None]
 
 
-def sizes(name: str, value: Any, batch: int) -> jax.Array | None:
-    """A number for each example as an array; None stays None.
+def sizes(name: str, value: Any, batch: int) -> jax.Array:
+    """A number for each example as an array.
 
     Raises:
       TypeError: it is no array of integers.
       ValueError: its shape is not (batch,).
     """
-    if value is None:
-        return None
     value = arrays.integers(name, value)
     arrays.same_shape(name, value, (batch,), "a number for each example")
     return value.astype(jnp.int32)
