@@ -687,6 +687,7 @@ def test_without_running_statistics_every_batch_is_normalized_by_its_own(api: st
         close(module(X), wanted)
         module.eval()
         close(module(X, use_running_average=True), wanted)
+        nnx.Sequential(module).set_attributes(frozen=True)  # as one of many
         close(pickle.loads(pickle.dumps(module))(X), wanted)
         return
     for momentum in (0.99, None):
