@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.core import checks
+from gradxform.core import arrays, checks
 from gradxform.core.numbers import widen
 from gradxform.core.types import Scalar
 from gradxform.losses import vectors
@@ -59,11 +61,13 @@ def vicreg(z1: jax.Array, z2: jax.Array, *, invariance: Scalar = 25.0, variance:
     ``invariance * mean((z1 - z2)**2) + variance * (v(z1) + v(z2)) / 2 + covariance * (c(z1) + c(z2))`` with ``v`` the
     mean of ``max(0, target_std - sqrt(var + epsilon))`` over features and ``c`` the squares of the covariances of
     different features over ``d`` (Bardes, Ponce and LeCun, 2022, eq. 1 to 6). Variances are unbiased. The half is that
-    of the authors' code, as is the mean over features in the first term; the paper has sums.
+    of the authors' code, as is the mean over features in the first term; the paper has sums. Of several positions it is
+    the mean of the losses of each, over the batch (VICRegL; Bardes, Ponce and LeCun, 2022b); to take all positions for
+    examples, reshape to (N * positions, d).
 
     Args:
-      z1: (N, d), the first views, in any floating-point dtype.
-      z2: (N, d), the second views in the same order.
+      z1: (N, d) or (N, positions, d), the first views, in any floating-point dtype.
+      z2: the second views in the same order, shaped like the first.
       invariance: weight of the first term, at least 0.
       variance: weight of the second, at least 0.
       covariance: weight of the third, at least 0.
@@ -85,10 +89,16 @@ def vicreg(z1: jax.Array, z2: jax.Array, *, invariance: Scalar = 25.0, variance:
       >>> gx.losses.vicreg(z, z).item()
       0.0
     """
-    z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
     for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance),
                         ("target_std", target_std), ("epsilon", epsilon)):
         checks.real(name, value, at_least=0)
+    z1, z2 = arrays.floating("z1", z1), arrays.floating("z2", z2)
+    if z1.ndim == z2.ndim == 3 and z1.shape[1]:
+        arrays.same_shape("z2", z2, z1.shape, "that of z1")
+        of_one = functools.partial(vicreg, invariance=invariance, variance=variance, covariance=covariance,
+                                   target_std=target_std, epsilon=epsilon, axis_name=axis_name)
+        return jnp.mean(jax.vmap(of_one, in_axes=1)(z1, z2))
+    z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
     a, b = widen(z1), widen(z2)
     loss = invariance * jnp.mean(_mean(jnp.square(a - b), axis_name))
     for z in (a, b):

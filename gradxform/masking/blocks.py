@@ -12,7 +12,7 @@ from jax import lax
 
 from gradxform.core import arrays
 from gradxform.core.arrays import one_key
-from gradxform.masking.random import shuffled
+from gradxform.masking.random import shuffled, sizes, within
 
 ATTEMPTS = 10
 
@@ -166,7 +166,8 @@ def _grid_masking(key: jax.Array, batch: int, grid: tuple[int, int], unit: tuple
     return jnp.broadcast_to(mask, (batch, rows, unit[0], columns, unit[1])).reshape(batch, *grid)
 
 
-def span_masking(key: jax.Array, batch: int, length: int, num_masked: int, mean_span: float = 3.0) -> jax.Array:
+def span_masking(key: jax.Array, batch: int, length: int, num_masked: int | jax.Array, mean_span: float = 3.0, *,
+                 lengths: jax.Array | None = None) -> jax.Array:
     """Masks spans of a sequence, an exact number of tokens in all.
 
     As in Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (JMLR
@@ -180,41 +181,66 @@ def span_masking(key: jax.Array, batch: int, length: int, num_masked: int, mean_
       key: a random key.
       batch: the number of examples, >= 1; each has spans of its own; static.
       length: the number of tokens of an example, >= 1; static.
-      num_masked: how many of them are masked, 0 to ``length``; static.
+      num_masked: how many of them are masked, 0 to ``length``: a static integer, or a number for each example, integers
+        of shape (batch,), such as a share of ``lengths``. Of an example that has fewer tokens, all are.
       mean_span: the mean length of a span, >= 1; T5's is 3, SpanBERT's 3.8. Spans are longer where so many do not
         fit apart from each other. Static.
+      lengths: how many tokens of each example are no padding, integers of shape (batch,), 0 to ``length``; None where
+        there is no padding. Padding stands behind the tokens and is never masked.
 
     Returns:
       The mask, true where a token is masked: bool of shape (batch, length).
 
     Raises:
       TypeError: ``key`` is no random key, or an argument is of the wrong type or not static.
-      ValueError: a number out of its range.
+      ValueError: a number out of its range, or an array of another shape.
 
     Example:
       >>> import gradxform as gx, jax
       >>> gx.masking.span_masking(jax.random.key(0), batch=2, length=40, num_masked=6).sum(1).tolist()
       [6, 6]
+      >>> lengths = jax.numpy.array([40, 10])
+      >>> mask = gx.masking.span_masking(jax.random.key(0), 2, 40, lengths // 5, lengths=lengths)
+      >>> mask.sum(1).tolist(), int(mask[1, 10:].sum())
+      ([8, 2], 0)
     """
     key = one_key("key", key)
     batch, length = arrays.size("batch", batch), arrays.size("length", length)
-    num_masked = arrays.size("num_masked", num_masked, at_least=0, at_most=length)
     mean_span = arrays.number("mean_span", mean_span, at_least=1, below=math.inf)
-    num_spans = max(1, min(round(num_masked / mean_span), length - num_masked + 1))
-    return _span_masking(key, batch, length, num_masked, num_spans)
+    if jnp.ndim(num_masked) == 0:
+        most = arrays.size("num_masked", num_masked, at_least=0, at_most=length)
+        counts, least = jnp.full((batch,), most), most
+    else:
+        counts, most, least = sizes("num_masked", num_masked, batch), length, 0
+    # From how many tokens on there are so many spans, rounded as Python rounds.
+    spans = [max(1, round(count / mean_span)) for count in range(most + 1)]
+    further = tuple(count for count in range(1, most + 1) for _ in range(spans[count] - spans[count - 1]))
+    lengths = None if lengths is None else sizes("lengths", lengths, batch)
+    return _span_masking(key, counts, lengths, batch, length, most, least, further)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _span_masking(key: jax.Array, batch: int, length: int, num_masked: int, num_spans: int) -> jax.Array:
-    if num_masked == 0:
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
+def _span_masking(key: jax.Array, counts: jax.Array, lengths: jax.Array | None, batch: int, length: int, most: int,
+                  least: int, further: tuple[int, ...]) -> jax.Array:
+    if most == 0:
         return jnp.zeros((batch, length), jnp.bool_)
+    lengths = jnp.full_like(counts, length) if lengths is None else jnp.clip(lengths, 0, length)
+    counts = jnp.clip(counts, 0, lengths)
+    num_spans = 1 + jnp.sum(counts[:, None] >= jnp.asarray(further, jnp.int32), axis=1, dtype=jnp.int32)
+    num_spans = jnp.minimum(num_spans, lengths - counts + 1)
+    widest = min(1 + len(further), length - least + 1)
     cut_key, gap_key = jax.random.split(key)
     # The masked tokens in a row are cut at distinct places into spans. Between the others, and at both ends, there is
-    # a gap for at most one of them.
-    cuts = 1 + jnp.sort(shuffled(cut_key, batch, num_masked - 1)[:, :num_spans - 1], axis=1)
-    gaps = jnp.sort(shuffled(gap_key, batch, length - num_masked + 1)[:, :num_spans], axis=1)
+    # a gap for at most one of them. Spans beyond those of an example are empty, behind its tokens.
+    cuts = 1 + _some(cut_key, counts - 1, num_spans - 1, most - 1)[:, :widest - 1]
+    gaps = _some(gap_key, lengths - counts + 1, num_spans, length - least + 1)[:, :widest]
     starts = gaps + jnp.pad(cuts, ((0, 0), (1, 0)))
-    ends = gaps + jnp.pad(cuts, ((0, 0), (0, 1)), constant_values=num_masked)
-    example = jnp.arange(batch)[:, None]
-    steps = jnp.zeros((batch, length + 1), jnp.int32).at[example, starts].add(1).at[example, ends].add(-1)
-    return jnp.cumsum(steps[:, :length], axis=1) > 0
+    ends = gaps + jnp.concatenate([cuts, counts[:, None]], axis=1)
+    steps = jax.vmap(lambda starts, ends: jnp.zeros(length + 1, jnp.int32).at[starts].add(1).at[ends].add(-1))
+    return jnp.cumsum(steps(starts, ends)[:, :length], axis=1) > 0
+
+
+def _some(key: jax.Array, places: jax.Array, count: jax.Array, width: int) -> jax.Array:
+    """For each example ``count`` of the numbers below ``places``, in order, and ``places`` behind them as filling."""
+    order = shuffled(key, len(places), width, places)
+    return jnp.sort(jnp.where(within(count, width), order, places[:, None]), axis=1)

@@ -114,20 +114,69 @@ def normalize_patches(patches: jax.Array, *, epsilon: Scalar = 1e-6, ddof: int =
       >>> gx.masking.normalize_patches(jnp.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])).round(3).tolist()
       [[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     """
+    return _normalize_patches(*_statistical(patches, epsilon, ddof))
+
+
+def denormalize_patches(normalized: jax.Array, patches: jax.Array, *, epsilon: Scalar = 1e-6,
+                        ddof: int = 1) -> jax.Array:
+    """Gives normalized patches the mean and variance of others: the way back from ``normalize_patches``.
+
+    ``normalized * sqrt(var + epsilon) + mean`` with the statistics of ``patches``, computed in float32 at least. What a
+    model predicts that was trained on normalized patches becomes, with the original ones for ``patches``, an image for
+    ``unpatchify``, as in MAE's pictures.
+
+    Args:
+      normalized: of shape (..., features) and a floating-point dtype.
+      patches: those whose mean and variance the result has, of the same shape.
+      epsilon: as in ``normalize_patches``.
+      ddof: as in ``normalize_patches``.
+
+    Returns:
+      An array of the shape and dtype of ``normalized``.
+
+    Raises:
+      TypeError: an argument is no floating-point array, or a number is of the wrong type.
+      ValueError: a number out of its range, other shapes, or no more than ``ddof`` features.
+
+    Example:
+      >>> import gradxform as gx, jax.numpy as jnp
+      >>> patches = jnp.array([[1.0, 2.0, 3.0], [5.0, 7.0, 9.0]])
+      >>> again = gx.masking.denormalize_patches(gx.masking.normalize_patches(patches), patches)
+      >>> bool(jnp.allclose(again, patches))
+      True
+    """
+    normalized = arrays.floating("normalized", normalized)
+    patches, epsilon, ddof = _statistical(patches, epsilon, ddof)
+    arrays.same_shape("normalized", normalized, patches.shape, "that of patches")
+    return _denormalize_patches(normalized, patches, epsilon, ddof)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _normalize_patches(patches: jax.Array, epsilon: Any, ddof: int) -> jax.Array:
+    mean, var = _mean_and_var(patches, ddof)
+    return ((widen(patches) - mean) * lax.rsqrt(var + epsilon)).astype(patches.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _denormalize_patches(normalized: jax.Array, patches: jax.Array, epsilon: Any, ddof: int) -> jax.Array:
+    mean, var = _mean_and_var(patches, ddof)
+    return (widen(normalized) * jnp.sqrt(var + epsilon) + mean).astype(normalized.dtype)
+
+
+def _mean_and_var(patches: jax.Array, ddof: int) -> tuple[jax.Array, jax.Array]:
+    x = widen(patches)
+    mean = jnp.mean(x, -1, keepdims=True)
+    return mean, jnp.sum(jnp.square(x - mean), -1, keepdims=True) / (x.shape[-1] - ddof)
+
+
+def _statistical(patches: Any, epsilon: Scalar, ddof: int) -> tuple[jax.Array, Scalar, int]:
+    """The checked arguments of which a mean and a variance are made."""
     patches = arrays.floating("patches", patches)
     checks.real("epsilon", epsilon, at_least=0)
     ddof = arrays.size("ddof", ddof, at_least=0)
     if patches.ndim == 0 or patches.shape[-1] <= ddof:
         raise ValueError(f"patches: expected more features than ddof = {ddof}, got shape {patches.shape}")
-    return _normalize_patches(patches, epsilon, ddof)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _normalize_patches(patches: jax.Array, epsilon: Any, ddof: int) -> jax.Array:
-    x = widen(patches)
-    centered = x - jnp.mean(x, -1, keepdims=True)
-    var = jnp.sum(jnp.square(centered), -1, keepdims=True) / (x.shape[-1] - ddof)
-    return (centered * lax.rsqrt(var + epsilon)).astype(patches.dtype)
+    return patches, epsilon, ddof
 
 
 def _reshaped(x: jax.Array, *shape: int) -> jax.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,8 @@ def num_kept(length: int, ratio: float) -> int:
     return int(length * (1 - arrays.number("ratio", ratio, above=0, below=1)))
 
 
-def random_masking(key: jax.Array, batch: int, length: int, num_keep: int) -> RandomMask:
+def random_masking(key: jax.Array, batch: int, length: int, num_keep: int, *,
+                   lengths: jax.Array | None = None) -> RandomMask:
     """Keeps a random subset of the tokens of every example, all subsets equally likely.
 
     He et al., "Masked Autoencoders Are Scalable Vision Learners" (CVPR 2022), section 3: the positions are sorted by
@@ -69,14 +70,17 @@ def random_masking(key: jax.Array, batch: int, length: int, num_keep: int) -> Ra
       batch: the number of examples, >= 1; static.
       length: the number of tokens of an example, >= 1; static.
       num_keep: how many of them are kept, 0 to ``length``; static. ``num_kept`` makes it of a ratio.
+      lengths: how many tokens of each example are no padding, integers of shape (batch,), 0 to ``length``; None where
+        there is no padding. Padding stands behind the tokens, is never in the mask, and is kept only where an example
+        has fewer tokens than ``num_keep``: then all of them, and padding behind them in ``ids_keep``.
 
     Returns:
       A ``RandomMask`` with ``ids_keep`` of shape (batch, num_keep), and ``ids_restore`` and ``mask`` of shape
       (batch, length); in the mask, true is removed.
 
     Raises:
-      TypeError: ``key`` is no random key, or a size is not a static integer.
-      ValueError: a size out of its range.
+      TypeError: ``key`` is no random key, a size is not a static integer, or ``lengths`` are no integers.
+      ValueError: a size out of its range, or ``lengths`` of another shape.
 
     Example:
       >>> import gradxform as gx, jax, jax.numpy as jnp
@@ -91,19 +95,45 @@ def random_masking(key: jax.Array, batch: int, length: int, num_keep: int) -> Ra
     """
     key = one_key("key", key)
     length = arrays.size("length", length)
-    return _random_masking(key, arrays.size("batch", batch), length,
-                           arrays.size("num_keep", num_keep, at_least=0, at_most=length))
+    batch = arrays.size("batch", batch)
+    lengths = None if lengths is None else sizes("lengths", lengths, batch)
+    return _random_masking(key, lengths, batch, length, arrays.size("num_keep", num_keep, at_least=0, at_most=length))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _random_masking(key: jax.Array, batch: int, length: int, num_keep: int) -> RandomMask:
-    ids = shuffled(key, batch, length)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _random_masking(key: jax.Array, lengths: jax.Array | None, batch: int, length: int, num_keep: int) -> RandomMask:
+    ids = shuffled(key, batch, length, lengths)
     # The inverse of a permutation is the order that sorts it.
     ids_restore = jnp.argsort(ids, axis=1).astype(jnp.int32)
-    return RandomMask(ids[:, :num_keep], ids_restore, ids_restore >= num_keep)
+    mask = ids_restore >= num_keep
+    return RandomMask(ids[:, :num_keep], ids_restore, mask if lengths is None else mask & within(lengths, length))
 
 
-def shuffled(key: jax.Array, batch: int, length: int) -> jax.Array:
-    """The numbers below ``length`` in a random order for each example, int32 of shape (batch, length)."""
+def shuffled(key: jax.Array, batch: int, length: int, lengths: jax.Array | None = None) -> jax.Array:
+    """The numbers below ``length`` in a random order for each example, int32 of shape (batch, length).
+
+    With ``lengths``, those below that of the example come first, in random order, and behind them the others in theirs.
+    """
     # Plain bits are uniform noise like any other, and tie less often than the floats made of them.
-    return jnp.argsort(jax.random.bits(key, (batch, length), jnp.uint32), axis=1).astype(jnp.int32)
+    bits = jax.random.bits(key, (batch, length), jnp.uint32)
+    if lengths is not None:
+        # The sort is stable, so that even a tie leaves what is within before what is not.
+        bits = jnp.where(within(lengths, length), bits, jnp.uint32(2**32 - 1))
+    return jnp.argsort(bits, axis=1).astype(jnp.int32)
+
+
+def within(lengths: jax.Array, length: int) -> jax.Array:
+    """Which of ``length`` places are among the first ``lengths`` of each example: bool of shape (batch, length)."""
+    return jnp.arange(length) < lengths[:, None]
+
+
+def sizes(name: str, value: Any, batch: int) -> jax.Array:
+    """A number for each example as an array.
+
+    Raises:
+      TypeError: it is no array of integers.
+      ValueError: its shape is not (batch,).
+    """
+    value = arrays.integers(name, value)
+    arrays.same_shape(name, value, (batch,), "a number for each example")
+    return value.astype(jnp.int32)

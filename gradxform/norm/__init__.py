@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from gradxform.norm.batch import batch_norm, batch_renorm
 from gradxform.norm.group import group_norm, instance_norm
 from gradxform.norm.layer import layer_norm, rms_norm
-from gradxform.norm.lost import LostUpdateWarning
 from gradxform.norm.statistics import BatchStats, Pending, init_batch_stats
 from gradxform.norm.torch import batch_norm_from_torch, batch_norm_to_torch
 from gradxform.norm.weight import weight_standardize
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchStats",
-    "LostUpdateWarning",
     "Pending",
     "batch_norm",
     "batch_norm_from_torch",

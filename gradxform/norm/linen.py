@@ -9,8 +9,7 @@ nothing but the dtype in which running statistics are kept, for there is neither
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,40 @@ from flax import linen as nn
 
 from gradxform.core.types import Scalar
 from gradxform.norm import options
+from gradxform.norm.batch import batch_norm, batch_renorm
+from gradxform.norm.group import group_norm, instance_norm
+from gradxform.norm.layer import layer_norm, rms_norm
+from gradxform.norm.options import BATCH, Kernel
 
 __all__ = ["BatchNorm", "BatchRenorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
-class BatchNorm(nn.BatchNorm):
+class _Norm(nn.Module):
+    """What the norms do alike. Each names its kernel, and which of Flax's options the kernel's keywords are."""
+
+    kernel: ClassVar[Kernel]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
+        return self.kernel.run(self, x, **_params(self, _features(self, x)), mask=mask)  # type: ignore[no-any-return]
+
+
+def _features(module: _Norm, x: jax.Array) -> tuple[int, ...]:
+    """The lengths of the feature axes; those out of range are left for the kernel to refuse."""
+    axes = module.kernel.feature_axes(module)
+    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    return tuple(x.shape[axis] for axis in sorted(axis % x.ndim for axis in given if -x.ndim <= axis < x.ndim))
+
+
+def _params(module: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    scale = module.param("scale", module.scale_init, shape, module.param_dtype) if module.use_scale else None
+    bias = (module.param("bias", module.bias_init, shape, module.param_dtype)
+            if module.kernel.bias and module.use_bias else None)
+    return {"scale": scale, "bias": bias}
+
+
+class BatchNorm(_Norm, nn.BatchNorm):
     """Batch normalization: ``gx.norm.batch_norm`` with its parameters and running statistics.
 
     Takes what ``flax.linen.BatchNorm`` takes, and the options below, which add variables only where they need them.
@@ -30,10 +58,13 @@ class BatchNorm(nn.BatchNorm):
 
     Attributes:
       running_var: ``"biased"`` (Flax) or ``"unbiased"`` (torch): what enters the running variance.
-      bias_corrected: whether to take the start out of the running averages; adds the variable ``weight``.
+      bias_corrected: whether to take the start out of the running averages; adds the variable ``weight``. Statistics
+        from a checkpoint without a weight count as whole, or as one batch where ``momentum=None``.
       update_every: how many training calls make an update of the running statistics, as many as steps over which
         gradients are accumulated; adds the variables ``pending_...``.
       frozen: whether the running statistics are used and left as they are in training too.
+      track_running_stats: whether there are running statistics; without, every batch is normalized by its own, in
+        evaluation too, as in torch.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -49,6 +80,9 @@ class BatchNorm(nn.BatchNorm):
     bias_corrected: bool = False
     update_every: int = 1
     frozen: bool = False
+    track_running_stats: bool = True
+
+    kernel = Kernel(batch_norm, BATCH)
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool | None = None, *,
@@ -63,23 +97,23 @@ class BatchNorm(nn.BatchNorm):
         Returns:
           An array shaped like ``x``.
         """
-        options.check_batch_options(self.running_var, self.update_every, self.frozen)
-        chosen = nn.module.merge_param("use_running_average", self.use_running_average, use_running_average)
-        shape = _features(x, self.axis)
-        kept = jnp.float32 if self.force_float32_reductions else self.param_dtype
-        first = {name: value.astype(kept) if name in ("mean", "var") else value
-                 for name, value in options.first_stats(shape, self).items()}
-        variables = {name: self.variable("batch_stats", name, lambda value=value: value)
-                     for name, value in first.items()}
-        stats = options.stats_from_variables({name: variable.value for name, variable in variables.items()})
-        scale, bias = _scale_and_bias(self, shape)
-        # The named axis need not exist while the module is made, and what it is made with is no batch: often one row.
+        options.check_batch_options(
+            self.kernel, running_var=self.running_var, bias_corrected=self.bias_corrected,
+            update_every=self.update_every, frozen=self.frozen, track_running_stats=self.track_running_stats)
+        variables, shape, chosen = {}, _features(self, x), False
+        if self.track_running_stats:
+            chosen = nn.module.merge_param("use_running_average", self.use_running_average, use_running_average)
+            kept = jnp.float32 if self.force_float32_reductions else self.param_dtype
+            first = {name: value.astype(kept) if name in ("mean", "var") else value
+                     for name, value in options.first_stats(shape, **options.batch_options(self)).items()}
+            variables = {name: self.variable("batch_stats", name, lambda value=value: value)
+                         for name, value in first.items()}
         starting = self.is_initializing()
-        axis_name = None if starting else self.axis_name
-        y, new = options.call_batch_norm(self, x, stats, scale, bias, chosen or starting, axis_name, mask)
-        if not (chosen or self.frozen or starting):
-            for name, value in options.stats_to_variables(new).items():
-                variables[name].value = value
+        y, new = options.call_batch_norm(
+            self, x, {name: variable.value for name, variable in variables.items()}, use_running_average=chosen,
+            mask=mask, starting=starting, **({"axis_name": None} if starting else {}), **_params(self, shape))
+        for name, value in new.items():
+            variables[name].value = value
         return y
 
 
@@ -101,8 +135,10 @@ class BatchRenorm(BatchNorm):
     r_max: Scalar = 3.0
     d_max: Scalar = 5.0
 
+    kernel = Kernel(batch_renorm, BATCH | {"r_max": "r_max", "d_max": "d_max"})
 
-class LayerNorm(nn.LayerNorm):
+
+class LayerNorm(_Norm, nn.LayerNorm):
     """Layer normalization: ``gx.norm.layer_norm`` with its parameters; takes what ``flax.linen.LayerNorm`` takes.
 
     Example:
@@ -113,14 +149,10 @@ class LayerNorm(nn.LayerNorm):
       (8, 4)
     """
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
-        scale, bias = _scale_and_bias(self, _features(x, self.feature_axes))
-        return options.call_layer_norm(self, x, scale, bias, mask)
+    kernel = Kernel(layer_norm, {"axis": "reduction_axes", "feature_axis": "feature_axes"})
 
 
-class RMSNorm(nn.RMSNorm):
+class RMSNorm(_Norm, nn.RMSNorm):
     """Root mean square normalization: ``gx.norm.rms_norm``; takes what ``flax.linen.RMSNorm`` takes.
 
     Example:
@@ -131,14 +163,10 @@ class RMSNorm(nn.RMSNorm):
       (8, 4)
     """
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
-        scale, _ = _scale_and_bias(self, _features(x, self.feature_axes))
-        return options.call_rms_norm(self, x, scale, mask)
+    kernel = Kernel(rms_norm, {"axis": "reduction_axes", "feature_axis": "feature_axes"}, bias=False)
 
 
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(_Norm, nn.GroupNorm):
     """Group normalization: ``gx.norm.group_norm`` with its parameters; takes what ``flax.linen.GroupNorm`` takes.
 
     Example:
@@ -149,14 +177,10 @@ class GroupNorm(nn.GroupNorm):
       (2, 5, 5, 8)
     """
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
-        scale, bias = _scale_and_bias(self, _features(x, -1))
-        return options.call_group_norm(self, x, scale, bias, mask)
+    kernel = Kernel(group_norm, {name: name for name in ("num_groups", "group_size", "reduction_axes")})
 
 
-class InstanceNorm(nn.InstanceNorm):
+class InstanceNorm(_Norm, nn.InstanceNorm):
     """Instance normalization: ``gx.norm.instance_norm``; takes what ``flax.linen.InstanceNorm`` takes.
 
     Example:
@@ -167,21 +191,4 @@ class InstanceNorm(nn.InstanceNorm):
       (2, 5, 5, 8)
     """
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
-        scale, bias = _scale_and_bias(self, _features(x, self.feature_axes))
-        return options.call_instance_norm(self, x, scale, bias, mask)
-
-
-def _features(x: jax.Array, axes: int | Iterable[int]) -> tuple[int, ...]:
-    """The lengths of the feature axes; those out of range are left for the kernel to refuse."""
-    given = (axes,) if isinstance(axes, int) else tuple(axes)
-    return tuple(x.shape[axis] for axis in sorted(axis % x.ndim for axis in given if -x.ndim <= axis < x.ndim))
-
-
-def _scale_and_bias(module: Any, shape: tuple[int, ...]) -> tuple[jax.Array | None, jax.Array | None]:
-    scale = module.param("scale", module.scale_init, shape, module.param_dtype) if module.use_scale else None
-    bias = (module.param("bias", module.bias_init, shape, module.param_dtype)
-            if getattr(module, "use_bias", False) else None)
-    return scale, bias
+    kernel = Kernel(instance_norm, {"axis": "feature_axes"})

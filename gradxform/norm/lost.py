@@ -1,81 +1,100 @@
-"""A word about running statistics that go nowhere.
-
-JAX hands a function under ``jax.jit`` or ``jax.grad`` a copy of each module among its arguments. What a copy learns
-is lost unless the function returns it, and Flax says nothing: training looks well, and evaluation is wrong.
-"""
+"""A check for the first steps of a run: what batch norms learn of a batch is there when the step is done."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-from types import FrameType
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
 
-class LostUpdateWarning(UserWarning):
-    """Running statistics were updated on a copy of a module that JAX had made, and nobody took them from there.
-
-    ``gx.norm.nnx.BatchNorm`` says so when the copy is gone: under ``jax.jit`` and ``jax.grad`` a module among the
-    arguments is a copy, and what it learns has to be returned. The same is said of a training call under
-    ``jax.eval_shape``, which learns nothing and loses nothing; of Flax's own transformations nothing is said.
+class LostUpdateError(RuntimeError):
+    """Running statistics are, after a training step, what they were before it.
 
     Example:
-      >>> import warnings
-      >>> import gradxform as gx
-      >>> warnings.simplefilter("error", gx.norm.LostUpdateWarning)
+      >>> from gradxform import norm
+      >>> issubclass(norm.nnx.LostUpdateError, RuntimeError)
+      True
     """
 
 
-class Lineage:
-    """Knows whether its module is a copy, and whether what the copy has learnt was taken from it.
+@contextlib.contextmanager
+def expect_updates(holder: nnx.Module | Callable[[], Any]) -> Iterator[None]:
+    """Checks that a training step changes running statistics.
 
-    A pytree without leaves: JAX makes one when it makes a copy, and takes it apart to read the copy.
+    Write ``with expect_updates(model): step(model, batch)``. JAX hands a function under ``jax.jit`` or ``jax.grad`` a
+    copy of each module among its arguments, and ``nnx.merge`` makes one. What a copy learns is lost unless the function
+    returns it, and nobody says so: training looks well, and evaluation is wrong. To compare, the check waits for the
+    step and copies statistics to the host, so it is for the first steps of a run.
+
+    Args:
+      holder: the model; or a function that returns what holds the statistics, as they are when it is called: a module,
+        a state (``lambda: state``), or a tree of statistics alone. Of a module, batch norms that are frozen, in
+        evaluation mode or keep no statistics are not looked at; a part of a model can be given where a step trains
+        that part alone.
+
+    Returns:
+      A context manager.
+
+    Raises:
+      ValueError: there are no running statistics in training.
+      LostUpdateError: after the block, all the statistics of a batch norm are what they were; it lists the paths.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from gradxform import norm
+      >>> layer = norm.nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+      >>> step = lambda layer, x: layer(x).sum()
+      >>> with norm.nnx.expect_updates(layer):
+      ...   y = nnx.jit(step)(layer, jnp.ones((8, 4)))
+      >>> with norm.nnx.expect_updates(layer):  # jax.jit makes a copy
+      ...   y = jax.jit(step)(layer, jnp.ones((8, 4)))
+      Traceback (most recent call last):
+      gradxform.norm.lost.LostUpdateError: ...
     """
+    def look() -> dict[str, list[np.ndarray]]:
+        held = holder if isinstance(holder, nnx.Module) else holder()
+        return _of_module(held) if isinstance(held, nnx.Module) else _of_tree(held)
 
-    def __init__(self, copied: bool = False) -> None:
-        self._copied = copied
-        self._untaken = False
-
-    def updated(self) -> None:
-        """Notes that statistics of the module were updated."""
-        self._untaken = self._copied
-
-    def used(self) -> None:
-        """Notes that the statistics were used, which is what they are for."""
-        self._untaken = False
-
-    def _flatten(self) -> tuple[tuple[()], None]:
-        self.used()
-        return (), None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lineage)
-
-    def __hash__(self) -> int:
-        return hash(Lineage)
-
-    def __repr__(self) -> str:
-        return "Lineage()"
-
-    def __del__(self) -> None:
-        if self._untaken:
-            warnings.warn(
-                "the running statistics of a BatchNorm were updated on a copy of the model that jax.jit or jax.grad "
-                "made, and are lost: use nnx.jit and nnx.value_and_grad, or return nnx.state(model, nnx.BatchStat), "
-                "with has_aux=True from a function that is differentiated, and nnx.update the model with it",
-                LostUpdateWarning, stacklevel=2)
+    before = look()
+    if not before:
+        raise ValueError("holder: expected running statistics of a batch norm in training, got none")
+    yield
+    after = look()
+    if lost := [path or "the root" for path, arrays in sorted(before.items())
+                if path not in after or all(map(np.array_equal, arrays, after[path]))]:
+        raise LostUpdateError(
+            f"running statistics: expected a step to change them, got the same as before at {', '.join(lost)}; they "
+            "were updated on a copy, and are lost. Use nnx.jit and nnx.value_and_grad; or return "
+            "nnx.state(model, nnx.BatchStat) from what jax.jit compiles, with has_aux=True from what jax.grad "
+            "differentiates, and nnx.update the model with it")
 
 
-def _copied_by_jax() -> bool:
-    """Whether the copy that is being made is JAX's own; those that Flax asks for are Flax's to read."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package not in ("jax", "contextlib", "functools", "gradxform"):
-            return bool(package != "flax")
-        frame = frame.f_back
-    return True
+def _of_module(module: nnx.Module) -> dict[str, list[np.ndarray]]:
+    """The statistics of the batch norms of a module that are to learn, by the path of each."""
+    found = {}
+    for path, norm in nnx.iter_modules(module):
+        # Flax's own batch norms cannot be frozen.
+        if isinstance(norm, nnx.BatchNorm) and not (norm.use_running_average or getattr(norm, "frozen", False)):
+            found["/".join(map(str, path))] = [array for arrays in _of_tree(nnx.state(norm)).values()
+                                               for array in arrays]
+    return {path: arrays for path, arrays in found.items() if arrays}
 
 
-jax.tree_util.register_pytree_node(Lineage, Lineage._flatten, lambda _, __: Lineage(copied=_copied_by_jax()))
+def _of_tree(tree: Any) -> dict[str, list[np.ndarray]]:
+    """Copies of the statistics in a tree, those of a batch norm together, by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    # Where nothing says what it is, all are statistics.
+    if any(isinstance(leaf, nnx.Variable) for _, leaf in leaves):
+        leaves = [(path, leaf[...]) for path, leaf in leaves if isinstance(leaf, nnx.BatchStat)]
+    found: dict[str, list[np.ndarray]] = {}
+    for path, array in leaves:
+        shards = jnp.asarray(array).addressable_shards
+        found.setdefault(jax.tree_util.keystr(path[:-1], simple=True, separator="/"), []).extend(
+            np.array(shard.data) for shard in shards)
+    return found

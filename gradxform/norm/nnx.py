@@ -8,7 +8,7 @@ a running mean is rounded before it is subtracted. ``use_fast_variance`` changes
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
@@ -17,13 +17,42 @@ from flax.nnx.nn import dtypes
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 from gradxform.norm import options
-from gradxform.norm.lost import Lineage
-from gradxform.norm.options import extends
+from gradxform.norm.batch import batch_norm, batch_renorm
+from gradxform.norm.group import group_norm, instance_norm
+from gradxform.norm.layer import layer_norm, rms_norm
+from gradxform.norm.lost import LostUpdateError, expect_updates
+from gradxform.norm.options import BATCH, Kernel, extends
 
-__all__ = ["BatchNorm", "BatchRenorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
+__all__ = ["BatchNorm", "BatchRenorm", "GroupNorm", "InstanceNorm", "LayerNorm", "LostUpdateError", "RMSNorm",
+           "expect_updates"]
 
 
-class BatchNorm(nnx.BatchNorm):
+class _Norm(nnx.Module):
+    """What the norms do alike. Each names its kernel, and which of Flax's options the kernel's keywords are."""
+
+    kernel: ClassVar[Kernel]
+
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
+        return self.kernel.run(self, x, **self._params(), mask=mask)  # type: ignore[no-any-return]
+
+    def _params(self: Any) -> dict[str, Any]:
+        variables = {"scale": self.scale, "bias": self.bias if self.kernel.bias else None}
+        return {name: None if variable is None else variable[...] for name, variable in variables.items()}
+
+    @property
+    def promote_dtype(self) -> Any:
+        """Flax's own rule, which is not asked: nothing is cast before it is normalized."""
+        return dtypes.promote_dtype
+
+    @promote_dtype.setter
+    def promote_dtype(self, rule: Any) -> None:
+        if rule is not dtypes.promote_dtype:
+            raise ValueError("promote_dtype: expected Flax's own, since nothing is cast before it is normalized; the "
+                             f"dtype of the result is set by dtype; got {rule!r}")
+
+
+class BatchNorm(_Norm, nnx.BatchNorm):
     """Batch normalization: ``gx.norm.batch_norm`` with its parameters and running statistics.
 
     Takes what ``flax.nnx.BatchNorm`` takes, and the options below, which add variables only where they need them.
@@ -31,11 +60,14 @@ class BatchNorm(nnx.BatchNorm):
     Args:
       num_features: the number of features.
       running_var: ``"biased"`` (Flax) or ``"unbiased"`` (torch): what enters the running variance.
-      bias_corrected: whether to take the start out of the running averages; adds the variable ``weight``.
+      bias_corrected: whether to take the start out of the running averages; adds the variable ``weight``. Statistics
+        from a checkpoint without a weight count as whole, or as one batch where ``momentum=None``.
       update_every: how many training calls make an update of the running statistics, as many as steps over which
         gradients are accumulated; adds the variables ``pending_...``.
       frozen: whether the running statistics are used and left as they are in training too; ``model.set_attributes(
         frozen=True)`` freezes those of a whole model, and ``model.train()`` does not thaw them.
+      track_running_stats: whether there are running statistics; without, every batch is normalized by its own, in
+        evaluation too, as in torch.
       **options: those of ``flax.nnx.BatchNorm``; ``momentum=None`` averages all batches alike.
 
     Example:
@@ -48,22 +80,27 @@ class BatchNorm(nnx.BatchNorm):
       Array([0.2, 2. ], dtype=float32)
     """
 
+    kernel = Kernel(batch_norm, BATCH)
+
     @extends(nnx.BatchNorm.__init__)
     def __init__(self, num_features: int, *, running_var: str = "biased", bias_corrected: bool = False,
-                 update_every: int = 1, frozen: bool = False, **options_: Any) -> None:
-        options.check_batch_options(running_var, update_every, frozen)
-        _own_promotion(options_)
+                 update_every: int = 1, frozen: bool = False, track_running_stats: bool = True,
+                 **options_: Any) -> None:
+        options.check_batch_options(self.kernel, running_var=running_var, bias_corrected=bias_corrected,
+                                    update_every=update_every, frozen=frozen, track_running_stats=track_running_stats)
         super().__init__(num_features, **options_)
         self.running_var = running_var
         self.bias_corrected = bias_corrected
         self.update_every = update_every
         self.frozen = frozen
-        self._lineage = nnx.data(Lineage())
-        first = options.first_stats((num_features,), self)
+        self.track_running_stats = track_running_stats
+        first = options.first_stats((num_features,), **options.batch_options(self)) if track_running_stats else {}
         self._statistics = tuple(first)
-        for name, value in first.items():
-            if name not in ("mean", "var"):
-                setattr(self, name, nnx.BatchStat(value))
+        for name in ("mean", "var", *first):
+            if name not in first:
+                setattr(self, name, nnx.data(None))
+            elif name not in ("mean", "var"):
+                setattr(self, name, nnx.BatchStat(first[name]))
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None, *,
                  mask: jax.Array | None = None) -> jax.Array:
@@ -77,20 +114,15 @@ class BatchNorm(nnx.BatchNorm):
         Returns:
           An array shaped like ``x``.
         """
-        chosen = nnx.module.first_from(
+        chosen = self.track_running_stats and nnx.module.first_from(
             use_running_average, self.use_running_average,
             error_msg="use_running_average: expected True or False where the module is made, called or set by "
                       "nnx.view, got None in all of them")
         variables = {name: getattr(self, name) for name in self._statistics}
-        stats = options.stats_from_variables({name: variable[...] for name, variable in variables.items()})
-        y, new = options.call_batch_norm(self, x, stats, _value(self.scale), _value(self.bias), chosen, self.axis_name,
-                                         mask)
-        if not (chosen or self.frozen):
-            for name, value in options.stats_to_variables(new).items():
-                variables[name][...] = value
-            self._lineage.updated()
-        else:
-            self._lineage.used()
+        y, new = options.call_batch_norm(self, x, {name: variable[...] for name, variable in variables.items()},
+                                         use_running_average=chosen, mask=mask, **self._params())
+        for name, value in new.items():
+            variables[name][...] = value
         return y
 
     def set_view(self, use_running_average: bool | None = None, frozen: bool | None = None) -> None:
@@ -112,7 +144,7 @@ class BatchRenorm(BatchNorm):
       num_features: the number of features.
       r_max: the largest correction of the scale, at least 1.
       d_max: the largest correction of the mean, in running standard deviations, at least 0.
-      **options: those of ``BatchNorm``.
+      **options: those of ``BatchNorm``; running statistics have to be tracked.
 
     Example:
       >>> import jax
@@ -123,6 +155,8 @@ class BatchRenorm(BatchNorm):
       (8, 4)
     """
 
+    kernel = Kernel(batch_renorm, BATCH | {"r_max": "r_max", "d_max": "d_max"})
+
     @extends(BatchNorm.__init__)
     def __init__(self, num_features: int, *, r_max: Scalar = 3.0, d_max: Scalar = 5.0, **options_: Any) -> None:
         checks.real("r_max", r_max, at_least=1)
@@ -132,12 +166,8 @@ class BatchRenorm(BatchNorm):
         self.d_max = d_max
 
 
-class LayerNorm(nnx.LayerNorm):
+class LayerNorm(_Norm, nnx.LayerNorm):
     """Layer normalization: ``gx.norm.layer_norm`` with its parameters; takes what ``flax.nnx.LayerNorm`` takes.
-
-    Args:
-      num_features: the number of features.
-      **options: those of ``flax.nnx.LayerNorm``.
 
     Example:
       >>> import jax
@@ -147,22 +177,11 @@ class LayerNorm(nnx.LayerNorm):
       (8, 4)
     """
 
-    @extends(nnx.LayerNorm.__init__)
-    def __init__(self, num_features: int, **options_: Any) -> None:
-        _own_promotion(options_)
-        super().__init__(num_features, **options_)
-
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
-        return options.call_layer_norm(self, x, _value(self.scale), _value(self.bias), mask)
+    kernel = Kernel(layer_norm, {"axis": "reduction_axes", "feature_axis": "feature_axes"})
 
 
-class RMSNorm(nnx.RMSNorm):
+class RMSNorm(_Norm, nnx.RMSNorm):
     """Root mean square normalization: ``gx.norm.rms_norm``; takes what ``flax.nnx.RMSNorm`` takes.
-
-    Args:
-      num_features: the number of features.
-      **options: those of ``flax.nnx.RMSNorm``.
 
     Example:
       >>> import jax
@@ -172,24 +191,15 @@ class RMSNorm(nnx.RMSNorm):
       (8, 4)
     """
 
-    @extends(nnx.RMSNorm.__init__)
-    def __init__(self, num_features: int, **options_: Any) -> None:
-        _own_promotion(options_)
-        super().__init__(num_features, **options_)
+    kernel = Kernel(rms_norm, {"axis": "reduction_axes", "feature_axis": "feature_axes"}, bias=False)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
-        return options.call_rms_norm(self, x, _value(self.scale), mask)
+        return super().__call__(x, mask=mask)
 
 
-class GroupNorm(nnx.GroupNorm):
+class GroupNorm(_Norm, nnx.GroupNorm):
     """Group normalization: ``gx.norm.group_norm`` with its parameters; takes what ``flax.nnx.GroupNorm`` takes.
-
-    Args:
-      num_features: the number of channels.
-      num_groups: the number of groups, or None where ``group_size`` is given.
-      group_size: the number of channels in a group.
-      **options: those of ``flax.nnx.GroupNorm``.
 
     Example:
       >>> import jax
@@ -199,23 +209,12 @@ class GroupNorm(nnx.GroupNorm):
       (2, 5, 5, 8)
     """
 
-    @extends(nnx.GroupNorm.__init__)
-    def __init__(self, num_features: int, num_groups: int | None = 32, group_size: int | None = None,
-                 **options_: Any) -> None:
-        _own_promotion(options_)
-        super().__init__(num_features, num_groups, group_size, **options_)
-
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
-        return options.call_group_norm(self, x, _value(self.scale), _value(self.bias), mask)
+    # Given the size of groups, Flax's module has worked out their number.
+    kernel = Kernel(group_norm, {"num_groups": "num_groups", "reduction_axes": "reduction_axes"})
 
 
-class InstanceNorm(nnx.InstanceNorm):
+class InstanceNorm(_Norm, nnx.InstanceNorm):
     """Instance normalization: ``gx.norm.instance_norm``; takes what ``flax.nnx.InstanceNorm`` takes.
-
-    Args:
-      num_features: the number of channels.
-      **options: those of ``flax.nnx.InstanceNorm``.
 
     Example:
       >>> import jax
@@ -225,22 +224,4 @@ class InstanceNorm(nnx.InstanceNorm):
       (2, 5, 5, 8)
     """
 
-    @extends(nnx.InstanceNorm.__init__)
-    def __init__(self, num_features: int, **options_: Any) -> None:
-        _own_promotion(options_)
-        super().__init__(num_features, **options_)
-
-    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalizes ``x``; only what ``mask``, which broadcasts to its shape, keeps counts."""
-        return options.call_instance_norm(self, x, _value(self.scale), _value(self.bias), mask)
-
-
-def _own_promotion(given: dict[str, Any]) -> None:
-    """Refuses a rule for promotion: to cast the input or the running mean first is what these modules avoid."""
-    if given.get("promote_dtype", dtypes.promote_dtype) is not dtypes.promote_dtype:
-        raise ValueError("promote_dtype: expected Flax's own, since nothing is cast before it is normalized; the dtype "
-                         f"of the result is set by dtype; got {given['promote_dtype']!r}")
-
-
-def _value(variable: nnx.Variable[Any] | None) -> Any:
-    return None if variable is None else variable[...]
+    kernel = Kernel(instance_norm, {"axis": "feature_axes"})

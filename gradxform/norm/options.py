@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -12,15 +13,131 @@ import jax.numpy as jnp
 
 from gradxform.core import checks
 from gradxform.core.arrays import floating
-from gradxform.core.types import DType
 from gradxform.norm.arguments import Axes, canonical
-from gradxform.norm.batch import RUNNING_VAR, batch_norm, batch_renorm
-from gradxform.norm.group import group_norm, instance_norm
-from gradxform.norm.layer import layer_norm, rms_norm
+from gradxform.norm.batch import RUNNING_VAR
 from gradxform.norm.statistics import BatchStats, Pending, init_batch_stats
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PENDING = "pending_"
+SHARED = {name: name for name in ("epsilon", "axis_name", "axis_index_groups")}
+BATCH = {name: name for name in ("axis", "momentum", "running_var", "update_every")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel, and what it calls the options of a module.
+
+    Attributes:
+      function: the kernel.
+      words: keywords of the kernel, and which option of the module each is; those that all norms have go without.
+      bias: whether it takes a bias.
+    """
+
+    function: Callable[..., Any]
+    words: Mapping[str, str]
+    bias: bool = True
+
+    def feature_axes(self, module: Any) -> Axes:
+        """The axes that the module's parameters lie along; the last one, where it has no option for them."""
+        word = self.words.get("feature_axis", self.words.get("axis"))
+        return -1 if word is None else getattr(module, word)  # type: ignore[no-any-return]
+
+    def run(self, module: Any, x: Any, *, scale: Any, bias: Any, mask: Any, **given: Any) -> Any:
+        """What the kernel makes of ``x`` with the options of ``module``, and those that are ``given`` instead."""
+        x = floating("x", x)
+        params = {"scale": scale, "bias": bias} if self.bias else {"scale": scale}
+        params = {name: shaped(array, x, self.feature_axes(module)) for name, array in params.items()}
+        dtype = module.dtype
+        if dtype is None:  # Flax's rule for the dtype of the result
+            dtype = jnp.result_type(x, *(array for array in params.values() if array is not None))
+        options = {name: getattr(module, word) for name, word in (SHARED | dict(self.words)).items()}
+        return self.function(x, **params, mask=mask, dtype=dtype, **(options | given))
+
+
+def shaped(array: Any, x: jax.Array, axes: Axes) -> Any:
+    """A flat array as ``flax.nnx`` keeps it in the shape of several feature axes; others as they are."""
+    if array is None or jnp.ndim(array) != 1 or isinstance(axes, int) or len(tuple(axes)) < 2:
+        return array
+    shape = tuple(x.shape[axis] for axis in canonical("axis", axes, x.ndim))
+    return array.reshape(shape) if array.size == math.prod(shape) else array
+
+
+def call_batch_norm(module: Any, x: Any, variables: Mapping[str, jax.Array], *, use_running_average: bool | None,
+                    scale: Any, bias: Any, mask: Any, starting: bool = False,
+                    **given: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A module's batch normalization or renormalization, and its new variables; none where nothing is to be written.
+
+    What a module is made with, ``starting``, is no batch but often a single row, which has no variance.
+    """
+    x = floating("x", x)
+    # Without statistics to keep, those of the start are as good as any: they are not used, and go nowhere.
+    kept = variables or first_stats(
+        tuple(x.shape[axis] for axis in canonical("axis", module.axis, x.ndim)), **batch_options(module))
+    stats = jax.tree.map(lambda array: shaped(array, x, module.axis), stats_from_variables(kept))
+    evaluating = starting or (module.track_running_stats and bool(use_running_average or module.frozen))
+    y, new = module.kernel.run(module, x, stats=stats, use_running_average=evaluating, scale=scale, bias=bias,
+                               mask=mask, **given)
+    if evaluating or not variables:
+        return y, {}
+    return y, {name: array.reshape(kept[name].shape) for name, array in stats_to_variables(new).items()}
+
+
+def batch_options(module: Any) -> dict[str, Any]:
+    """The options of a module that say which statistics it keeps."""
+    return {name: getattr(module, name) for name in ("momentum", "bias_corrected", "update_every")}
+
+
+def check_batch_options(kernel: Kernel, *, running_var: str, bias_corrected: bool, update_every: int, frozen: bool,
+                        track_running_stats: bool) -> None:
+    """Refuses what ``BatchNorm`` has beyond Flax's, where it is wrong.
+
+    Raises:
+      TypeError: an option is of the wrong type.
+      ValueError: an option is none of what it can be, or needs statistics where none are kept.
+    """
+    checks.choice("running_var", running_var, RUNNING_VAR)
+    checks.integer("update_every", update_every, at_least=1)
+    for name, value in (("frozen", frozen), ("track_running_stats", track_running_stats)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected True or False, got {value!r}")
+    needing = {"bias_corrected": bias_corrected, "update_every": update_every > 1, "frozen": frozen,
+               "r_max": "r_max" in kernel.words}
+    if not track_running_stats and any(needing.values()):
+        raise ValueError("track_running_stats: expected True, since running statistics are what "
+                         f"{' and '.join(name for name, needed in needing.items() if needed)} is about, got False")
+
+
+def first_stats(shape: tuple[int, ...], *, momentum: Any, bias_corrected: bool,
+                update_every: int) -> dict[str, jax.Array]:
+    """The variables of running statistics before the first batch, by name."""
+    # The plain average of all batches is corrected for its start by what it is.
+    return stats_to_variables(init_batch_stats(shape, bias_corrected=bias_corrected or momentum is None,
+                                               update_every=update_every))
+
+
+def stats_to_variables(stats: BatchStats) -> dict[str, jax.Array]:
+    """Running statistics as the variables that hold them; mean and variance are named as in Flax."""
+    variables = {"mean": stats.mean, "var": stats.var}
+    if stats.weight is not None:
+        variables["weight"] = stats.weight
+    if stats.pending is not None:
+        variables |= {PENDING + name: value for name, value in stats.pending._asdict().items()}
+    return variables
+
+
+def stats_from_variables(variables: Mapping[str, jax.Array]) -> BatchStats:
+    """The running statistics that ``stats_to_variables`` took apart.
+
+    Checkpoints of Flax and torch have no weight, and a weight of 0 says that no batch was seen. Statistics that have
+    one and are not those of the start came from such a checkpoint: they count as whole, with a weight of 1, or the
+    first batch would take their place.
+    """
+    mean, var, weight, pending = variables["mean"], variables["var"], variables.get("weight"), None
+    if weight is not None:
+        weight = jnp.where((weight == 0) & ((mean != 0) | (var != 1)), jnp.ones_like(weight), weight)
+    if PENDING + "total" in variables:
+        pending = Pending(*(variables[PENDING + name] for name in Pending._fields))
+    return BatchStats(mean, var, weight, pending)
 
 
 def extends(base: Callable[..., Any]) -> Callable[[Function], Function]:
@@ -35,113 +152,3 @@ def extends(base: Callable[..., Any]) -> Callable[[Function], Function]:
         return function
 
     return decorate
-
-
-def check_batch_options(running_var: str, update_every: int, frozen: bool) -> None:
-    """Refuses what ``BatchNorm`` has beyond Flax's, where it is wrong.
-
-    Raises:
-      TypeError: an option is of the wrong type.
-      ValueError: an option is none of what it can be.
-    """
-    checks.choice("running_var", running_var, RUNNING_VAR)
-    checks.integer("update_every", update_every, at_least=1)
-    if not isinstance(frozen, bool):
-        raise TypeError(f"frozen: expected True or False, got {frozen!r}")
-
-
-def first_stats(shape: tuple[int, ...], options: Any) -> dict[str, jax.Array]:
-    """The variables of running statistics before the first batch, by name."""
-    # The plain average of all batches is corrected for its start by what it is.
-    stats = init_batch_stats(shape, bias_corrected=options.bias_corrected or options.momentum is None,
-                             update_every=options.update_every)
-    return stats_to_variables(stats)
-
-
-def stats_to_variables(stats: BatchStats) -> dict[str, jax.Array]:
-    """Running statistics as the variables that hold them; mean and variance are named as in Flax."""
-    variables = {"mean": stats.mean, "var": stats.var}
-    if stats.weight is not None:
-        variables["weight"] = stats.weight
-    if stats.pending is not None:
-        variables |= {PENDING + name: value for name, value in stats.pending._asdict().items()}
-    return variables
-
-
-def stats_from_variables(variables: Mapping[str, jax.Array]) -> BatchStats:
-    """The running statistics that ``stats_to_variables`` took apart."""
-    pending = None
-    if PENDING + "total" in variables:
-        pending = Pending(*(variables[PENDING + name] for name in Pending._fields))
-    return BatchStats(variables["mean"], variables["var"], variables.get("weight"), pending)
-
-
-def call_batch_norm(options: Any, x: Any, stats: BatchStats, scale: Any, bias: Any, use_running_average: bool,
-                    axis_name: Any, mask: Any) -> tuple[jax.Array, BatchStats]:
-    """A module's batch normalization, or renormalization where it has bounds for it."""
-    x = floating("x", x)
-    axes = options.axis
-    scale, bias = _shaped(scale, x, axes), _shaped(bias, x, axes)
-    kept, stats = stats, jax.tree.map(lambda array: _shaped(array, x, axes), stats)
-    common = {
-        "use_running_average": bool(use_running_average or options.frozen), "momentum": options.momentum,
-        "epsilon": options.epsilon, "axis": options.axis, "mask": mask, "axis_name": axis_name,
-        "axis_index_groups": options.axis_index_groups, "running_var": options.running_var,
-        "update_every": options.update_every, "dtype": _promoted(options.dtype, x, scale, bias),
-    }
-    if hasattr(options, "r_max"):
-        y, new = batch_renorm(x, stats, scale, bias, r_max=options.r_max, d_max=options.d_max, **common)
-    else:
-        y, new = batch_norm(x, stats, scale, bias, **common)
-    return y, jax.tree.map(lambda array, like: array.reshape(like.shape), new, kept)
-
-
-def call_layer_norm(options: Any, x: Any, scale: Any, bias: Any, mask: Any) -> jax.Array:
-    """A module's layer normalization."""
-    x = floating("x", x)
-    axes = options.feature_axes
-    return layer_norm(x, _shaped(scale, x, axes), _shaped(bias, x, axes), axis=options.reduction_axes,
-                      feature_axis=axes, **_common(options, x, scale, bias, mask))
-
-
-def call_rms_norm(options: Any, x: Any, scale: Any, mask: Any) -> jax.Array:
-    """A module's root mean square normalization."""
-    x = floating("x", x)
-    axes = options.feature_axes
-    return rms_norm(x, _shaped(scale, x, axes), axis=options.reduction_axes, feature_axis=axes,
-                    **_common(options, x, scale, None, mask))
-
-
-def call_group_norm(options: Any, x: Any, scale: Any, bias: Any, mask: Any) -> jax.Array:
-    """A module's group normalization."""
-    x = floating("x", x)
-    # A module that was given the size of groups has worked out their number.
-    number = None if options.num_groups is None else {"num_groups": options.num_groups}
-    return group_norm(x, scale, bias, **(number or {"group_size": options.group_size}),
-                      reduction_axes=options.reduction_axes, **_common(options, x, scale, bias, mask))
-
-
-def call_instance_norm(options: Any, x: Any, scale: Any, bias: Any, mask: Any) -> jax.Array:
-    """A module's instance normalization."""
-    x = floating("x", x)
-    axes = options.feature_axes
-    return instance_norm(x, _shaped(scale, x, axes), _shaped(bias, x, axes), axis=axes,
-                         **_common(options, x, scale, bias, mask))
-
-
-def _common(options: Any, x: jax.Array, scale: Any, bias: Any, mask: Any) -> dict[str, Any]:
-    return {"epsilon": options.epsilon, "mask": mask, "axis_name": options.axis_name,
-            "axis_index_groups": options.axis_index_groups, "dtype": _promoted(options.dtype, x, scale, bias)}
-
-
-def _shaped(array: Any, x: jax.Array, axes: Axes) -> Any:
-    """A flat array as ``flax.nnx`` keeps it in the shape of several feature axes; others as they are."""
-    if array is None or jnp.ndim(array) != 1 or isinstance(axes, int) or len(tuple(axes)) < 2:
-        return array
-    shape = tuple(x.shape[axis] for axis in canonical("axis", axes, x.ndim))
-    return array.reshape(shape) if array.size == math.prod(shape) else array
-
-
-def _promoted(dtype: DType, *arrays: Any) -> Any:
-    """Flax's rule for the dtype of the result."""
-    return dtype if dtype is not None else jnp.result_type(*(array for array in arrays if array is not None))

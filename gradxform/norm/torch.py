@@ -57,7 +57,7 @@ def batch_norm_from_torch(
                          f"{', '.join(unknown)}; a prefix has to be taken off first")
     if missing := [name for name in ("running_mean", "running_var") if state.get(name) is None]:
         raise ValueError(f"state: expected running statistics, got none under {' and '.join(missing)}; a module with "
-                         "track_running_stats=False has none")
+                         "track_running_stats=False has none, and ours needs none with it")
     arrays = {name: np.asarray(value) for name, value in state.items() if value is not None}
     shape = arrays["running_mean"].shape
     for name, array in arrays.items():

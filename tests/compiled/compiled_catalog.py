@@ -66,14 +66,15 @@ NORMS: Calls = {
 }
 MASKING: Calls = {
     "block_masking": (lambda key: M.block_masking(key, 8, 6, 12), (KEY,)),
+    "denormalize_patches": both(M.denormalize_patches, TOKENS, TOKENS),
     "gather_tokens": both(M.gather_tokens, TOKENS, IDS),
     "grid_masking": (lambda key: M.grid_masking(key, 8, 6, 2), (KEY,)),
     "mlm_corrupt": (lambda key, ids: M.mlm_corrupt(key, ids, mask_id=3, vocab_size=50), (KEY, IDS)),
     "normalize_patches": both(M.normalize_patches, TOKENS),
     "patchify": (lambda x: M.patchify(x, 4), (X,)),
-    "random_masking": (lambda key: M.random_masking(key, 8, 16, 4), (KEY,)),
+    "random_masking": (lambda key, n: M.random_masking(key, 8, 16, 4, lengths=n), (KEY, IDS[:, 0])),
     "scatter_tokens": both(lambda x, ids: M.scatter_tokens(x, ids, 0.0), TOKENS[:, :4], jnp.zeros((8, 16), jnp.int32)),
-    "span_masking": (lambda key: M.span_masking(key, 8, 16, 4), (KEY,)),
+    "span_masking": (lambda key, n: M.span_masking(key, 8, 16, 4, lengths=n), (KEY, IDS[:, 0])),
     "unpatchify": (lambda x: M.unpatchify(x, 4), (jnp.ones((8, 4, 48)),)),
 }
 TRANSFER: Calls = {
@@ -111,7 +112,7 @@ NO_PROGRAM = {
                "Transformation", "augment.Affine", "augment.Augmentation", "augment.Border", "augment.Displacement",
                "augment.Geometric", "augment.Map", "augment.Mix", "augment.Pixelwise", "augment.Projective",
                "augment.Resampling", "augment.Stage", "losses.MemoryQueue",
-               "norm.BatchStats", "norm.LostUpdateWarning", "norm.Pending", "masking.CorruptedTokens",
+               "norm.BatchStats", "norm.Pending", "masking.CorruptedTokens",
                "masking.RandomMask", "precision.Codec", "precision.Coded", "precision.Memory", "precision.Policy",
                "transfer.LoadReport"},
     "a room": {*ROOMS, "plot"} - {""},

@@ -151,6 +151,8 @@ OTHERS: dict[str, Refused] = {
     "variance": (ValueError, "variance", lambda: losses.vicreg(X, Y, variance=-1.0)),
     "covariance": (ValueError, "covariance", lambda: losses.vicreg(X, Y, covariance=NAN)),
     "target_std": (ValueError, "target_std", lambda: losses.vicreg(X, Y, target_std=-1.0)),
+    "vicreg-positions": (ValueError, "z2", lambda: losses.vicreg(X[:, None], jnp.stack([Y, Y], 1))),
+    "vicreg-one-image": (ValueError, "z1", lambda: losses.vicreg(X[None], Y[None])),
     "vicreg-epsilon": (TypeError, "epsilon", lambda: losses.vicreg(X, Y, epsilon=None)),
     "byol-features": (ValueError, "target", lambda: losses.byol(X, X[:, :2])),
     "simsiam-z2": (ValueError, "z2", lambda: losses.simsiam(X, X, X, X[:4])),

@@ -139,6 +139,17 @@ def test_off_diagonals_vanish_in_one_feature() -> None:
     close(compiled(gx.losses.vicreg)(a, b), oracle.vicreg(a, b))
 
 
+def test_positions_are_losses_of_their_own_over_the_batch() -> None:
+    a, b = (np.random.RandomState(i).standard_normal((9, 3, 4)) * (1 + np.arange(3))[:, None] for i in range(2))
+    wanted = np.mean([oracle.vicreg(a[:, i], b[:, i], covariance=3.0) for i in range(3)])
+    value, gradients = compiled(jax.value_and_grad(functools.partial(gx.losses.vicreg, covariance=3.0), (0, 1)))(
+        jnp.float32(a), jnp.float32(b))
+    close(value, wanted)
+    for got, want in zip(gradients, oracle.differences(lambda a, b: float(np.mean(
+            [oracle.vicreg(a[:, i], b[:, i], covariance=3.0) for i in range(3)])), [a, b]), strict=True):
+        close(got, want, 1e-4)
+
+
 @pytest.mark.parametrize(("name", "loss", "by_example"), [
     ("byol", gx.losses.byol, oracle.byol), ("simsiam", gx.losses.simsiam, oracle.simsiam)])
 def test_reductions(name: str, loss: Callable[..., Any], by_example: Callable[..., Any]) -> None:

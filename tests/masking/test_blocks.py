@@ -170,3 +170,26 @@ def test_lengths_of_spans_are_geometric() -> None:
     assert lengths.mean() == 3
     for length in range(1, 8):
         assert_share(np.sum(lengths == length), lengths.size, 1 / 3 * (2 / 3) ** (length - 1))
+
+
+def test_spans_of_short_examples_are_within_them_and_counted() -> None:
+    """A number for all, of which a shorter example has as many as it has tokens; and a number for each."""
+    lengths = np.array([24, 12, 5, 1, 0, 24])
+    within = np.arange(24) < lengths[:, None]
+    for num_masked, counts in ((8, np.minimum(8, lengths)), (jnp.asarray(lengths // 3), lengths // 3)):
+        mask = np.asarray(masking.span_masking(jax.random.key(0), 6, 24, num_masked, 2.0, lengths=jnp.asarray(lengths)))
+        assert not np.any(mask & ~within)
+        np.testing.assert_array_equal(mask.sum(1), counts)
+        for row, count, length in zip(mask, counts, lengths, strict=True):
+            assert len(runs(row)) == (min(max(1, round(count / 2)), length - count + 1) if count else 0)
+    whole = masking.span_masking(jax.random.key(3), 2, 24, 8, 2.0)
+    full = masking.span_masking(jax.random.key(3), 2, 24, 8, 2.0, lengths=jnp.full(2, 24))
+    np.testing.assert_array_equal(full, whole)
+    assert np.all(np.asarray(masking.span_masking(jax.random.key(3), 2, 24, jnp.array([8, 24]))).sum(1) == [8, 24])
+
+
+def test_every_way_to_lay_spans_in_a_short_example_is_equally_likely() -> None:
+    """Three tokens in two spans among six: ``2 * C(4, 2)`` ways."""
+    mask = np.asarray(masking.span_masking(jax.random.key(1), 3000, 9, 3, 1.5, lengths=jnp.full(3000, 6)))
+    assert len({row.tobytes() for row in mask}) == 12
+    assert_uniform(np.unique(mask, axis=0, return_counts=True)[1])

@@ -121,6 +121,10 @@ BAD: dict[str, tuple[str, type[Exception], Callable[[], Any]]] = {
     "span length": ("num_masked", ValueError, lambda: masking.span_masking(KEY, 1, 5, 6)),
     "mean span": ("mean_span", ValueError, lambda: masking.span_masking(KEY, 1, 5, 2, 0.5)),
     "infinite span": ("mean_span", ValueError, lambda: masking.span_masking(KEY, 1, 5, 2, float("inf"))),
+    "span counts": ("num_masked", ValueError, lambda: masking.span_masking(KEY, 2, 5, jnp.ones(3, int))),
+    "span lengths": ("lengths", ValueError, lambda: masking.span_masking(KEY, 2, 5, 2, lengths=jnp.ones((2, 1), int))),
+    "lengths of floats": ("lengths", TypeError, lambda: masking.random_masking(KEY, 2, 5, 2, lengths=jnp.ones(2))),
+    "other patches": ("normalized", ValueError, lambda: masking.denormalize_patches(jnp.ones(3), jnp.ones((2, 3)))),
     "span text": ("mean_span", TypeError, lambda: masking.span_masking(KEY, 1, 5, 2, "3")),  # type: ignore[arg-type]
     "ids": ("ids", TypeError, lambda: corrupt(jnp.ones(3), mask_id=1, vocab_size=5)),
     "ids of a list": ("ids", TypeError, lambda: corrupt([1, 2], mask_id=1, vocab_size=5)),  # type: ignore[arg-type]

@@ -65,6 +65,13 @@ def test_normalized_patches(dtype: str, tolerance: float, ddof: int) -> None:
     got = masking.normalize_patches(patches, ddof=ddof)
     assert got.dtype == patches.dtype
     np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=tolerance, atol=tolerance)
+    back = masking.denormalize_patches(got, patches, ddof=ddof)
+    assert back.dtype == patches.dtype
+    np.testing.assert_allclose(np.asarray(back, np.float64), x, rtol=tolerance, atol=tolerance)
+    # Predictions have the statistics of the patches, not their own.
+    guess = np.float32(np.random.RandomState(1).standard_normal(patches.shape))
+    wanted = guess * np.sqrt(x.var(-1, ddof=ddof, keepdims=True) + 0.5) + x.mean(-1, keepdims=True)
+    np.testing.assert_allclose(masking.denormalize_patches(guess, patches, epsilon=0.5, ddof=ddof), wanted, rtol=1e-5)
 
 
 def test_the_default_is_maes() -> None:

@@ -32,6 +32,30 @@ def test_the_three_parts_agree(length: int, num_keep: int) -> None:
         np.testing.assert_array_equal(ids_restore[i, ids_keep[i]], np.arange(num_keep))
 
 
+def test_padding_is_never_removed_and_kept_last() -> None:
+    lengths = np.array([10, 4, 1, 0, 10])
+    got = masking.random_masking(jax.random.key(0), 5, 10, 3, lengths=jnp.asarray(lengths))
+    within = np.arange(10) < lengths[:, None]
+    assert not np.any(np.asarray(got.mask) & ~within)
+    np.testing.assert_array_equal(got.mask.sum(1), np.maximum(lengths - 3, 0))
+    for ids, length in zip(np.asarray(got.ids_keep), lengths, strict=True):
+        assert len(set(ids[:length])) == min(length, 3)
+        assert np.all(ids[:length] < length)
+        assert np.all(ids[length:] >= length)
+    np.testing.assert_array_equal(np.sort(got.ids_restore, 1), np.tile(np.arange(10), (5, 1)))
+    whole = masking.random_masking(jax.random.key(0), 5, 10, 3)
+    for part, all_ in zip(got, whole, strict=True):
+        np.testing.assert_array_equal(part[np.array([0, 4])], all_[np.array([0, 4])])
+
+
+def test_every_subset_of_a_short_example_is_equally_likely() -> None:
+    draw = lambda: masking.random_masking(jax.random.key(1), 4000, 9, 2, lengths=jnp.full(4000, 5))  # noqa: E731
+    outcomes = dict.fromkeys(itertools.permutations(range(5), 2), 0)
+    for pair in map(tuple, np.asarray(draw().ids_keep).tolist()):
+        outcomes[pair] += 1
+    assert_uniform(list(outcomes.values()))
+
+
 def test_every_ordered_subset_is_equally_likely() -> None:
     ids = np.asarray(masking.random_masking(jax.random.key(1), 4000, 5, 2).ids_keep)
     outcomes = dict.fromkeys(itertools.permutations(range(5), 2), 0)

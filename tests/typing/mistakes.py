@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 import gradxform as gx
 
@@ -33,6 +34,7 @@ gx.augment.random_crop(24, 24, prob=0.5)  # wrong: the keyword
 gx.augment.chain(rate)  # wrong: not an augmentation
 gx.norm.layer_norm(jnp.ones((2, 4)), eps=1e-5)  # wrong: the keyword
 gx.norm.nnx.BatchNormalization(4)  # wrong: an attribute that there is not
+gx.norm.nnx.LayerNorm(4, eps=1e-5, rngs=nnx.Rngs(0))  # wrong: the keyword
 gx.losses.nt_xent(jnp.ones((2, 4)))  # wrong: an argument is missing
 gx.transfer.layerwise_decay(rate, gx.schedules.constant(0.75), "a")  # wrong: a schedule where none is allowed
 
