@@ -1,4 +1,4 @@
-"""One process of several: ``python process_program.py ADDRESS PROCESSES INDEX TIMEOUT``, as ``test_processes.py`` does."""
+"""One process of several: ``python process_program.py ADDRESS PROCESSES INDEX TIMEOUT``; see ``test_processes.py``."""
 
 from __future__ import annotations
 
