@@ -19,7 +19,8 @@ LONG = ("augment/test_aug_mix", "augment/test_augment_export", "augment/test_aug
         "augment/test_turns", "augment/test_view_recipes", "benchmarks/test_accelerator",
         "core/test_value_hypergradients", "examples/test_examples", "examples/test_pretrain",
         "examples/test_train_images", "losses/test_contrastive", "norm/test_norm_training", "precision/test_averages",
-        "precision/test_compressed_sharding", "precision/test_product", "test_properties", "transforms/test_inspect",
+        "precision/test_compressed_sharding", "precision/test_product", "sharding/test_processes",
+        "test_properties", "transforms/test_inspect",
         "transforms/test_low_precision", "transforms/test_masking")
 """Files that take a minute each."""
 EACH = ("norm/test_norm_modules", "optimizers/test_recipe_bits", "test_docstrings.py::test_the_example_runs")
