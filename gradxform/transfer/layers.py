@@ -95,11 +95,12 @@ def layers_at_depth(params: Params, depth: int = 1) -> tuple[str, ...]:
         rank: list[Any] = []
         for i, key in enumerate(path[:depth]):
             seen = order.setdefault(path[:i + 1], len(order))
-            rank.append(_natural(str(key.key)) if isinstance(key, jax.tree_util.DictKey) else seen)
+            rank.append(natural(str(key.key)) if isinstance(key, jax.tree_util.DictKey) else seen)
         prefixes.setdefault(path_name(path[:depth]), rank)
     names = sorted(prefixes, key=lambda name: prefixes[name])
     return tuple(f"^{re.escape(name)}(?:/|$)" for name in names[:-1])
 
 
-def _natural(name: str) -> list[Any]:
+def natural(name: str) -> list[Any]:
+    """A key to sort names by, the numbers in them as numbers."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
