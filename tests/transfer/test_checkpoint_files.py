@@ -388,13 +388,19 @@ def test_a_snapshot_of_the_hub_and_its_blobs_are_one_root(tmp_path: pathlib.Path
     part, outside = snapshot / "model-1-of-2.safetensors", tmp_path / "outside.safetensors"
     blob = part.resolve()
     blob.rename(outside)
-    for links in ({part: outside}, {part: snapshot.parent / "other.safetensors", snapshot.parent / "other.safetensors":
-                                    outside}, {part: blob, blob: outside}):
+    beside = snapshot.parent / "beside.safetensors"
+    shutil.copy(outside, beside)
+    for links in ({part: outside}, {part: beside}, {part: blob, blob: outside}):
         for link, target in links.items():
             link.unlink(missing_ok=True)
             link.symlink_to(target)
         with pytest.raises(ValueError, match="lies outside of"):
             load_pretrained(snapshot, start())
+    for link in (blob, part):
+        link.unlink()
+    shutil.copy(outside, blob)
+    part.symlink_to(blob)
+    assert_exact(load_pretrained(snapshot, start())[0], GOOD)
     (snapshot.parents[1] / "blobs").rename(tmp_path / "elsewhere")
     (snapshot.parents[1] / "blobs").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="lies outside of"):
