@@ -108,10 +108,9 @@ class BatchNorm(_Norm, nn.BatchNorm):
                      for name, value in options.first_stats(shape, **options.batch_options(self)).items()}
             variables = {name: self.variable("batch_stats", name, lambda value=value: value)
                          for name, value in first.items()}
-        starting = self.is_initializing()
         y, new = options.call_batch_norm(
             self, x, {name: variable.value for name, variable in variables.items()}, use_running_average=chosen,
-            mask=mask, starting=starting, **({"axis_name": None} if starting else {}), **_params(self, shape))
+            mask=mask, starting=self.is_initializing(), **_params(self, shape))
         for name, value in new.items():
             variables[name].value = value
         return y

@@ -67,8 +67,10 @@ def call_batch_norm(module: Any, x: Any, variables: Mapping[str, jax.Array], *, 
                     **given: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A module's batch normalization or renormalization, and its new variables; none where nothing is to be written.
 
-    What a module is made with, ``starting``, is no batch but often a single row, which has no variance.
+    What a module is made with, ``starting``, is no batch but often a single row, which has no variance; nor need the
+    named axis exist then.
     """
+    given |= {"axis_name": None} if starting else {}
     x = floating("x", x)
     # Without statistics to keep, those of the start are as good as any: they are not used, and go nowhere.
     kept = variables or first_stats(
