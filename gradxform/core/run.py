@@ -140,6 +140,7 @@ class _Step:
             _ = which.checked  # or it raises
         refuse_pieces(brick.name, brick.axis_name, which.tree, which.params if brick.needs_params else None)
         self.brick, self.which = brick, which
+        self.treedefs: dict[str, Any] = {}
         self.now, rest = brick.begin(state, updates)
         self.rest, self.before = (x._replace(**dict.fromkeys(brick.slots)) if brick.slots else x for x in (rest, state))
         self.slots = {name: self._of_leaves(name, getattr(state, name)) for name in brick.slots}
@@ -147,7 +148,11 @@ class _Step:
 
     def _of_leaves(self, name: str, tree: Any) -> list[Any]:
         which, slot = self.which, self.brick.slots[name]
-        kept = subtrees(which.treedef, which.tree, tree, "state", "updates")
+        if slot.axes is not None and structure(tree) != which.treedef and paths(tree) == paths(which.tree):
+            self.treedefs[name] = structure(tree)  # boxes around what has fewer axes name fewer
+            kept = jax.tree.leaves(tree)
+        else:
+            kept = subtrees(which.treedef, which.tree, tree, "state", "updates")
         for i, (x, g) in enumerate(zip(kept, jax.tree.leaves(which.tree), strict=True)):
             if is_empty(x):
                 if slot.start is None or x is None or jax.tree.leaves(x):
@@ -185,7 +190,8 @@ class _Step:
         return self.brick.step(now, update, param, kept)
 
     def state(self) -> State:
-        new = {name: self.which.treedef.unflatten(values) for name, values in self.slots.items()}
+        new = {name: self.treedefs.get(name, self.which.treedef).unflatten(values)
+               for name, values in self.slots.items()}
         return self.rest._replace(**new) if new else self.rest
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from gradxform.core import checks
+from gradxform.core.boxes import map_cut
 from gradxform.core.numbers import cast, real_dtype, wide_dtype, widen
 from gradxform.core.trees import is_inexact, refuse_integers
 from gradxform.core.types import DType, Params, PyTree, Scalar
@@ -65,7 +66,7 @@ class Slot:
         if self.start is not None:
             return self.start(params)
         refuse_integers(params, "params")
-        return jax.tree.map(self._of, params)
+        return jax.tree.map(self._of, params) if self.axes is None else map_cut(self._of, params, self._axes)
 
     def shape(self, leaf: Shape) -> Shape:
         """The shape that is kept for a leaf of this shape."""

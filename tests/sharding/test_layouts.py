@@ -164,3 +164,21 @@ def test_groups_in_all_spellings(attribute: str, groups: list[tuple[int, ...]]) 
     program = parse(f"ENTRY %main (x: f32[4]) -> f32[4] {{\n  %x = f32[4]{{0}} parameter(0)\n"
                     f"  ROOT %sum = f32[4]{{0}} all-reduce(%x), channel_id=1, {attribute}, to_apply=%add\n}}\n")
     assert _groups(program.entry.root) == groups
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_around_factored_moments_name_the_axes_that_are_left(kind: AxisType) -> None:
+    tx = gx.adafactor(0.1, 4, factored_axes="last")
+    params = {"w": nn.Partitioned(jnp.ones((8, 16)), names=("data", "model")),
+              "b": nn.LogicallyPartitioned(jnp.ones(8), names=("embed",))}
+    state = tx.init(params)
+    assert [state[0].v_row["w"].names, state[0].v_col["w"].names, state[0].v_row["b"].names] == [
+        ("data",), ("model",), (None,)]
+    updates, new = jax.jit(tx.update)(params, state, params)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    with jax.set_mesh(jax.make_mesh((1, 1), ("data", "model"), axis_types=(kind,) * 2)):
+        model = nnx.Linear(8, 16, kernel_metadata={"out_sharding": ("data", "model")}, rngs=nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        nnx.jit(lambda model, optimizer: optimizer.update(model, nnx.state(model, nnx.Param)))(model, optimizer)
+        assert optimizer.opt_state[0].v_row["kernel"].get_metadata()["out_sharding"] == ("data",)
