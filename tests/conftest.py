@@ -13,14 +13,15 @@ AS_IN_USE = ("bit", "exact", "memory", "pillow", "scipy", "strateg", "tile", "te
              "tests/norm/test_norm_defects", "tests/norm/test_norm_export", "tests/norm/test_norm_kernels",
              "tests/plot/", "tests/precision/test_codec", "tests/precision/test_loss", "tests/test_docstrings")
 """Tests of the last digits and of what was compiled, by what is in their names, have the programs that users have."""
-LONG = ("augment/test_aug_mix", "augment/test_augment_export", "augment/test_augment_sharding",
-        "augment/test_lookup_tpu", "augment/test_mixing", "augment/test_photometric", "augment/test_policies",
-        "augment/test_products", "augment/test_reframing", "augment/test_simclr", "augment/test_sizes",
-        "augment/test_turns", "augment/test_view_recipes", "benchmarks/test_accelerator",
-        "core/test_value_hypergradients", "examples/test_examples", "examples/test_pretrain",
-        "examples/test_train_images", "losses/test_contrastive", "norm/test_norm_training", "precision/test_averages",
-        "precision/test_compressed_sharding", "precision/test_product", "test_properties", "transforms/test_inspect",
-        "transforms/test_low_precision", "transforms/test_masking")
+LONG = ("augment/test_arithmetic", "augment/test_aug_mix", "augment/test_augment_export",
+        "augment/test_augment_sharding", "augment/test_lookup_tpu", "augment/test_mixing", "augment/test_mosaic",
+        "augment/test_photometric", "augment/test_policies", "augment/test_products", "augment/test_reframing",
+        "augment/test_simclr", "augment/test_sizes", "augment/test_targets", "augment/test_turns",
+        "augment/test_view_recipes", "augment/test_warps", "benchmarks/", "core/test_value_hypergradients",
+        "examples/test_examples", "examples/test_pretrain", "examples/test_train_images", "losses/test_contrastive",
+        "norm/test_norm_training", "plot/", "precision/test_averages", "precision/test_codecs",
+        "precision/test_compressed_sharding", "precision/test_product", "sharding/test_processes", "test_properties",
+        "transforms/test_inspect", "transforms/test_low_precision", "transforms/test_masking")
 """Files that take a minute each."""
 EACH = ("norm/test_norm_modules", "optimizers/test_recipe_bits", "test_docstrings.py::test_the_example_runs")
 """Tests that go through the library, or through flax, by a ``name``: each name is a kind of its own."""

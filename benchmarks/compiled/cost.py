@@ -5,12 +5,20 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-import re
 
-from benchmarks.compiled.hlo import Array, Computation, Module, Op, bytes_of, hbm_bytes_of
 from benchmarks.compiled.target import Chip
+from gradxform.sharding.hlo import (
+    COLLECTIVES,
+    Computation,
+    Module,
+    Op,
+    branches,
+    bytes_of,
+    hbm_bytes_of,
+    received,
+    trips_of,
+)
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
         "copy-done", "all-reduce-done", "all-gather-done", "collective-permute-done", "async-done", "async-update",
         "opt-barrier", "iota", "slice-done", "custom-call-done"}
@@ -79,7 +87,7 @@ def _walk(module: Module, computation: Computation, trips: float, work: Work, ch
         elif op.kind == "conditional":
             # One branch is taken; which, the program does not say: the dearest.
             before, dearest = len(work.costs), list[Cost]()
-            for name in _branches(op):
+            for name in branches(op):
                 into(name, trips)
                 mine, work.costs[before:] = work.costs[before:], []
                 dearest = max(dearest, mine, key=lambda costs: sum(c.seconds + c.lookups * chip.lookup for c in costs))
@@ -89,15 +97,9 @@ def _walk(module: Module, computation: Computation, trips: float, work: Work, ch
             if name in module.computations:
                 into(name, trips)
         elif (base := op.kind.removesuffix("-start")) in COLLECTIVES:
-            work.collectives.append((base, trips, bytes_of(_received(op))))
+            work.collectives.append((base, trips, bytes_of(received(op))))
         elif op.kind not in FREE:
             work.costs.append(_cost(module, op, computation, trips, chip))
-
-
-def _branches(op: Op) -> list[str]:
-    listed = op.attribute("branch_computations") or (
-        f"{op.attribute('true_computation')} {op.attribute('false_computation')}")
-    return re.findall(r"[\w.\-]+", listed)
 
 
 def _kinds(module: Module, op: Op) -> list[str]:
@@ -113,42 +115,6 @@ def _kinds(module: Module, op: Op) -> list[str]:
     if op.kind in ("copy-start", "slice-start"):
         return ["prefetch"]
     return [product.get(op.kind, op.kind)]
-
-
-def _received(op: Op) -> list[Array]:
-    """What a collective gives: the start of an asynchronous one lists its operands before."""
-    arrays = op.arrays[len(op.arrays) // 2:] if op.kind.endswith("-start") and len(op.arrays) > 1 else op.arrays
-    return [array for array in arrays if array.dtype != "token" and array[:2] != ("u32", ())]
-
-
-def trips_of(module: Module, op: Op, computation: Computation) -> int | None:
-    """How often a loop runs: a counter that starts at a constant and is compared to one, or to what never changes."""
-    if op.known_trips is not None:
-        return op.known_trips
-    condition, body = module.called(op, "condition"), module.called(op, "body")
-    compare = next((inner for one in condition.ops.values() for inner in module.inside(one)
-                    if inner.kind == "compare"), None)
-    init = computation.ops.get(op.operands[0])
-    if compare is None or init is None or init.kind != "tuple":
-        return None
-    limits = [value for one in condition.ops.values() if one.kind == "constant"
-              and (value := condition.integer(one.name)) is not None]
-    places = [int(one.attribute("index")) for one in condition.ops.values() if one.kind == "get-tuple-element"]
-    starts = {place: computation.integer(init.operands[place]) for place in places}
-    fixed = [place for place in places if _carried(body, place)]
-    if not limits and len(places) == 2 and len(fixed) == 1:
-        limits = [value for place in fixed if (value := starts[place]) is not None]
-        places.remove(fixed[0])
-    if len(limits) != 1 or len(places) != 1 or (start := starts[places[0]]) is None:
-        return None
-    return abs(limits[0] - start) + (compare.attribute("direction") in ("LE", "GE"))
-
-
-def _carried(body: Computation, place: int) -> bool:
-    """Whether a loop hands a place on as it was."""
-    root = body.root
-    one = body.ops.get(root.operands[place]) if root.kind == "tuple" else None
-    return one is not None and one.kind == "get-tuple-element" and one.attribute("index") == str(place)
 
 
 def _cost(module: Module, op: Op, computation: Computation, trips: float, chip: Chip) -> Cost:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.compiled import cost, hlo
+from benchmarks.compiled import cost
 from benchmarks.compiled.target import Chip, Compiled
+from gradxform.sharding import hlo
 
 READING = (
     "A compiler's numbers, not a clock's: nothing was run. All are of one chip.",

@@ -8,7 +8,7 @@ shapes are the shapes, its derivatives the derivatives, and every other form has
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Primitive, jaxpr_as_fun
@@ -18,14 +18,24 @@ PLATFORMS = {"cpu": "cpu", "tpu": "tpu", "cuda": "gpu", "rocm": "gpu"}
 """JAX's names of platforms, and what a form is given for."""
 
 
-def by_platform(portable: Callable[..., Any], *args: Any, **forms: Callable[..., Any]) -> Any:
+class Undivided(NamedTuple):
+    """A form that XLA cannot divide over devices, as a kernel: taken where the program is of one device, or by hand.
+
+    A mesh that only the arrays handed in name is not known when a program is traced, but when it is lowered.
+    """
+
+    form: Callable[..., Any]
+
+
+def by_platform(portable: Callable[..., Any], *args: Any, **forms: Callable[..., Any] | Undivided) -> Any:
     """``portable(*args)``, in another form where a program is lowered for a platform that has one of its own.
 
     Args:
       portable: a pure function of arrays that works everywhere. Neither it nor a form may refer to traced values but
         its arguments.
       *args: trees of arrays.
-      **forms: functions that give the same, for ``cpu``, ``tpu`` or ``gpu``; traced only when lowered.
+      **forms: functions that give the same, for ``cpu``, ``tpu`` or ``gpu``; traced only when lowered. Those that are
+        ``Undivided`` are taken where nothing has to be divided.
 
     Returns:
       What ``portable`` returns. Derivatives are those of ``portable``.
@@ -42,7 +52,9 @@ def by_platform(portable: Callable[..., Any], *args: Any, **forms: Callable[...,
         return called
 
     trace = jax.make_jaxpr(flat(portable))(*leaves)
-    results = _bound(leaves, trace, tuple((name, flat(form)) for name, form in forms.items()))
+    results = _bound(leaves, trace, tuple(
+        (name, Undivided(flat(form.form)) if isinstance(form, Undivided) else flat(form))
+        for name, form in forms.items()))
     return jax.tree.unflatten(shape, results)
 
 
@@ -50,7 +62,7 @@ _by_platform = Primitive("by_platform")
 _by_platform.multiple_results = True
 
 
-def _bound(args: Any, portable: Any, forms: tuple[tuple[str, Callable[..., Any]], ...]) -> list[Any]:
+def _bound(args: Any, portable: Any, forms: tuple[tuple[str, Callable[..., Any] | Undivided], ...]) -> list[Any]:
     found: list[Any] = _by_platform.bind(*args, portable=portable, forms=forms)
     return found
 
@@ -68,7 +80,9 @@ def _batched(args: Any, axes: Any, *, portable: Any, forms: Any) -> Any:
         return jax.vmap(function, tuple(axes))
 
     trace = jax.make_jaxpr(over_batch(jaxpr_as_fun(portable)))(*args)
-    results = _bound(args, trace, tuple((name, over_batch(form)) for name, form in forms))
+    results = _bound(args, trace, tuple(
+        (name, Undivided(over_batch(form.form)) if isinstance(form, Undivided) else over_batch(form))
+        for name, form in forms))
     return results, (0,) * len(results)
 
 
@@ -88,9 +102,18 @@ def _pushed_forward(primals: Any, tangents: Any, *, portable: Any, forms: Any) -
 def _lowered_for(platform: str) -> Callable[..., Any]:
     def lowered(context: Any, *args: Any, portable: Any, forms: Any) -> Any:
         function = dict(forms).get(platform, jaxpr_as_fun(portable))
+        if isinstance(function, Undivided):
+            function = function.form if _of_one_device(context) else jaxpr_as_fun(portable)
         return mlir.lower_fun(function, multiple_results=True)(context, *args)
 
     return lowered
+
+
+def _of_one_device(context: Any) -> bool:
+    around = context.module_context.axis_context
+    if hasattr(around, "manual_axes"):  # inside shard_map
+        return around.manual_axes | set(around.mesh.manual_axes) == set(around.mesh.axis_names)
+    return getattr(around, "num_devices", 1) == 1
 
 
 _by_platform.def_impl(_eager)

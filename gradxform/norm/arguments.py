@@ -84,12 +84,33 @@ def values(x: jax.Array, axes: tuple[int, ...], name: str = "x") -> None:
                          f"empty array of shape {x.shape}")
 
 
+def several(x: jax.Array, axes: tuple[int, ...], name: str = "x", *, known: bool = True) -> None:
+    """Refuses statistics over no value; and over one, which is its own mean, so that all would be normalized to 0.
+
+    Args:
+      x: the input.
+      axes: what statistics are taken over.
+      name: of the input.
+      known: whether these are all values: neither a mask nor a named axis says otherwise.
+
+    Raises:
+      ValueError: the axes have no place, or a single one and ``known``.
+    """
+    values(x, axes, name)
+    count = math.prod(x.shape[axis] for axis in axes)
+    if known and isinstance(count, int) and count == 1:  # what is exported may have dimensions without a number
+        along = f"along {_named(axes)}" if axes else "to each feature"
+        raise ValueError(f"{name}: expected more than one value {along} to take statistics of, got shape {x.shape}; "
+                         "a value less the mean of itself is 0, whatever it is")
+
+
 def boolean(mask: Any, x: jax.Array) -> jax.Array | None:
     """A mask as a boolean array with as many dimensions as ``x``; None stays None.
 
     Raises:
       TypeError: the mask is no array of numbers or truth values.
-      ValueError: it does not broadcast to ``x``.
+      ValueError: it does not broadcast to ``x``; or it has fewer dimensions, and fits the first ones of ``x`` as well
+        as the last, which are those that it would be taken along.
     """
     if mask is None:
         return None
@@ -97,12 +118,14 @@ def boolean(mask: Any, x: jax.Array) -> jax.Array | None:
     if not (kind == jnp.bool_ or jnp.issubdtype(kind, jnp.number)):
         raise TypeError(f"mask: expected an array of truth values, got dtype {kind}")
     mask = jnp.asarray(mask)
-    try:
-        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not _broadcasts(mask.shape, x.shape):
         raise ValueError(f"mask: expected a shape that broadcasts to that of x, {x.shape}, got {mask.shape}")
+    missing = x.ndim - mask.ndim
+    if missing and mask.size > 1 and _broadcasts(mask.shape + (1,) * missing, x.shape):
+        first, last = (", ".join(parts) for parts in (["...", *["None"] * missing], [*["None"] * missing, "..."]))
+        raise ValueError(f"mask: expected {x.ndim} dimensions, as x has, since shape {mask.shape} fits the first axes "
+                         f"of x of shape {x.shape} as well as the last; write mask[{first}] for the first, "
+                         f"mask[{last}] for the last")
     return mask.astype(jnp.bool_).reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
 
 
@@ -125,6 +148,13 @@ def names(axis_name: AxisName) -> str | tuple[str, ...] | None:
 def index_groups(groups: Groups) -> tuple[tuple[int, ...], ...] | None:
     """``axis_index_groups`` so that they can be hashed."""
     return None if groups is None else tuple(tuple(int(index) for index in group) for group in groups)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
 
 
 def _named(axes: tuple[int, ...]) -> str:

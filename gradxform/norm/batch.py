@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +12,10 @@ from jax import lax
 
 from gradxform.core import checks
 from gradxform.core.arrays import floating
-from gradxform.core.numbers import widen
 from gradxform.core.types import DType, Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
-from gradxform.norm.moments import Across, Spread, spread
+from gradxform.norm.moments import Input, Moments, Reduction, moments
 from gradxform.norm.normalize import normalize
 from gradxform.norm.statistics import BatchStats, Pending, updated
 
@@ -65,7 +66,8 @@ def batch_norm(
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: a shape does not fit, a number is out of range, or there is no value to take statistics of.
+      ValueError: a shape does not fit, a number is out of range, or there is no value, or a single one, to take
+        statistics of where neither ``mask`` nor ``axis_name`` says more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,8 +80,9 @@ def batch_norm(
       >>> stats.mean
       Array([0.2, 2. ], dtype=float32)
     """
-    call = _Call(x, stats, scale, bias, use_running_average, momentum, epsilon, axis, mask, axis_name,
-                 axis_index_groups, running_var, update_every, dtype)
+    call = _checked(x, stats, scale, bias, use_running_average=use_running_average, momentum=momentum, epsilon=epsilon,
+                    axis=axis, mask=mask, axis_name=axis_name, axis_index_groups=axis_index_groups,
+                    running_var=running_var, update_every=update_every, dtype=dtype)
     if use_running_average:
         return call.normalized(call.running), stats
     batch = call.batch()
@@ -123,7 +126,8 @@ def batch_renorm(
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: a shape does not fit, a number is out of range, or there is no value to take statistics of.
+      ValueError: a shape does not fit, a number is out of range, or there is no value, or a single one, to take
+        statistics of where neither ``mask`` nor ``axis_name`` says more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -136,8 +140,9 @@ def batch_renorm(
     """
     checks.real("r_max", r_max, at_least=1)
     checks.real("d_max", d_max, at_least=0)
-    call = _Call(x, stats, scale, bias, use_running_average, momentum, epsilon, axis, mask, axis_name,
-                 axis_index_groups, running_var, update_every, dtype)
+    call = _checked(x, stats, scale, bias, use_running_average=use_running_average, momentum=momentum, epsilon=epsilon,
+                    axis=axis, mask=mask, axis_name=axis_name, axis_index_groups=axis_index_groups,
+                    running_var=running_var, update_every=update_every, dtype=dtype)
     if use_running_average:
         return call.normalized(call.running), stats
     batch = call.batch()
@@ -147,64 +152,86 @@ def batch_renorm(
     gamma = r if call.scale is None else r * call.scale
     beta = d if call.scale is None else d * call.scale
     beta = beta if call.bias is None else beta + call.bias
-    y = normalize(call.x, call.carrier, batch, gamma, beta, epsilon, call.dtype, call.mask)
-    return y, call.updated(batch)
+    return dataclasses.replace(call, scale=gamma, bias=beta).normalized(batch), call.updated(batch)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Call:
-    """The checked arguments of one call."""
+    """The checked arguments of one call.
 
-    def __init__(self, x: Any, stats: BatchStats, scale: Any, bias: Any, use_running_average: bool,
-                 momentum: Scalar | None, epsilon: Scalar, axis: Axes, mask: Any, axis_name: AxisName,
-                 groups: Groups, running_var: str, update_every: int, dtype: DType) -> None:
-        x = floating("x", x)
-        if not isinstance(use_running_average, bool):
-            raise TypeError(f"use_running_average: expected True or False, got {use_running_average!r}")
-        self.epsilon = arguments.nonnegative("epsilon", epsilon)
-        checks.choice("running_var", running_var, RUNNING_VAR)
-        checks.integer("update_every", update_every, at_least=1)
-        features = arguments.canonical("axis", axis, x.ndim)
-        axes = arguments.others(features, x.ndim)
-        self.stats, self.axes = _checked(stats, momentum, update_every), axes
-        self.dtype = arguments.result_dtype(dtype, x)
-        self.scale = arguments.feature_array("scale", scale, x, features)
-        self.bias = arguments.feature_array("bias", bias, x, features)
-        mean = arguments.feature_array("stats.mean", stats.mean, x, features)
-        var = arguments.feature_array("stats.var", stats.var, x, features)
-        assert mean is not None and var is not None
-        arguments.feature_array("stats.weight", stats.weight, x, features)
-        for name, value in (stats.pending._asdict() if stats.pending is not None else {}).items():
-            if name != "calls":
-                arguments.feature_array(f"stats.pending.{name}", value, x, features)
-        # The mean enters as it is, whatever the dtype of x; its gradient goes through the second part.
-        fixed = lax.stop_gradient(mean)
-        self.running = Spread(jnp.ones_like(mean), fixed, mean - fixed, var)
-        if not use_running_average:
-            arguments.values(x, axes)
-        self.x, self.carrier, self.mask = x, widen(x), arguments.boolean(mask, x)
-        self.across = Across(axes, arguments.names(axis_name), arguments.index_groups(groups))
-        self.momentum, self.running_var, self.update_every = momentum, running_var, update_every
+    Attributes:
+      x: the input.
+      mask: what counts, with as many dimensions as ``x``, or None.
+      over: what statistics are taken over.
+      running: the running statistics, in shapes that broadcast against ``x``.
+      scale: gamma in such a shape, or None.
+      bias: beta in such a shape, or None.
+      epsilon: as given.
+      dtype: of the result.
+      update: makes new running statistics from those of a batch.
+    """
 
-    def normalized(self, by: Spread) -> jax.Array:
-        return normalize(self.x, self.carrier, by, self.scale, self.bias, self.epsilon, self.dtype, self.mask)
+    x: Input
+    mask: jax.Array | None
+    over: Reduction
+    running: Moments
+    scale: jax.Array | None
+    bias: jax.Array | None
+    epsilon: Scalar
+    dtype: Any
+    update: Callable[[Pending], BatchStats]
 
-    def batch(self) -> Spread:
+    def normalized(self, by: Moments) -> jax.Array:
+        return normalize(self.x, by, self.scale, self.bias, self.epsilon, self.dtype, self.mask)
+
+    def batch(self) -> Moments:
         """The statistics of the batch; the running ones for a feature of which it has no value."""
-        batch = spread(self.x, self.carrier, self.across, self.mask)
+        batch = moments(self.x, self.over, self.mask)
         if self.mask is None:
             return batch
         some = batch.total > 0
-        return Spread(batch.total, *(jnp.where(some, new, old) for new, old in
-                                     zip(batch[1:], self.running[1:], strict=True)))
+        return Moments(batch.total, *(jnp.where(some, new, old) for new, old in
+                                      zip(batch[1:], self.running[1:], strict=True)))
 
-    def updated(self, batch: Spread) -> BatchStats:
+    def updated(self, batch: Moments) -> BatchStats:
         every = (batch.total * jnp.ones_like(batch.var), *batch[1:])
-        total, shift, rest, var = (jnp.squeeze(lax.stop_gradient(part), self.axes) for part in every)
-        one = Pending(total, shift, rest, var, calls=jnp.ones((), jnp.int32))
-        return updated(lax.stop_gradient(self.stats), one, self.momentum, self.running_var, self.update_every)
+        total, high, low, var = (jnp.squeeze(lax.stop_gradient(part), self.over.axes) for part in every)
+        return self.update(Pending(total, high, low, var, calls=jnp.ones((), jnp.int32)))
 
 
-def _checked(stats: BatchStats, momentum: Scalar | None, update_every: int) -> BatchStats:
+def _checked(x: Any, stats: Any, scale: Any, bias: Any, *, use_running_average: Any, momentum: Scalar | None,
+             epsilon: Scalar, axis: Axes, mask: Any, axis_name: AxisName, axis_index_groups: Groups, running_var: str,
+             update_every: int, dtype: DType) -> _Call:
+    x = floating("x", x)
+    if not isinstance(use_running_average, bool):
+        raise TypeError(f"use_running_average: expected True or False, got {use_running_average!r}")
+    arguments.nonnegative("epsilon", epsilon)
+    checks.choice("running_var", running_var, RUNNING_VAR)
+    checks.integer("update_every", update_every, at_least=1)
+    features = arguments.canonical("axis", axis, x.ndim)
+    _check_stats(stats, momentum, update_every)
+    kept = {name: arguments.feature_array(f"stats.{name}", value, x, features)
+            for name, value in stats._asdict().items() if name != "pending"}
+    for name, value in (stats.pending._asdict() if stats.pending is not None else {}).items():
+        if name != "calls":
+            arguments.feature_array(f"stats.pending.{name}", value, x, features)
+    over = Reduction(arguments.others(features, x.ndim), arguments.names(axis_name),
+                     arguments.index_groups(axis_index_groups))
+    if not use_running_average:
+        arguments.several(x, over.axes, known=mask is None and axis_name is None)
+    # The mean enters as it is, whatever the dtype of x; its gradient goes through the second part.
+    mean, var = kept["mean"], kept["var"]
+    assert mean is not None and var is not None
+    fixed = lax.stop_gradient(mean)
+    return _Call(
+        x=Input.of(x), mask=arguments.boolean(mask, x), over=over, epsilon=epsilon,
+        running=Moments(jnp.ones_like(mean), fixed, mean - fixed, var),
+        scale=arguments.feature_array("scale", scale, x, features),
+        bias=arguments.feature_array("bias", bias, x, features), dtype=arguments.result_dtype(dtype, x),
+        update=lambda batch: updated(lax.stop_gradient(stats), batch, momentum, running_var, update_every))
+
+
+def _check_stats(stats: Any, momentum: Scalar | None, update_every: int) -> None:
     if not isinstance(stats, BatchStats):
         raise TypeError(f"stats: expected BatchStats, as init_batch_stats makes them, got {type(stats).__name__}")
     if momentum is None:
@@ -217,4 +244,3 @@ def _checked(stats: BatchStats, momentum: Scalar | None, update_every: int) -> B
         raise ValueError(f"update_every: got {update_every} for statistics "
                          f"{'without' if stats.pending is None else 'with'} pending ones; make them by "
                          f"init_batch_stats(..., update_every={update_every})")
-    return stats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,11 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gradxform.core import checks
 from gradxform.core.arrays import floating
-from gradxform.core.numbers import widen
 from gradxform.core.types import DType, Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
-from gradxform.norm.moments import Across, Spread, spread
+from gradxform.norm.moments import Input, Moments, Reduction, moments
 from gradxform.norm.normalize import normalize, standardize
 
 MANY = 512
@@ -54,8 +54,8 @@ def group_norm(
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: a shape does not fit, the channels do not divide into groups, a number is out of range, or there is
-        no value to take statistics of.
+      ValueError: a shape does not fit, the channels do not divide into groups, a number is out of range, or a group
+        has no value, or a single one, where neither ``mask`` nor ``axis_name`` says more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,15 +74,17 @@ def group_norm(
               else tuple(range(1, x.ndim)))
     positions = tuple(axis for axis in chosen if axis != channel)
     arguments.values(x, (*positions, channel))
+    if channels == num_groups:
+        arguments.several(x, positions, known=mask is None and axis_name is None)
     result = arguments.result_dtype(dtype, x)
     scale = arguments.feature_array("scale", scale, x, (channel,))
     bias = arguments.feature_array("bias", bias, x, (channel,))
     mask = arguments.boolean(mask, x)
     arguments.nonnegative("epsilon", epsilon)
-    across = Across(positions, arguments.names(axis_name), arguments.index_groups(axis_index_groups))
+    over = Reduction(positions, arguments.names(axis_name), arguments.index_groups(axis_index_groups))
     if math.prod(x.shape[axis] for axis in positions) * x.dtype.itemsize >= MANY:
-        return _by_channel(x, across, channel, num_groups, mask, scale, bias, epsilon, result)
-    return _by_group(x, across, channel, num_groups, mask, scale, bias, epsilon, result)
+        return _by_channel(x, over, channel, num_groups, mask, scale, bias, epsilon, result)
+    return _by_group(x, over, channel, num_groups, mask, scale, bias, epsilon, result)
 
 
 def instance_norm(
@@ -112,8 +114,8 @@ def instance_norm(
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: a shape does not fit, the batch is named as a channel, a number is out of range, or there is no value
-        to take statistics of.
+      ValueError: a shape does not fit, the batch is named as a channel, a number is out of range, or there is no
+        position, or a single one, where neither ``mask`` nor ``axis_name`` says more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -127,12 +129,12 @@ def instance_norm(
     if 0 in channels:
         raise ValueError(f"axis: expected channel axes other than the batch, axis 0, got {axis!r}")
     axes = arguments.others((0, *channels), x.ndim)
-    arguments.values(x, axes)
+    arguments.several(x, axes, known=mask is None and axis_name is None)
     scale = arguments.feature_array("scale", scale, x, channels)
     bias = arguments.feature_array("bias", bias, x, channels)
-    across = Across(axes, arguments.names(axis_name), arguments.index_groups(axis_index_groups))
+    over = Reduction(axes, arguments.names(axis_name), arguments.index_groups(axis_index_groups))
     mask = arguments.boolean(mask, x)
-    return standardize(x, across, mask, scale, bias, arguments.nonnegative("epsilon", epsilon),
+    return standardize(x, over, mask, scale, bias, arguments.nonnegative("epsilon", epsilon),
                        arguments.result_dtype(dtype, x))
 
 
@@ -148,34 +150,34 @@ def _num_groups(channels: int, num_groups: int | None, group_size: int | None) -
     return value if num_groups is not None else channels // value
 
 
-def _by_channel(x: jax.Array, across: Across, channel: int, groups: int, mask: jax.Array | None,
+def _by_channel(x: jax.Array, over: Reduction, channel: int, groups: int, mask: jax.Array | None,
                 scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: DType) -> jax.Array:
     """The statistics of channels, pooled: what is large keeps its shape, which reads fast and may be sharded."""
     @jax.checkpoint
-    def pooled(stats: Spread) -> Spread:
-        total, shift, rest, var = (_split(part * jnp.ones_like(stats.var), channel, groups) for part in stats)
+    def pooled(stats: Moments) -> Moments:
+        count, high, low, var = (_split(part * jnp.ones_like(stats.var), channel, groups) for part in stats)
         inside = channel + 1
-        count = jnp.sum(total, inside, keepdims=True)
-        share = total / jnp.maximum(count, 1)
-        near = lax.stop_gradient(jnp.sum(share * shift, inside, keepdims=True))
-        mean = (shift - near) + rest
-        pooled_rest = jnp.sum(share * mean, inside, keepdims=True)
-        pooled_var = jnp.sum(share * (var + jnp.square(mean - pooled_rest)), inside, keepdims=True)
-        every = (count, near, pooled_rest, jnp.where(count > 0, pooled_var, 1))
+        total = jnp.sum(count, inside, keepdims=True)
+        share = count / jnp.maximum(total, 1)
+        near = lax.stop_gradient(jnp.sum(share * high, inside, keepdims=True))
+        mean = (high - near) + low
+        rest = jnp.sum(share * mean, inside, keepdims=True)
+        pooled_var = jnp.sum(share * (var + jnp.square(mean - rest)), inside, keepdims=True)
+        every = (total, near, rest, jnp.where(total > 0, pooled_var, 1))
         spec = jax.typeof(stats.var).sharding.spec
-        return Spread(*(_reshaped(part * jnp.ones_like(var), stats.var.shape, spec) for part in every))
+        return Moments(*(_reshaped(part * jnp.ones_like(var), stats.var.shape, spec) for part in every))
 
-    carrier = widen(x)
-    return normalize(x, carrier, pooled(spread(x, carrier, across, mask)), scale, bias, epsilon, dtype, mask)
+    carried = Input.of(x)
+    return normalize(carried, pooled(moments(carried, over, mask)), scale, bias, epsilon, dtype, mask)
 
 
-def _by_group(x: jax.Array, across: Across, channel: int, groups: int, mask: jax.Array | None,
+def _by_group(x: jax.Array, over: Reduction, channel: int, groups: int, mask: jax.Array | None,
               scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: DType) -> jax.Array:
     """The statistics of groups; with few positions those of channels would not be small beside the input."""
-    axes = tuple(axis + (axis > channel) for axis in across.axes) + (channel + 1,)
+    axes = tuple(axis + (axis > channel) for axis in over.axes) + (channel + 1,)
     masks, scales, biases = (None if array is None else _split(array, channel, groups) for array in (mask, scale, bias))
-    y = standardize(_split(x, channel, groups), across._replace(axes=tuple(sorted(axes))), masks, scales, biases,
-                    epsilon, dtype)
+    over = dataclasses.replace(over, axes=tuple(sorted(axes)))
+    y = standardize(_split(x, channel, groups), over, masks, scales, biases, epsilon, dtype)
     return _reshaped(y, x.shape, jax.typeof(x).sharding.spec)
 
 

@@ -10,7 +10,7 @@ from gradxform.core.arrays import floating
 from gradxform.core.types import DType, Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes, AxisName, Groups
-from gradxform.norm.moments import Across
+from gradxform.norm.moments import Reduction
 from gradxform.norm.normalize import standardize
 
 
@@ -43,7 +43,8 @@ def layer_norm(
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: a shape does not fit, a number is out of range, or there is no value to take statistics of.
+      ValueError: a shape does not fit, a number is out of range, or an example has no value, or a single one where
+        neither ``mask`` nor ``axis_name`` says more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -51,7 +52,8 @@ def layer_norm(
       >>> gx.norm.layer_norm(jnp.array([[3001.0, 3002.0, 3003.0]])).round(3)
       Array([[-1.225,  0.   ,  1.225]], dtype=float32)
     """
-    return _layer(x, scale, bias, epsilon, axis, feature_axis, mask, axis_name, axis_index_groups, dtype, True)
+    return _layer(x, scale, bias, centered=True, epsilon=epsilon, axis=axis, feature_axis=feature_axis, mask=mask,
+                  axis_name=axis_name, axis_index_groups=axis_index_groups, dtype=dtype)
 
 
 def rms_norm(
@@ -88,18 +90,19 @@ def rms_norm(
       >>> gx.norm.rms_norm(jnp.array([[1.0, -7.0]])).round(1)
       Array([[ 0.2, -1.4]], dtype=float32)
     """
-    return _layer(x, scale, None, epsilon, axis, feature_axis, mask, axis_name, axis_index_groups, dtype, False)
+    return _layer(x, scale, None, centered=False, epsilon=epsilon, axis=axis, feature_axis=feature_axis, mask=mask,
+                  axis_name=axis_name, axis_index_groups=axis_index_groups, dtype=dtype)
 
 
-def _layer(x: Any, scale: Any, bias: Any, epsilon: Scalar, axis: Axes, feature_axis: Axes | None, mask: Any,
-           axis_name: AxisName, groups: Groups, dtype: DType, centered: bool) -> jax.Array:
+def _layer(x: Any, scale: Any, bias: Any, *, centered: bool, epsilon: Scalar, axis: Axes, feature_axis: Axes | None,
+           mask: Any, axis_name: AxisName, axis_index_groups: Groups, dtype: DType) -> jax.Array:
     x = floating("x", x)
     axes = arguments.canonical("axis", axis, x.ndim)
     features = axes if feature_axis is None else arguments.canonical("feature_axis", feature_axis, x.ndim)
-    arguments.values(x, axes)
+    arguments.several(x, axes, known=centered and mask is None and axis_name is None)
     scale = arguments.feature_array("scale", scale, x, features)
     bias = arguments.feature_array("bias", bias, x, features)
-    across = Across(axes, arguments.names(axis_name), arguments.index_groups(groups), centered)
+    over = Reduction(axes, arguments.names(axis_name), arguments.index_groups(axis_index_groups), centered)
     mask = arguments.boolean(mask, x)
-    return standardize(x, across, mask, scale, bias, arguments.nonnegative("epsilon", epsilon),
+    return standardize(x, over, mask, scale, bias, arguments.nonnegative("epsilon", epsilon),
                        arguments.result_dtype(dtype, x))

@@ -108,14 +108,11 @@ class BatchNorm(_Norm, nn.BatchNorm):
                      for name, value in options.first_stats(shape, **options.batch_options(self)).items()}
             variables = {name: self.variable("batch_stats", name, lambda value=value: value)
                          for name, value in first.items()}
-        # The named axis need not exist while the module is made, and what it is made with is no batch.
-        starting = self.is_initializing()
         y, new = options.call_batch_norm(
             self, x, {name: variable.value for name, variable in variables.items()}, use_running_average=chosen,
-            mask=mask, axis_name=None if starting else self.axis_name, **_params(self, shape))
-        if not starting:
-            for name, value in new.items():
-                variables[name].value = value
+            mask=mask, starting=self.is_initializing(), **_params(self, shape))
+        for name, value in new.items():
+            variables[name].value = value
         return y
 
 

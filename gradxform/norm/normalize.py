@@ -1,4 +1,4 @@
-"""The affine map at the end of every norm, with a backward pass that keeps the input and nothing else of its size."""
+"""``y = (x - mean) / sqrt(var + epsilon) * scale + bias``, and a backward pass that keeps x alone."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from jax import lax
 
 from gradxform.core.isolate import isolated
 from gradxform.core.manual import varying_like
-from gradxform.core.numbers import wide_dtype, widen
+from gradxform.core.numbers import widen
 from gradxform.core.types import DType
-from gradxform.norm.moments import Across, Spread, cleaned, spread
+from gradxform.norm import rows
+from gradxform.norm.moments import Input, Moments, Reduction, cleaned, moments
 
 
-@functools.partial(jax.jit, static_argnames=("across", "dtype"))
-def standardize(x: jax.Array, across: Across, mask: jax.Array | None, scale: jax.Array | None, bias: jax.Array | None,
+@functools.partial(jax.jit, static_argnames=("over", "dtype"))
+def standardize(x: jax.Array, over: Reduction, mask: jax.Array | None, scale: jax.Array | None, bias: jax.Array | None,
                 epsilon: Any, dtype: DType) -> jax.Array:
-    """``x`` normalized by its own statistics across ``across``; the other arguments are those of ``normalize``."""
-    if mask is None and across.axis_name is None and across.axes == (x.ndim - 1,):
-        return _standardize(across, jnp.dtype(dtype), x, scale, bias, epsilon)
-    carrier = widen(x)
-    return normalize(x, carrier, spread(x, carrier, across, mask), scale, bias, epsilon, dtype, mask)
+    """``x`` normalized by its own statistics; the other arguments are those of ``normalize``."""
+    if mask is None and rows.are(x, over, scale, bias):
+        return rows.standardize(x, over.centered, scale, bias, epsilon, dtype)
+    carried = Input.of(x)
+    return normalize(carried, moments(carried, over, mask), scale, bias, epsilon, dtype, mask)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def normalize(x: jax.Array, carrier: jax.Array, stats: Spread, scale: jax.Array | None, bias: jax.Array | None,
-              epsilon: Any, dtype: DType, mask: jax.Array | None = None) -> jax.Array:
+def normalize(x: Input, stats: Moments, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any, dtype: DType,
+              mask: jax.Array | None = None) -> jax.Array:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, computed in float32 at least and cast once.
 
     Args:
       x: the input.
-      carrier: ``widen(x)``, through which its gradient flows.
       stats: its statistics, of shapes that broadcast against ``x``.
       scale: the factor in a shape that broadcasts against ``x``, or None for 1.
       bias: the summand in a shape that broadcasts against ``x``, or None for 0.
@@ -49,25 +49,25 @@ def normalize(x: jax.Array, carrier: jax.Array, stats: Spread, scale: jax.Array 
     if scale is not None and all(n in (1, m) for n, m in zip(scale.shape, factor.shape, strict=True)):
         # One factor for each mean is as good as two, and its gradient is half the work.
         factor, scale = factor * scale, None
-    small = (stats.shift, stats.rest, factor, scale, bias)
-    return _normalize(jnp.dtype(dtype), x, carrier, mask, *varying_like(x, small))
+    small = (stats.mean_high, stats.mean_low, factor, scale, bias)
+    return _normalize(jnp.dtype(dtype), x, mask, *varying_like(x.x, small))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _normalize(dtype: DType, x: jax.Array, carrier: jax.Array, mask: jax.Array | None, shift: jax.Array,
-               rest: jax.Array, factor: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
-    return _affine((cleaned(x, mask) - shift) - rest, factor, scale, bias).astype(dtype)
+def _normalize(dtype: DType, x: Input, mask: jax.Array | None, high: jax.Array, low: jax.Array, factor: jax.Array,
+               scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    return rows.affine((cleaned(x.x, mask) - high) - low, factor, scale, bias).astype(dtype)
 
 
 @_normalize.defjvp
 def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    x, _, mask, shift, rest, factor, scale, _ = primals
-    _, d_carrier, _, _, d_rest, d_factor, d_scale, d_bias = tangents
+    x, mask, high, low, factor, scale, _ = primals
+    d_x, _, _, d_low, d_factor, d_scale, d_bias = tangents
 
     # The tangent is linear in every change, one summand each. Transposed, each is a reduction of the incoming gradient
-    # to the shape of a mean or a scale, and a pass over memory of its own.
-    def tangent(x: jax.Array, mask: jax.Array | None, shift: jax.Array, rest: jax.Array, factor: jax.Array,
-                scale: jax.Array | None, d_carrier: jax.Array, d_rest: jax.Array, d_factor: jax.Array,
+    # to the shape of a mean or a scale, and a pass over memory of its own (see ``moments`` for what that gains).
+    def tangent(x: jax.Array, mask: jax.Array | None, high: jax.Array, low: jax.Array, factor: jax.Array,
+                scale: jax.Array | None, d_x: jax.Array, d_low: jax.Array, d_factor: jax.Array,
                 d_scale: jax.Array | None, d_bias: jax.Array | None) -> jax.Array:
         def term(fun: Any, *args: Any) -> jax.Array:
             return isolated(lambda *args: _broadcast_like(x, fun(*args)).astype(dtype), *args)
@@ -75,48 +75,23 @@ def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, 
         def scaled(value: jax.Array, scale: jax.Array | None) -> jax.Array:
             return value if scale is None else value * scale
 
-        change = (scaled(factor, scale) * d_carrier).astype(dtype)
-        # What the rest of the mean has to do with the factor is a matter of the small arrays.
-        d_shift = -factor * d_rest - rest * d_factor
-        if scale is None and d_bias is not None and d_bias.shape == d_shift.shape:
-            d_shift, d_bias = d_shift + d_bias, None
-        change += term(scaled, d_shift, scale)
-        change += term(lambda x, mask, m, s, d: scaled((cleaned(x, mask) - m) * d, s), x, mask, shift, scale, d_factor)
+        change = (scaled(factor, scale) * d_x).astype(dtype)
+        # What the lower part of the mean has to do with the factor is a matter of the small arrays.
+        d_high = -factor * d_low - low * d_factor
+        if scale is None and d_bias is not None and d_bias.shape == d_high.shape:
+            d_high, d_bias = d_high + d_bias, None
+        change += term(scaled, d_high, scale)
+        change += term(lambda x, mask, m, s, d: scaled((cleaned(x, mask) - m) * d, s), x, mask, high, scale, d_factor)
         if scale is not None:
             change += term(lambda x, mask, m, r, f, d: ((cleaned(x, mask) - m) - r) * f * d,
-                           x, mask, shift, rest, factor, d_scale)
+                           x, mask, high, low, factor, d_scale)
         if d_bias is not None:
             change += term(lambda d: d, d_bias)
         return change
 
-    return _normalize(dtype, *primals), jax.checkpoint(tangent)(x, mask, shift, rest, factor, scale, d_carrier, d_rest,
-                                                                d_factor, d_scale, d_bias)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _standardize(across: Across, dtype: DType, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None,
-                 epsilon: Any) -> jax.Array:
-    """Statistics of rows and affine map in one expression; without a gradient that asks for parts, one kernel."""
-    centered = widen(x)
-    if across.centered:
-        # float32 holds the mean of narrower numbers far finer than they are themselves. To hold that of its own, it
-        # takes numbers near zero.
-        if wide_dtype(x.dtype) == x.dtype:
-            centered = centered - _near(x)
-        centered = centered - jnp.mean(centered, across.axes, keepdims=True)
-    var = jnp.mean(jnp.square(centered), across.axes, keepdims=True)
-    return _affine(centered, lax.rsqrt(var + epsilon), *(None if a is None else widen(a) for a in (scale, bias)),
-                   ).astype(dtype)
-
-
-@_standardize.defjvp
-def _standardize_jvp(across: Across, dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, ...],
-                     ) -> tuple[jax.Array, jax.Array]:
-    def parts(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any) -> jax.Array:
-        carrier = widen(x)
-        return normalize(x, carrier, spread(x, carrier, across), scale, bias, epsilon, dtype)
-
-    return jax.jvp(parts, primals, tangents)
+    kept = jax.checkpoint(tangent, prevent_cse=False)
+    return _normalize(dtype, *primals), kept(x.x, mask, high, low, factor, scale, d_x.wide, d_low, d_factor, d_scale,
+                                             d_bias)
 
 
 def _broadcast_like(x: jax.Array, array: jax.Array) -> jax.Array:
@@ -124,18 +99,3 @@ def _broadcast_like(x: jax.Array, array: jax.Array) -> jax.Array:
     sharding = jax.typeof(x).sharding
     named = any(part is not None for part in sharding.spec)
     return jnp.broadcast_to(array, x.shape, out_sharding=sharding if named else None)
-
-
-def _near(x: jax.Array) -> jax.Array:
-    """A number near those of each row: the first of them."""
-    spec = jax.typeof(x).sharding.spec
-    if len(spec) == x.ndim and spec[-1] is not None:
-        # Which device has the first one is not for each of them to know.
-        return jnp.mean(x, -1, keepdims=True)
-    return x[..., :1]
-
-
-def _affine(centered: jax.Array, factor: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
-    y = centered * factor
-    y = y if scale is None else y * scale
-    return y if bias is None else y + bias

@@ -63,14 +63,20 @@ def shaped(array: Any, x: jax.Array, axes: Axes) -> Any:
 
 
 def call_batch_norm(module: Any, x: Any, variables: Mapping[str, jax.Array], *, use_running_average: bool | None,
-                    scale: Any, bias: Any, mask: Any, **given: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """A module's batch normalization or renormalization, and its new variables; none where nothing is to be written."""
+                    scale: Any, bias: Any, mask: Any, starting: bool = False,
+                    **given: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A module's batch normalization or renormalization, and its new variables; none where nothing is to be written.
+
+    What a module is made with, ``starting``, is no batch but often a single row, which has no variance; nor need the
+    named axis exist then.
+    """
+    given |= {"axis_name": None} if starting else {}
     x = floating("x", x)
     # Without statistics to keep, those of the start are as good as any: they are not used, and go nowhere.
     kept = variables or first_stats(
         tuple(x.shape[axis] for axis in canonical("axis", module.axis, x.ndim)), **batch_options(module))
     stats = jax.tree.map(lambda array: shaped(array, x, module.axis), stats_from_variables(kept))
-    evaluating = module.track_running_stats and bool(use_running_average or module.frozen)
+    evaluating = starting or (module.track_running_stats and bool(use_running_average or module.frozen))
     y, new = module.kernel.run(module, x, stats=stats, use_running_average=evaluating, scale=scale, bias=bias,
                                mask=mask, **given)
     if evaluating or not variables:

@@ -8,7 +8,7 @@ from gradxform.core.arrays import floating
 from gradxform.core.types import DType, Scalar
 from gradxform.norm import arguments
 from gradxform.norm.arguments import Axes
-from gradxform.norm.moments import Across
+from gradxform.norm.moments import Reduction
 from gradxform.norm.normalize import standardize
 
 
@@ -35,7 +35,8 @@ def weight_standardize(
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: a shape does not fit, a number is out of range, or an output has no inputs.
+      ValueError: a shape does not fit, a number is out of range, or an output has no inputs, or a single
+        one without a mask.
 
     Example:
       >>> import jax.numpy as jnp
@@ -47,8 +48,8 @@ def weight_standardize(
     kernel = floating("kernel", kernel)
     outputs = arguments.canonical("axis", axis, kernel.ndim)
     axes = arguments.others(outputs, kernel.ndim)
-    arguments.values(kernel, axes, "kernel")
+    arguments.several(kernel, axes, "kernel", known=mask is None)
     scale = arguments.feature_array("scale", scale, kernel, outputs)
     mask = arguments.boolean(mask, kernel)
-    return standardize(kernel, Across(axes), mask, scale, None, arguments.nonnegative("epsilon", epsilon),
+    return standardize(kernel, Reduction(axes), mask, scale, None, arguments.nonnegative("epsilon", epsilon),
                        arguments.result_dtype(dtype, kernel))

@@ -9,9 +9,12 @@ from gradxform.transfer.layerwise import discriminative_rates, layer_scales, lay
 from gradxform.transfer.load import load_pretrained
 from gradxform.transfer.positions import resize_positions
 from gradxform.transfer.report import LoadReport
+from gradxform.transfer.rules import Copy, Join
 from gradxform.transfer.unfreeze import gradual_unfreeze
 
 __all__ = [
+    "Copy",
+    "Join",
     "LoadReport",
     "add_ewc",
     "add_l2_sp",

@@ -14,7 +14,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -33,11 +33,13 @@ class Entry:
       shape: its shape.
       dtype: its dtype, or None where NumPy has none for it.
       stored: what the file calls the dtype.
+      hint: where there is no dtype, what can be done.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any] | None
     stored: str
+    hint: str = ""
 
     def __str__(self) -> str:
         return f"{self.shape} {self.stored if self.dtype is None else self.dtype}"
@@ -74,11 +76,27 @@ def refusing(path: pathlib.Path) -> Iterator[None]:
         raise Refused(f"'{path}': malformed or damaged ({type(error).__name__}: {error})") from error
 
 
-def inside(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """``path``, which has to be in ``root`` when all links are followed."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        refuse(path, f"lies outside of '{root}' when links are followed; where that is meant, give a directory that "
-                     "holds both as root")
+Roots: TypeAlias = Sequence[pathlib.Path]
+
+
+def roots_of(folder: pathlib.Path) -> Roots:
+    """Where links in a directory may lead: into itself.
+
+    A snapshot in a cache of the Hugging Face hub holds nothing but links to ``blobs``, which is beside ``snapshots``.
+    """
+    place = folder.resolve()
+    for snapshot in (place, *place.parents):
+        blobs = snapshot.parent.parent / "blobs"
+        if snapshot.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
+            return place, blobs
+    return (place,)
+
+
+def inside(path: pathlib.Path, roots: Roots) -> pathlib.Path:
+    """``path``, which has to be in one of ``roots`` when all links are followed."""
+    if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+        refuse(path, f"lies outside of '{roots[0]}' when links are followed; where that is meant, give a directory "
+                     "that holds both as root")
     return path
 
 

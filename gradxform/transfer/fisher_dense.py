@@ -122,11 +122,11 @@ class Dense(NamedTuple):
     program: Program
     taps: dict[int, Tap]
 
-    def log_probabilities(self, params: Params, inputs: PyTree, added: dict[int, jax.Array]) -> tuple[Any, Any]:
-        """The log-probabilities, and the input of each kernel."""
+    def logits(self, params: Params, inputs: PyTree, added: dict[int, jax.Array]) -> tuple[Any, Any]:
+        """The logits, and the input of each kernel."""
         values = self.program.run(jax.tree.leaves((params, inputs)), {
             self.taps[leaf].step: extra for leaf, extra in added.items()})
-        return jax.nn.log_softmax(widen(values[self.program.outputs[0]])), {
+        return values[self.program.outputs[0]], {
             leaf: values[tap.x] for leaf, tap in self.taps.items() if tap.x is not None}
 
     def zeros(self) -> dict[int, jax.Array]:

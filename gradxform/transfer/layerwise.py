@@ -14,9 +14,9 @@ from gradxform.core.bricks import Each, Leafwise
 from gradxform.core.numbers import float_dtype
 from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
-from gradxform.core.trees import paths
+from gradxform.core.trees import named_leaves
 from gradxform.core.types import Params, Scalar, ScalarOrSchedule
-from gradxform.transfer.layers import Groups, layers_of, patterns
+from gradxform.transfer.layers import Groups, Layers, groups_of, layers_of
 from gradxform.transforms.combine import chain
 from gradxform.transforms.scale import scale_by_learning_rate
 
@@ -35,7 +35,9 @@ def scale_by_layer(decay: Scalar, groups: Groups) -> Leafwise:
       groups: the layers, as regular expressions of paths in order from input to output. A leaf belongs to the first
         that it matches, and comes after all of them if it matches none. An expression with a group of digits, such as
         ``r"blocks/(\\d+)/"``, makes a layer for each number that there is. For a ViT:
-        ``("cls|pos|patch_embed", r"blocks/(\\d+)/")``.
+        ``("cls|pos|patch_embed", r"blocks/(\\d+)/")``. A pair (regular expression, axis) is for leaves that hold a
+        layer for each index along an axis, as those of a scan over layers do:
+        ``("cls|pos|patch_embed", ("^blocks/", 0))``.
 
     Returns:
       A transformation without state.
@@ -43,7 +45,8 @@ def scale_by_layer(decay: Scalar, groups: Groups) -> Leafwise:
     Raises:
       TypeError: ``decay`` is no number, or ``groups`` no regular expressions.
       ValueError: ``decay`` is not positive, ``groups`` are no regular expressions or none at all; from ``init``, an
-        expression that no leaf belongs to, or a group in it that is not a number.
+        expression that no leaf belongs to, a group in it that is not a number, or leaves with other numbers of layers
+        along its axis.
 
     Example:
       >>> import gradxform as gx
@@ -131,7 +134,7 @@ def discriminative_rates(first: ScalarOrSchedule, last: ScalarOrSchedule, groups
     return _by_layer(groups, rates, counts=callable(first) or callable(last))
 
 
-def layer_scales(params: Params, decay: float, groups: Groups) -> dict[str, float]:
+def layer_scales(params: Params, decay: float, groups: Groups) -> dict[str, float | list[float]]:
     """The factor that ``scale_by_layer`` has for every leaf.
 
     Args:
@@ -140,36 +143,50 @@ def layer_scales(params: Params, decay: float, groups: Groups) -> dict[str, floa
       groups: the layers, as regular expressions of paths in order from input to output: see ``scale_by_layer``.
 
     Returns:
-      A dict from the path of each leaf to its factor, in the order of the tree.
+      A dict from the path of each leaf to its factor, or to those of the layers along its axis, in the order of the
+      tree.
 
     Raises:
       TypeError: an argument of the wrong kind.
       ValueError: what ``scale_by_layer`` refuses.
 
     Example:
-      >>> import gradxform as gx
+      >>> import gradxform as gx, numpy as np
       >>> gx.transfer.layer_scales({"blocks": [1.0, 1.0], "head": 1.0}, 0.5, r"^blocks/(\\d+)")
       {'blocks/0': 0.25, 'blocks/1': 0.5, 'head': 1.0}
+      >>> gx.transfer.layer_scales({"blocks": np.ones((3, 4, 4)), "embed": 1.0}, 0.5, ("^embed", ("^blocks", 0)))
+      {'blocks': [0.125, 0.25, 0.5], 'embed': 0.0625}
     """
     checks.real("decay", decay, above=0)
-    layers, n = layers_of(params, patterns("groups", groups))
-    return {name: float(decay) ** (n - layer) for name, layer in layers.items()}
+    layers, n = layers_of(params, groups_of("groups", groups))
+    factors = {name: [float(decay) ** (n - layer) for layer in own.numbers] for name, own in layers.items()}
+    return {name: own[0] if layers[name].axis is None else own for name, own in factors.items()}
 
 
 def _by_layer(groups: Groups, rates: Callable[[Any], Callable[[int, int, int], Any]], *,
               counts: bool = False) -> Leafwise:
     """A stage that multiplies each leaf by ``rates(count)(layer, number of layers, last layer)``."""
-    compiled = patterns("groups", groups)
+    compiled = groups_of("groups", groups)
+    stacked = any(group.axis is not None for group in compiled)
 
     def at(*given: Any) -> Each:
         *count, updates = given
         layers, n = layers_of(updates, compiled)
-        rate, top = rates(count[0] - 1 if counts else None), max(layers.values(), default=0)
-        by_layer = {layer: _array(rate(layer, n, top)) for layer in set(layers.values())}
-        return Each(by_layer[layers[path]] for path in paths(updates))
+        there = {layer for own in layers.values() for layer in own.numbers}
+        rate, top = rates(count[0] - 1 if counts else None), max(there, default=0)
+        by_layer = {layer: _array(rate(layer, n, top)) for layer in there}
 
-    return Leafwise(lambda factor, g, p: factor * g, at=at, whole=True, elementwise=True,
-                    check=lambda params: layers_of(params, compiled),
+        def factor(own: Layers, ndim: int) -> jax.Array:
+            if own.axis is None:
+                return by_layer[own.numbers[0]]
+            along = jnp.stack([by_layer[layer] for layer in own.numbers])
+            return jnp.expand_dims(along, [axis for axis in range(ndim) if axis != own.axis % ndim])
+
+        return Each(factor(layers[path], jnp.ndim(g)) for path, g in named_leaves(updates))
+
+    # Of a piece of a leaf, or of leaves that are joined, nobody could tell which layers are in it.
+    return Leafwise(lambda factor, g, p: factor * g, at=at, whole=True, elementwise=not stacked,
+                    axis_name=None if stacked else (), check=lambda params: layers_of(params, compiled),
                     state=optax.ScaleByScheduleState if counts else optax.EmptyState)
 
 

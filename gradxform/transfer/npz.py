@@ -8,12 +8,16 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gradxform.transfer.checkpoint import Checkpoint, Entry, check_ratio, is_shape, refuse, refusing
 
 DEFLATE = 1032
 """How many bytes deflate makes of one at most."""
+NAMELESS = {"V2": np.dtype(jnp.bfloat16)}
+"""NumPy writes a dtype that it has no name for as bytes; of two bytes there is one such in use."""
+HINT = "; NumPy writes what it has no name for as bytes: save it as float32, or in a .safetensors file"
 
 
 def open_file(path: pathlib.Path) -> Checkpoint:
@@ -36,6 +40,9 @@ def open_file(path: pathlib.Path) -> Checkpoint:
                     # At the end of the member its checksum is compared.
                     if stream.read(1) or array.shape != entries[name].shape:
                         refuse(path, f"'{name}' is not what its header claims")
+                dtype = entries[name].dtype
+                if array.dtype.kind == "V" and dtype is not None:
+                    array = array.view(dtype)
                 yield name, array.astype(array.dtype.newbyteorder("="), copy=False)
 
     return Checkpoint(path, entries, read)
@@ -55,8 +62,9 @@ def _entry(path: pathlib.Path, name: str, archive: zipfile.ZipFile, member: zipf
         refuse(path, f"'{name}' holds pickled objects, which are not opened")
     if not is_shape(shape):
         refuse(path, f"'{name}' claims the shape {shape}")
-    known = dtype.kind in "biufc"
-    entry = Entry(shape, dtype.newbyteorder("=") if known else None, dtype.str)
+    plain = dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
+    known = dtype.newbyteorder("=") if dtype.kind in "biufc" else NAMELESS.get(dtype.str[1:]) if plain else None
+    entry = Entry(shape, known, dtype.str, HINT if plain and known is None else "")
     check_ratio(path, name, Entry(shape, dtype, dtype.str), member.compress_size,
                 1 if member.compress_type == zipfile.ZIP_STORED else DEFLATE)
     if start + math.prod(shape) * dtype.itemsize != member.file_size:

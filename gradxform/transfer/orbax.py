@@ -15,6 +15,7 @@ from gradxform.transfer.checkpoint import (
     FORMATS,
     Checkpoint,
     Entry,
+    Roots,
     check_ratio,
     inside,
     parse_json,
@@ -41,12 +42,12 @@ def refuse_directory(path: pathlib.Path) -> NoReturn:
     refuse(path, f"expected {FORMATS}; an Orbax checkpoint has a file {METADATA}{hint}")
 
 
-def open_directory(path: pathlib.Path, root: pathlib.Path) -> Checkpoint:
+def open_directory(path: pathlib.Path, roots: Roots) -> Checkpoint:
     """A checkpoint of one tree, as ``StandardCheckpointer`` and ``PyTreeCheckpointer`` save it."""
     library = require("orbax.checkpoint", path)
     if UNFINISHED in path.name:
         refuse(path, "saving was not finished")
-    stored = sum(inside(pathlib.Path(folder) / name, root).stat().st_size
+    stored = sum(inside(pathlib.Path(folder) / name, roots).stat().st_size
                  for folder, folders, files in os.walk(path) for name in [*folders, *files])
     recorded = _recorded(path)
     with refusing(path), library.PyTreeCheckpointer() as checkpointer:

@@ -15,19 +15,24 @@ class Loaded:
 
     Attributes:
       path: the path of the param.
-      source: the name in the file.
+      sources: the names in the file, in the order in which several were joined.
       shape: the shape of the param.
       dtype: the dtype of the param.
-      changes: what was done to the array of the file, in order.
+      changes: what was done to the arrays of the file, in order.
       nonfinite: how many of its numbers are NaN or infinite.
     """
 
     path: str
-    source: str
+    sources: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: str
     changes: tuple[str, ...] = ()
     nonfinite: int = 0
+
+    @property
+    def source(self) -> str:
+        """The name in the file; of several the first and the last."""
+        return " to ".join(dict.fromkeys([self.sources[0], self.sources[-1]]))
 
     @property
     def size(self) -> int:
@@ -54,7 +59,7 @@ class LoadReport:
 
     Example:
       >>> from gradxform.transfer.report import Loaded, LoadReport
-      >>> print(LoadReport("model.npz", (Loaded("dense/kernel", "dense.weight", (2, 3), "float32",
+      >>> print(LoadReport("model.npz", (Loaded("dense/kernel", ("dense.weight",), (2, 3), "float32",
       ...                                       ("transpose (1, 0)",)),), new=("head/bias",)))
       model.npz: 1 of 2 params loaded, 6 numbers, 24 bytes
       loaded

@@ -10,7 +10,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.transfer.checkpoint import Checkpoint, Entry, inside, is_shape, parse_json, refuse, refusing, require
+from gradxform.transfer.checkpoint import (
+    Checkpoint,
+    Entry,
+    Roots,
+    inside,
+    is_shape,
+    parse_json,
+    refuse,
+    refusing,
+    require,
+)
 
 INDEX = ".safetensors.index.json"
 LONGEST_HEADER = 100_000_000
@@ -39,13 +49,13 @@ def open_file(path: pathlib.Path) -> Checkpoint:
     return Checkpoint(path, entries, read)
 
 
-def open_index(path: pathlib.Path, root: pathlib.Path) -> Checkpoint:
+def open_index(path: pathlib.Path, roots: Roots) -> Checkpoint:
     """A checkpoint of several files: the index says which array is in which."""
     index = parse_json(path, path.read_bytes())
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         refuse(path, "expected a weight_map from the names of arrays to names of files")
-    parts = {name: open_file(_part(path, name, root)) for name in sorted(set(places.values()))}
+    parts = {name: open_file(_part(path, name, roots)) for name in sorted(set(places.values()))}
     found = {(name, file) for file, part in parts.items() for name in part.entries}
     if found != set(places.items()):
         wrong = sorted(found.symmetric_difference(places.items()))
@@ -60,7 +70,7 @@ def open_index(path: pathlib.Path, root: pathlib.Path) -> Checkpoint:
     return Checkpoint(path, {name: parts[file].entries[name] for name, file in places.items()}, read)
 
 
-def _part(path: pathlib.Path, name: str, root: pathlib.Path) -> pathlib.Path:
+def _part(path: pathlib.Path, name: str, roots: Roots) -> pathlib.Path:
     pure = pathlib.PurePosixPath(name)
     # A backslash separates directories elsewhere.
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or pure.suffix != ".safetensors":
@@ -68,7 +78,7 @@ def _part(path: pathlib.Path, name: str, root: pathlib.Path) -> pathlib.Path:
     part = path.parent / name
     if not part.is_file():
         refuse(path, f"the file {name!r} of the index is missing")
-    return inside(part, root)
+    return inside(part, roots)
 
 
 def _header(path: pathlib.Path) -> tuple[dict[str, Entry], dict[str, int]]:

@@ -237,6 +237,7 @@ def test_errors_name_the_argument(options: dict[str, Any], error: type[Exception
         augment.aug_mix(**options)(jax.random.key(0), np.zeros((4, 4, 3), np.uint8))
 
 
+@pytest.mark.exhaustive
 def test_exports_for_every_platform() -> None:
     images, key = oracles.photographs(3, 8, 8), jax.random.PRNGKey(0)
     aug = augment.aug_mix(width=2)

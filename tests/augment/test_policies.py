@@ -277,8 +277,8 @@ def test_bilinear_policies_are_pillows_but_for_roundings() -> None:
         assert np.abs(got[i] - want).mean() < 0.5, oracles.names_of("timm", steps["op"])
 
 
-@pytest.mark.parametrize(("name", "dtype"), [
-    ("google", jnp.uint8), pytest.param("timm", jnp.float32, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("name", "dtype"), [("google", jnp.uint8), ("timm", jnp.float32)])
 def test_strategies_agree(name: str, dtype: Any) -> None:
     images = oracles.photographs(23, 12, 17)
     images = jnp.asarray(images if dtype == jnp.uint8 else images / 255, dtype)

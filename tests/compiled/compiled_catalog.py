@@ -114,7 +114,7 @@ NO_PROGRAM = {
                "augment.Resampling", "augment.Stage", "losses.MemoryQueue",
                "norm.BatchStats", "norm.Pending", "masking.CorruptedTokens",
                "masking.RandomMask", "precision.Codec", "precision.Coded", "precision.Memory", "precision.Policy",
-               "transfer.LoadReport"},
+               "transfer.Copy", "transfer.Join", "transfer.LoadReport"},
     "a room": {*ROOMS, "plot"} - {""},
     "makes factories": {"augment.augmentation", "precision.codec", "schedule", "transformation"},
     "runs in Python": {"check_finite", "from_config", "hyperparams", "metrics", "to_config", "masking.num_kept",

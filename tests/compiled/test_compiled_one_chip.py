@@ -47,7 +47,7 @@ def test_params_of_16_bits_are_read_and_written_once(name: str, bytes_per_param:
     assert step["temp_bytes"] <= 0.1 * 20.8e6
 
 
-@pytest.mark.parametrize(("norm", "passes"), [("LayerNorm", 9), ("RMSNorm", 8), ("BatchNorm", 9)])
+@pytest.mark.parametrize(("norm", "passes"), [("LayerNorm", 5), ("RMSNorm", 5), ("BatchNorm", 7)])
 def test_passes_of_a_norm_over_an_input_larger_than_vmem(norm: str, passes: int, compiled: Compiled) -> None:
     found = part(compiled, "passes")[norm]
     assert found["per"] <= passes + 0.05

@@ -10,8 +10,8 @@ import pytest
 from jax import lax
 
 from benchmarks.compiled.cost import Work, work_of
-from benchmarks.compiled.hlo import parse
 from benchmarks.compiled.target import Chip
+from gradxform.sharding.hlo import parse
 
 CHIP = Chip(hbm=1e9, flops=1e12, memory=2**30, clock=1e9, lookup=1e-8)
 

@@ -16,6 +16,7 @@ BELOW: dict[str, set[str]] = {
     "optimizers": {"core", "schedules", "transforms"},
     "transfer": {"core", "schedules", "transforms"},
     "precision": {"core", "schedules", "transforms"},
+    "sharding": {"core"},
     "norm": {"core"},
     "augment": {"core"},
     "losses": {"core"},

@@ -69,8 +69,9 @@ def test_command_line_writes_what_loads_without_rules(
     assert example.main([*arguments, "--classes", "6"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "fc/bias: (5,) of fc.bias, (6,) expected" in captured.err
-    assert "fc/kernel: (5, 32) of fc.weight, (32, 5) when transposed, (32, 6) expected" in captured.err
+    assert "fc/bias: (5,) float32 of fc.bias, (6,) expected" in captured.err
+    assert ("fc/kernel: (5, 32) float32 of fc.weight, transpose (1, 0), makes (32, 5) float32, (32, 6) expected"
+            in captured.err)
 
 
 def test_a_head_for_other_classes_stays_new(example: types.ModuleType) -> None:

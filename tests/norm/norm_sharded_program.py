@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
 import time
 import traceback
+import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +21,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradxform as gx
+from gradxform.core.platform import by_platform
+from gradxform.norm import normalize, rows, rows_tpu
 
 MOMENTUM = 0.9
 TOLERANCE = 1e-5
@@ -26,6 +30,8 @@ COUNTS = (2, 8)
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 SHAPE = (16, 3, 8)  # batch, position, channel
 RUNNING: Any = (np.linspace(-0.5, 0.5, 8).astype(np.float32), np.linspace(0.5, 2, 8).astype(np.float32))
+
+KERNEL = ("explicit mesh", "auto mesh", "arrays alone", "by hand, check_vma=True", "by hand, check_vma=False")
 
 Arrays = dict[str, Any]
 
@@ -491,6 +497,58 @@ def beside_one_device(name: str, kind: str) -> Iterator[str]:
         yield from wrong(named(jax.jit(run)(*placed)), want)
 
 
+# Where the kernel for rows of a TPU is called: each device has its own rows, or the portable form is taken.
+
+
+def rows_by_kernel(where: str) -> Iterator[str]:
+    """On a mesh by its types or by hand the kernel is called, on pieces; where XLA divides, it is not.
+
+    In its place there is the formula, since JAX interprets no kernel where it tracks what differs between devices.
+    """
+    called: list[tuple[int, ...]] = []
+
+    def normalized(centered: bool, dtype: Any, x: Any, scale: Any, bias: Any, epsilon: Any) -> Any:
+        called.append(x.shape)
+        x = x - jnp.mean(x, -1, keepdims=True)
+        x = x - jnp.mean(x, -1, keepdims=True)
+        return x * lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + epsilon) * scale + bias
+
+    def pulled_back(centered: bool, biased: bool, x: Any, scale: Any, epsilon: Any, g: Any) -> Any:
+        return jax.vjp(lambda x, s, b: normalized(True, x.dtype, x, s, b, epsilon), x, scale, 0 * scale)[1](g)
+
+    random = np.random.RandomState(0)
+    x, g = np.float32(random.standard_normal((2, 16, 8, 128)) + [[[[3e3]]], [[[0]]]])
+    arrays = {"x": x, "g": g, "scale": np.float32(random.uniform(0.5, 1.5, 128)),
+              "bias": np.float32(random.standard_normal(128))}
+    explicit = where.startswith("explicit")
+    mesh = mesh_of(8, AxisType.Explicit if explicit else AxisType.Auto)
+    norm = functools.partial(stateless, lambda x, s, b, m: gx.norm.layer_norm(x, s, b))
+    if "by hand" in where:
+        vma = where.endswith("True")
+        inner = jax.shard_map(lambda x, s, b: gx.norm.layer_norm(x, s, b), mesh=mesh, in_specs=(P("d"), P(), P()),
+                              out_specs=P("d"), check_vma=vma)
+        norm = functools.partial(stateless, lambda x, s, b, m: inner(x, s, b))
+    placed = [jax.device_put(value, NamedSharding(mesh, P("d") if value.ndim == 3 else P()))
+              for value in arrays.values()]
+    patches = {"by_platform": lambda *args, tpu: by_platform(*args, cpu=tpu)}
+    kernels = {"normalized": normalized, "pulled_back": pulled_back}
+    with unittest.mock.patch.multiple(rows, **patches), unittest.mock.patch.multiple(rows_tpu, **kernels):
+        normalize.standardize.clear_cache()
+        if where.startswith("arrays"):
+            # Nothing that is traced knows of the mesh.
+            shardings = tuple(one.sharding for one in placed)
+            run = jax.jit(norm, in_shardings=shardings).lower(*arrays.values()).compile()
+        else:
+            run = jax.jit(norm)
+        with jax.set_mesh(mesh) if explicit else contextlib.nullcontext():
+            got = run(*placed)
+        normalize.standardize.clear_cache()
+    yield from wrong(got, picked(expected(**arrays, axes=(2,), epsilon=1e-6)))
+    pieces = [(2, 8, 128)] * 2 if explicit or "by hand" in where else []
+    if called != pieces:
+        yield f"called with {called} instead of {pieces}"
+
+
 Check = Callable[[], Iterator[str]]
 
 
@@ -519,6 +577,8 @@ def checks() -> dict[str, Check]:
         every[f"partly by hand, {kind} mesh"] = functools.partial(partly_by_hand, kind)
     for inside in (True, False):
         every[f"groups, gradients {'inside' if inside else 'outside'}"] = functools.partial(grouped, inside)
+    for where in KERNEL:
+        every[f"rows by a kernel, {where}"] = functools.partial(rows_by_kernel, where)
     return every | {"two axes": over_two_axes, "vmap": in_vmap}
 
 

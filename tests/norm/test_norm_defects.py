@@ -2,35 +2,103 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import Any
 
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import norm_oracles as oracles
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
 
 import gradxform as gx
-from gradxform.norm import BatchStats
+from gradxform.norm import BatchStats, moments
 
+SETTINGS = settings(deadline=None, derandomize=True, database=None, print_blob=False, max_examples=30)
 NOISE = np.random.RandomState(0).standard_normal((8, 1024))
 
 
 # ---- a variance as a difference of averages of squares ----
 
 
-@pytest.mark.parametrize("offset", [100.0, 1e3, 3e3, 1e5])
-def test_unit_noise_far_from_zero_is_normalized(offset: float) -> None:
-    x = np.float32(NOISE + offset)
-    wanted = oracles.layer_norm(x, x).y
-    for masked in (None, np.ones((8, 1))):
-        np.testing.assert_allclose(gx.norm.layer_norm(jnp.asarray(x), mask=masked), wanted, rtol=0, atol=1e-5)
-    y, _ = gx.norm.batch_norm(jnp.asarray(x.T), gx.norm.init_batch_stats(8), use_running_average=False, epsilon=1e-6)
-    np.testing.assert_allclose(y.T, wanted, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(
-        gx.norm.group_norm(jnp.asarray(x), num_groups=1), wanted, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(
-        gx.norm.instance_norm(jnp.asarray(x[..., None])), wanted[..., None], rtol=0, atol=1e-5)
+# As a reduction over the last axis of (3, 64): kernels that take x and a mask in that shape.
+ROWS: dict[str, Any] = {
+    "layer": lambda x, mask: gx.norm.layer_norm(x, mask=mask if mask.ndim else None),
+    "rms": lambda x, mask: gx.norm.rms_norm(x, mask=mask if mask.ndim else None),
+    "batch": lambda x, mask: gx.norm.batch_norm(
+        x.T, gx.norm.init_batch_stats(3), use_running_average=False, epsilon=1e-6, mask=mask.T if mask.ndim else None,
+        )[0].T,
+    "group": lambda x, mask: gx.norm.group_norm(
+        x.reshape(3, 16, 4), num_groups=1, mask=mask.reshape(3, 16, 4) if mask.ndim else None).reshape(3, 64),
+    "instance": lambda x, mask: gx.norm.instance_norm(
+        x[..., None], mask=mask[..., None] if mask.ndim else None)[..., 0],
+}
+
+
+@functools.cache
+def passes(name: str, masked: bool) -> tuple[Any, Any]:
+    """The forward pass alone, and with the gradient of x."""
+    def norm(x: jax.Array, mask: jax.Array) -> jax.Array:
+        return ROWS[name](x, mask if masked else np.True_)
+
+    def both(x: jax.Array, mask: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, pull = jax.vjp(lambda x: norm(x, mask), x)
+        return y, pull(g)[0]
+
+    return jax.jit(norm), jax.jit(both)
+
+
+@st.composite
+def far_from_zero(draw: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Unit noise at an offset, with up to three outliers anywhere, and a mask."""
+    random = np.random.RandomState(draw(st.integers(0, 10**6)))
+    x = random.standard_normal((3, 64)) + draw(st.sampled_from([0, 1, -30, 1e3, -3e3, 1e5]))
+    for place, power, sign in draw(st.lists(st.tuples(st.integers(0, 63), st.floats(1, 6), st.sampled_from([-1, 1])),
+                                            max_size=3)):
+        x[:2, place] += sign * 10.0**power  # a row is without
+    return np.float32(x), random.uniform(size=(3, 64)) < 0.8
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "mask"])
+@pytest.mark.parametrize("name", ROWS)
+@SETTINGS
+@given(far_from_zero())
+@example((np.float32(np.where(np.arange(64) == 0, 1e5, NOISE[:3, :64])), np.ones((3, 64), bool)))
+def test_neither_an_offset_nor_an_outlier_costs_the_others_digits(
+        name: str, masked: bool, drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    x, mask = drawn
+    mask = mask if masked else np.ones_like(mask)
+    g = np.float32(NOISE[3:6, :64])
+    wanted = (oracles.rms_norm if name == "rms" else oracles.layer_norm)(x, g, mask=mask)
+    _, mean, var = oracles.moments(x, -1, mask)
+    apart = np.abs(np.float64(x) - (0 if name == "rms" else mean))
+    # What a few roundings of a difference from the mean, and of the mean of all of them, come to.
+    both_apart = apart + np.where(mask, apart, 0).mean(-1, keepdims=True)
+    size = 8 * np.finfo(np.float32).eps * both_apart / np.sqrt(var + 1e-6)
+    forward, both = passes(name, masked)
+    y, (trained, dx) = forward(x, mask), both(x, mask, g)
+    for found in (y, trained):
+        assert np.all((np.abs(np.float64(found) - wanted.y) <= size)[mask])
+    np.testing.assert_allclose(dx, wanted.dx, rtol=0, atol=1e-5 * max(1, np.abs(wanted.dx).max()))
+
+
+@pytest.mark.parametrize("outliers", [[], [(32, 1e6)], [(3, -1e5), (32, 1e4), (33, 1e4)]])
+def test_statistics_in_one_pass(outliers: list[tuple[int, float]]) -> None:
+    """Around the mean of a sample, which is row 32 of 64, far from 0 and with outliers in the sample and elsewhere."""
+    x = np.random.RandomState(1).standard_normal((2, 64, 1024, 2)) + [3e3, -7]
+    for row, size in outliers:
+        x[0, row, 5] += size
+    x = np.float32(x)
+    over = moments.Reduction((0, 1, 2))
+    assert moments._sample(over, jnp.asarray(x)).shape == (2, 2, 1024, 2)
+    exact = oracles.moments(x, over.axes)
+    high, low, var = jax.jit(functools.partial(moments._one_pass, over))(x, None, np.float32(x.size // 2))
+    near = 1e-6 * np.sqrt(exact.var)
+    assert np.all(np.abs((np.float64(high) + np.float64(low)) - exact.mean) <= near)
+    np.testing.assert_allclose(var, exact.var, rtol=1e-5)
 
 
 def test_a_variance_is_never_negative() -> None:
@@ -134,3 +202,45 @@ def test_a_running_mean_is_not_rounded_before_it_is_subtracted(kernel: Any) -> N
     y, _ = kernel(jnp.full((1, 1), 1001.5), stats, use_running_average=True, dtype=jnp.bfloat16)
     assert y.dtype == "bfloat16"
     np.testing.assert_allclose(np.float64(y), 0.8, rtol=4e-3)
+
+
+# ---- a single value, which is its own mean ----
+
+
+@pytest.mark.parametrize("norm", [
+    lambda x, **_: gx.norm.layer_norm(x[..., :1], **_), lambda x, **_: gx.norm.instance_norm(x[:, :1], **_),
+    lambda x, **_: gx.norm.group_norm(x[:, 0], num_groups=4, **_),
+    lambda x, **_: gx.norm.batch_norm(x[0, :1], gx.norm.init_batch_stats(4), use_running_average=False, **_)[0],
+    lambda x, **_: gx.norm.batch_renorm(x[0, :1], gx.norm.init_batch_stats(4), use_running_average=False, **_)[0],
+    lambda x, **_: gx.norm.weight_standardize(x[0, :1])],
+    ids=["layer", "instance", "group", "batch", "renorm", "weight"])
+def test_statistics_of_one_value_are_refused_where_it_is_known_to_be_one(norm: Any, request: Any) -> None:
+    x = jnp.ones((2, 3, 4))
+    with pytest.raises(ValueError, match=r"^(x|kernel): expected more than one value .* got shape \("):
+        norm(x)
+    if request.node.callspec.id in ("layer", "batch"):
+        assert not np.any(norm(x, mask=np.ones(1, bool)))
+        assert not np.any(jax.vmap(lambda x: norm(x, axis_name="shards"), axis_name="shards")(x[None]))
+
+
+def test_one_value_has_a_mean_square_and_is_evaluated() -> None:
+    np.testing.assert_allclose(gx.norm.rms_norm(jnp.full((2, 1), -3.0)), -1, rtol=1e-5)
+    y, _ = gx.norm.batch_norm(jnp.ones((1, 4)), gx.norm.init_batch_stats(4), use_running_average=True)
+    np.testing.assert_allclose(y, 1, rtol=1e-5)
+
+
+# ---- a mask that fits two ways ----
+
+
+@pytest.mark.parametrize("shape, mask, first, last", [
+    ((3, 3, 3), (3, 3), "..., None", "None, ..."), ((4, 2, 4), (4,), "..., None, None", "None, None, ..."),
+    ((5, 5), (5,), "..., None", "None, ..."), ((2, 3, 3), (1, 3), "..., None", "None, ...")])
+def test_a_mask_of_fewer_dimensions_that_fits_the_first_axes_too_is_refused(shape: Any, mask: Any, first: str,
+                                                                             last: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"write mask[{first}] for the first, mask[{last}] for the last")):
+        gx.norm.layer_norm(jnp.ones(shape), mask=jnp.ones(mask, bool))
+
+
+def test_a_mask_that_fits_one_way_or_means_the_same_both_ways_is_taken() -> None:
+    for mask in ((4,), (3, 4), (1, 1), (), (2, 1, 1)):
+        assert gx.norm.rms_norm(jnp.ones((2, 3, 4)), mask=jnp.ones(mask, bool)).shape == (2, 3, 4)

@@ -527,11 +527,12 @@ def test_statistics_stay_in_float32_whatever_the_input(bits: int) -> None:
 
 
 def test_a_single_value_has_no_unbiased_variance() -> None:
-    stats = BatchStats(jnp.arange(3.0), jnp.arange(1.0, 4.0))
-    y, new = gx.norm.batch_norm(jnp.ones((1, 3)), stats, use_running_average=False, running_var="unbiased")
+    """Which of the values count is not known before it runs, so that a mask of one is no error."""
+    stats, x, mask = BatchStats(jnp.arange(3.0), jnp.arange(1.0, 4.0)), jnp.ones((2, 3)), jnp.array([[True], [False]])
+    y, new = gx.norm.batch_norm(x, stats, use_running_average=False, mask=mask, running_var="unbiased")
     assert harness.same_bytes(new, stats)
     assert not np.any(y)
-    _, new = gx.norm.batch_norm(jnp.ones((1, 3)), stats, use_running_average=False)
+    _, new = gx.norm.batch_norm(x, stats, use_running_average=False, mask=mask)
     assert np.all(np.asarray(new.var) < stats.var)
 
 
@@ -716,16 +717,6 @@ def row_norm(name: str) -> Callable[..., jax.Array]:
 ROWS = st.builds(lambda seed, power: np.float32(np.random.RandomState(seed).standard_normal((3, 8)) * 10.0**power),
                  st.integers(0, 10**6), st.floats(-1, 4))
 ALL = np.ones((3, 8), bool)
-
-
-@pytest.mark.parametrize("name", ["layer", "group", "batch"])
-@SETTINGS
-@given(ROWS, st.integers(-2000, 2000))
-def test_a_shift_changes_nothing(name: str, x: np.ndarray, shift: int) -> None:
-    # Rounded to multiples of 1/64, sums with the shift are exact.
-    x = np.round(np.clip(x, -100, 100) * 64) / np.float32(64)
-    y, shifted = (row_norm(name)(jnp.asarray(each), ALL) for each in (x, x + np.float32(shift)))
-    np.testing.assert_allclose(y, shifted, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["layer", "group", "rms", "batch"])

@@ -20,7 +20,9 @@ BY_HAND = ["layer_norm, axis 2", "rms_norm, axis 2", "group_norm 1, axis 2", "gr
            "instance_norm, axis 1", "layer_norm, axis 0", "rms_norm, axis 0", "group_norm 2, axis 0"]
 OTHERS = ["nothing counted, check_vma=True", "nothing counted, check_vma=False", "running statistics, check_vma=True",
           "running statistics, check_vma=False", "groups, gradients inside", "groups, gradients outside", "two axes",
-          "partly by hand, auto mesh", "partly by hand, explicit mesh", "vmap"]
+          "partly by hand, auto mesh", "partly by hand, explicit mesh", "vmap",
+          *(f"rows by a kernel, {where}" for where in ("explicit mesh", "auto mesh", "arrays alone",
+                                                       "by hand, check_vma=True", "by hand, check_vma=False"))]
 SPREAD = ["batch norm, {} mesh, sharded batch", "batch norm, {} mesh, sharded channels",
           "layer_norm, {} mesh, sharded channels", "rms_norm, {} mesh, sharded channels",
           "instance_norm, {} mesh, sharded channels", "instance_norm, {} mesh, sharded positions",

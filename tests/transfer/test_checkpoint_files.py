@@ -277,9 +277,19 @@ def test_npz_of_other_byte_and_axis_orders(tmp_path: pathlib.Path) -> None:
 
 def test_numbers_that_numpy_wrote_without_a_dtype(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "void.npz"
-    np.savez(path, a=np.ones(2, jnp.bfloat16))
-    with pytest.raises(ValueError, match=r"a: a is \(2,\) .V2, which is no dtype"):
-        load_pretrained(path, {"a": np.zeros(2, jnp.bfloat16)})
+    np.savez(path, a=np.array([[1, -2.5], [3, 1e30]], jnp.bfloat16), b=np.asfortranarray(np.ones((2, 3), jnp.bfloat16)))
+    loaded, report = load_pretrained(path, {"a": np.zeros((2, 2), jnp.bfloat16), "b": np.zeros((2, 3), np.float32)})
+    np.testing.assert_array_equal(loaded["a"], np.array([[1, -2.5], [3, 1e30]], jnp.bfloat16))
+    np.testing.assert_array_equal(loaded["b"], np.ones((2, 3)))
+    assert [item.changes for item in report.loaded] == [(), ("from bfloat16",)]
+    with pytest.raises(ValueError, match=r"b: .* bfloat16 of b, int32 expected; a cast from real to integer"):
+        load_pretrained(path, {"b": np.zeros((2, 3), np.int32)}, skip="a")
+    np.savez(path, a=np.ones(2, jnp.float8_e4m3fn), b=np.zeros(1, "i1,i1"))
+    with pytest.raises(ValueError) as caught:
+        load_pretrained(path, {"a": np.zeros(2), "b": np.zeros(1)})
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        "a: a is (2,) |V1, which is no dtype of an array here; NumPy writes what it has no name for as bytes: save it "
+        "as float32, or in a .safetensors file", "b: b is (1,) |V2, which is no dtype of an array here"]
 
 
 class Bomb:
@@ -307,7 +317,7 @@ def test_no_pickle_is_executed(tmp_path: pathlib.Path, ending: str) -> None:
 
 def sharded(folder: pathlib.Path, **changes: str) -> pathlib.Path:
     """A checkpoint in two files with an index, some of whose places are changed."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     names = list(GOOD)
     places = dict.fromkeys(names[:3], "model-1-of-2.safetensors") | dict.fromkeys(names[3:], "model-2-of-2.safetensors")
     for file in set(places.values()):
@@ -346,18 +356,55 @@ def test_an_index_stays_in_its_directory(tmp_path: pathlib.Path, place: str, mes
             load_pretrained(path, start())
 
 
+def linked(cache: pathlib.Path, blobs: str, snapshots: str) -> pathlib.Path:
+    """A directory of links to the files of a model in parts, as the Hugging Face hub's cache has them."""
+    blob, snapshot = cache / blobs, cache / snapshots / "1f3a"
+    index = sharded(blob)
+    snapshot.mkdir(parents=True)
+    for i, file in enumerate([index, *index.parent.glob("*.safetensors")]):
+        file.rename(blob / f"{i}f")
+        (snapshot / file.name).symlink_to(f"../../{blobs}/{i}f")
+    return snapshot
+
+
 def test_links_within_a_root_that_is_given(tmp_path: pathlib.Path) -> None:
     """Some caches keep files elsewhere and directories of links to them."""
-    blob, snapshot = tmp_path / "cache" / "blobs" / "1f", tmp_path / "cache" / "snapshots" / "main"
-    blob.parent.mkdir(parents=True), snapshot.mkdir(parents=True)
-    good_file(blob)
-    (snapshot / "model.safetensors").symlink_to("../../blobs/1f")
+    folder = linked(tmp_path / "cache", "files", "models")
     with pytest.raises(ValueError, match=r"lies outside of .*give a directory that holds both as root"):
-        load_pretrained(snapshot, start())
-    assert_exact(load_pretrained(snapshot, start(), root=tmp_path / "cache")[0], GOOD)
-    assert_exact(load_pretrained(snapshot / "model.safetensors", start())[0], GOOD)
+        load_pretrained(folder, start())
+    assert_exact(load_pretrained(folder, start(), root=tmp_path / "cache")[0], GOOD)
+    (folder / "model.safetensors.index.json").unlink()
+    assert load_pretrained(folder / "model-1-of-2.safetensors", start(), new="steps|flags|empty|scale", skip="steps")[1]
     with pytest.raises(ValueError, match="lies outside of"):
-        load_pretrained(snapshot / "model.safetensors", start(), root=snapshot)
+        load_pretrained(folder / "model-1-of-2.safetensors", start(), root=folder)
+
+
+def test_a_snapshot_of_the_hub_and_its_blobs_are_one_root(tmp_path: pathlib.Path) -> None:
+    snapshot = linked(tmp_path / "hub" / "models--a--b", "blobs", "snapshots")
+    (tmp_path / "own").symlink_to(snapshot)
+    for path in (snapshot, snapshot / "model.safetensors.index.json", tmp_path / "own"):
+        assert_exact(load_pretrained(path, start())[0], GOOD)
+    # Neither a link of the snapshot nor one of the blobs leads out, nor are blobs that are a link a place to go to.
+    part, outside = snapshot / "model-1-of-2.safetensors", tmp_path / "outside.safetensors"
+    blob = part.resolve()
+    blob.rename(outside)
+    beside = snapshot.parent / "beside.safetensors"
+    shutil.copy(outside, beside)
+    for links in ({part: outside}, {part: beside}, {part: blob, blob: outside}):
+        for link, target in links.items():
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+        with pytest.raises(ValueError, match="lies outside of"):
+            load_pretrained(snapshot, start())
+    for link in (blob, part):
+        link.unlink()
+    shutil.copy(outside, blob)
+    part.symlink_to(blob)
+    assert_exact(load_pretrained(snapshot, start())[0], GOOD)
+    (snapshot.parents[1] / "blobs").rename(tmp_path / "elsewhere")
+    (snapshot.parents[1] / "blobs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="lies outside of"):
+        load_pretrained(snapshot, start())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', "\xff",
@@ -420,7 +467,7 @@ DAMAGE: dict[str, tuple[Callable[[pathlib.Path], Any], str]] = {
     "a larger shape": (lambda path: edited(path / "dense.bias" / ".zarray", lambda z: z.update(shape=[2**50])),
                        "claims to be .*cannot hold"),
     "another shape": (lambda path: edited(path / "dense.bias" / ".zarray", lambda z: z.update(shape=[4])),
-                      r"dense/bias: \(4,\) of dense/bias, \(3,\) expected"),
+                      r"dense/bias: \(4,\) float32 of dense/bias, \(3,\) expected"),
     "a key outside": (lambda path: edited(path / "_METADATA", traverse), "the key '../good/dense' leads out of"),
     "zeros left out": (lambda path: edited(path / "_METADATA", lambda m: m.update(
         store_array_data_equal_to_fill_value=False)), "saved without its zeros"),
@@ -497,6 +544,23 @@ def test_what_is_no_checkpoint(tmp_path: pathlib.Path) -> None:
         load_pretrained(tmp_path / "pipe.npz", {})
 
 
+def test_what_to_do_with_the_msgpack_of_flax(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines in the error are run as they stand there."""
+    import flax
+    import safetensors.flax
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "flax_model.msgpack"
+    tree = {"a": {"kernel": jnp.ones((2, 3), jnp.bfloat16), "bias": jnp.arange(3.0)}}
+    path.write_bytes(flax.serialization.msgpack_serialize(tree))
+    with pytest.raises(ValueError, match="Flax's msgpack is not read; where you trust it, write it again: ") as caught:
+        load_pretrained(path, tree)
+    exec(str(caught.value).split("again: ")[1], {"flax": flax, "safetensors": safetensors, "pathlib": pathlib})
+    loaded, _ = load_pretrained("model.safetensors", tree)
+    np.testing.assert_array_equal(loaded["a"]["kernel"], tree["a"]["kernel"])
+    np.testing.assert_array_equal(loaded["a"]["bias"], tree["a"]["bias"])
+
+
 def test_missing_libraries_are_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     good_file(path)
@@ -515,5 +579,5 @@ def test_the_largest_claims_take_no_memory(tmp_path: pathlib.Path) -> None:
     assert path.stat().st_size < 2**16 < math.prod((2**22,))
     loaded, report = load_pretrained(path, {"a": np.zeros(2, np.float32)}, skip="bomb")
     assert report.skipped == ("bomb",) and (loaded["a"] == 1).all()
-    with pytest.raises(ValueError, match=r"bomb: \(4194304,\) of bomb, \(2,\) expected"):
+    with pytest.raises(ValueError, match=r"bomb: \(4194304,\) float32 of bomb, \(2,\) expected"):
         load_pretrained(path, {"a": np.zeros(2, np.float32), "bomb": np.zeros(2, np.float32)})

@@ -86,6 +86,36 @@ def test_rates_between_two_schedules_may_start_at_zero() -> None:
     np.testing.assert_allclose(seen, [[0, 0, 0], [0.02, 0.2, 2.0], [0.04, 0.4, 4.0]], rtol=1e-6)
 
 
+SCANNED = {"blocks": {"bias": np.ones((2, 12), np.float32), "kernel": np.ones((12, 2, 2), np.float32)},
+           "cls": np.ones(2, np.float32), "head": np.ones((2, 1), np.float32)}
+STACKS = ("cls", ("blocks/kernel", 0), ("blocks/bias", -1))
+
+
+def test_the_layers_of_a_scan_have_rates_of_their_own_along_their_axis() -> None:
+    """The blocks as one leaf, with the rates that they have one by one."""
+    assert layer_scales(SCANNED, 0.75, ("cls", ("blocks/kernel", 0), ("blocks/bias", 1))) == {
+        "blocks/bias": [0.75**(12 - i) for i in range(12)], "blocks/kernel": [0.75**(24 - i) for i in range(12)],
+        "cls": 0.75**25, "head": 1.0}
+    same = {"blocks": [SCANNED["blocks"]["kernel"], {"w": np.ones((12, 1))}], "cls": SCANNED["cls"], "head": 1.0}
+    groups = ("cls", (r"^blocks", 0))
+    assert layer_scales(same, 0.75, groups)["blocks/1/w"] == [wanted(0.75)[f"blocks/{i}/kernel"] for i in range(12)]
+    ends = np.geomspace(1e-4, 1e-2, 14)
+    tx = gx.chain(scale_by_layer(0.75, groups), discriminative_rates(1e-4, 1e-2, groups))
+    updates, _ = jax.jit(tx.update)(same, tx.init(same))
+    want = 0.75**np.arange(12, 0, -1) * -ends[1:13]
+    np.testing.assert_allclose(updates["blocks"][0], np.broadcast_to(want[:, None, None], (12, 2, 2)), rtol=1e-5)
+    np.testing.assert_allclose(updates["cls"], np.full(2, 0.75**13 * -ends[0]), rtol=1e-5)
+    np.testing.assert_allclose(updates["head"], -ends[13], rtol=1e-5)
+    last = scale_by_layer(0.5, STACKS)
+    bias = last.update(SCANNED, last.init(SCANNED))[0]["blocks"]["bias"]
+    np.testing.assert_allclose(bias, np.broadcast_to(0.5**np.arange(12, 0, -1), (2, 12)), rtol=1e-6)
+    # A mask hides some of the leaves, of which others tell how many layers there are; where none does it is refused.
+    tx = gx.masked(scale_by_layer(0.5, groups), {"blocks": [True, False], "cls": True, "head": True})
+    np.testing.assert_allclose(tx.update(same, tx.init(same))[0]["cls"], [0.5**13] * 2, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"groups: expected to see how many layers 'blocks' has along axis 0, got a"):
+        gx.masked(scale_by_layer(0.5, groups), {"blocks": False, "cls": True, "head": True}).init(same)
+
+
 def test_ulmfit_divides_by_2_6() -> None:
     scales = layer_scales(VIT, 1 / 2.6, r"blocks/(\d+)/")
     np.testing.assert_allclose(scales["blocks/9/kernel"], 2.6**-3, rtol=1e-12)
@@ -139,7 +169,7 @@ def test_the_decay_can_be_differentiated_and_mapped_over() -> None:
 
 
 @pytest.mark.parametrize("tx", [scale_by_layer(0.75, GROUPS), layerwise_decay(0.1, 0.75, list(GROUPS)),
-                                discriminative_rates(0.1, 1.0, GROUPS[1])])
+                                discriminative_rates(0.1, 1.0, GROUPS[1]), scale_by_layer(0.75, STACKS)])
 def test_they_are_values(tx: Any) -> None:
     assert pickle.loads(pickle.dumps(tx)) == tx == gx.from_config(json.loads(json.dumps(gx.to_config(tx))))
     assert eval(repr(tx), {"transfer": gx.transfer}) == tx
@@ -149,9 +179,15 @@ def test_they_are_values(tx: Any) -> None:
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda: scale_by_layer(0.0, "a"), ValueError, "decay: expected a real number > 0, got 0.0"),
     (lambda: scale_by_layer(0.5, ()), ValueError, r"groups: expected at least one regular expression, got \(\)"),
-    (lambda: scale_by_layer(0.5, 3), TypeError, "groups: expected a regular expression or a sequence of them, got 3"),
+    (lambda: scale_by_layer(0.5, 3), TypeError, "groups: expected a regular expression or a sequence of them, or of"),
     (lambda: scale_by_layer(0.5, ("a", 3)), TypeError, "groups: expected a regular expression or a sequence"),
     (lambda: scale_by_layer(0.5, "("), ValueError, "groups: expected a regular expression"),
+    (lambda: scale_by_layer(0.5, (("a", 0.5),)), TypeError, "groups: axis of 'a': expected an integer, got 0.5"),
+    (lambda: scale_by_layer(0.5, ("a", ("b", 0, 1))), TypeError, r"or of pairs \(regular expression, axis\), got"),
+    (lambda: scale_by_layer(0.5, (("blocks", 0),)).init({"blocks": 1.0}), ValueError,
+     r"groups: expected a layer for each index along axis 0 at 'blocks', which 'blocks' matches, got shape \(\)"),
+    (lambda: scale_by_layer(0.5, (("blocks", 0),)).init(SCANNED), ValueError,
+     r"groups: expected 2 layers along axis 0 at 'blocks/kernel', as at 'blocks/bias', got shape \(12, 2, 2\)"),
     (lambda: scale_by_layer(0.5, "stem").init(VIT), ValueError,
      "groups: expected 'stem' to be the first that matches some path, got the paths blocks/0/kernel"),
     (lambda: scale_by_layer(0.5, ("blocks", "blocks/3")).init(VIT), ValueError, "expected 'blocks/3' to be the first"),

@@ -76,7 +76,7 @@ def test_every_rule_at_once(write: Any) -> None:
     assert params["pos_embed"].sum() == 0
 
     assert report.new == ("head/kernel",) and report.unused == ("head.weight",) and report.skipped == ("steps",)
-    assert report.idle == ("transpose 'nobody'", "skip 'nowhere'", "rename 'never'")
+    assert report.idle == ("rename 'never'", "skip 'nowhere'", "transpose 'nobody'")
     changes = {item.path: item.changes for item in report.loaded}
     assert changes["block_0/key/kernel"] == ("part 2 of 3", "transpose (1, 0)", "reshape (6, 6)")
     assert changes["pos_embed"] == ("(1, 5, 6) by resize_positions",)
@@ -87,43 +87,52 @@ def test_every_rule_at_once(write: Any) -> None:
     for line in ("  patch/kernel          (2, 4, 3, 6) float32  <- patch.weight, transpose (2, 3, 1, 0)",
                  "left new\n  head/kernel", "skipped in the file\n  steps",
                  "unused in the file, for a param left new\n  head.weight",
-                 "rules that matched nothing\n  transpose 'nobody'"):
+                 "rules that matched nothing\n  rename 'never'\n  skip 'nowhere'\n  transpose 'nobody'"):
         assert line in text, text
 
 
 def test_all_that_does_not_fit_is_one_error(write: Any) -> None:
     path = write(conv=counted(64, 3, 7, 7), dense=counted(3, 2), flat=counted(6), far=counted(5), a=counted(2),
                  b=counted(2), extra=counted(1), whole=counted(2, dtype=np.int64), odd=counted(3), ranks=counted(3),
-                 cut=counted(3), number=1 + 2j)
+                 cut=counted(3), number=1 + 2j, pos=counted(1, 5, 2), l0=counted(2), l1=counted(3), s0=counted(2, 3),
+                 s1=counted(2, 3))
     params = zeros(conv=(7, 7, 3, 64), dense=(2, 3), flat=(2, 3), far=4, a=2, c=1, whole=2, ranks=3, part1=1, part2=1,
-                   number=()) | {"left": jax.ShapeDtypeStruct((1,), jnp.float32),
+                   number=(), pos=(1, 7, 2), l=(2, 2), s=(2, 3, 3)) | {"left": jax.ShapeDtypeStruct((1,), jnp.float32),
                                  "key": jax.eval_shape(lambda: jax.random.key(0)), "p.q": np.zeros(1), "odd": np.zeros(
                                      3, np.int32)}
     with pytest.raises(ValueError) as caught:
-        load_pretrained(path, params | {"p": {"q": np.zeros(1)}}, new="^left$", transpose={"ranks": (1, 0)},
-                        rename={"^b$": "a", "^cut$": ["part1", "part2"], "^extra$": "extras"})
+        load_pretrained(path, params | {"p": {"q": np.zeros(1)}}, new="^left$", convert={"^pos": resize_positions},
+                        transpose={"ranks": (1, 0), "^s$": (0, 2, 1)},
+                        rename={"^b$": "a", "^cut$": ["part1", "part2"], "^extra$": "extras",
+                                r"^(l|s)\d$": gx.transfer.Join(r"\1")})
     told, *lines = str(caught.value).splitlines()
     assert told.endswith("model.npz' does not fit params, nothing is loaded:")
     assert sorted(line.strip() for line in lines) == sorted([
-        "a: there are two arrays for it, a and b",
+        "a: there are 2 arrays for it, a, b; a Join in rename makes them one",
         "c (1,) float32: there is no array for it in the file; rename one, or name it in new",
-        "conv: (64, 3, 7, 7) of conv, (7, 7, 3, 64) expected; transpose (2, 3, 1, 0) fits",
-        "dense: (3, 2) of dense, (2, 3) expected; transpose (1, 0) fits",
+        "conv: (64, 3, 7, 7) float32 of conv, (7, 7, 3, 64) expected; transpose (2, 3, 1, 0) fits",
+        "dense: (3, 2) float32 of dense, (2, 3) expected; transpose (1, 0) fits",
         "extra (1,) float32 in the file: there is no param extras; rename it, or name it in skip",
-        "far: (5,) of far, (4,) expected",
-        "flat: (6,) of flat, (2, 3) expected; it has as many numbers, so that it could be reshaped",
+        "far: (5,) float32 of far, (4,) expected",
+        "flat: (6,) float32 of flat, (2, 3) expected; it has as many numbers, so that it could be reshaped",
         "key () key<fry>: there is no array for it in the file; rename one, or name it in new",
+        "l: (2,) float32 of l0 and 1 more, which cannot be stacked, for their shapes are (2,), (3,)",
         "left: it has a shape and no value that could be left new; give an array",
-        "number: complex128 of number, float32 expected; a cast from complex to real numbers would change what they "
+        "number: () complex128 of number, float32 expected; a cast from complex to real numbers would change what they "
         "mean",
-        "odd: float32 of odd, int32 expected; a cast from real to integer numbers would change what they mean",
+        "odd: (3,) float32 of odd, int32 expected; a cast from real to integer numbers would change what they mean",
         "p/q and p.q: one name for 2 params",
         "p.q (1,) float64: there is no array for it in the file; rename one, or name it in new",
         "p/q (1,) float64: there is no array for it in the file; rename one, or name it in new",
-        "part1: (3,) of cut, which cannot be cut into 2 equal parts",
-        "part2: (3,) of cut, which cannot be cut into 2 equal parts",
-        "ranks: (3,) of ranks, which cannot be transposed by (1, 0)",
-        "whole: int64 of whole, float32 expected; a cast from integer to real numbers would change what they mean",
+        "part1: (3,) float32 of cut, which cannot be cut into 2 equal parts",
+        "part2: (3,) float32 of cut, which cannot be cut into 2 equal parts",
+        # An error in a function is one among the others, with its path.
+        "pos: (1, 5, 2) float32 of pos, resize_positions raised ValueError: new_grid: expected (height, width) of 6 "
+        "patches, got (2, 2); the tokens of the prefix are counted by prefix_tokens",
+        "ranks: (3,) float32 of ranks, which cannot be transposed by (1, 0)",
+        "s: (2, 3) float32 of s0 and 1 more, stack of 2, transpose (0, 2, 1), makes (2, 3, 2) float32, (2, 3, 3) "
+        "expected",
+        "whole: (2,) int64 of whole, float32 expected; a cast from integer to real numbers would change what they mean",
     ])
 
 
@@ -131,15 +140,22 @@ def test_numbers_that_would_change_are_refused_together(write: Any) -> None:
     path = write(big=np.array([1.0, 1e300]), small=np.array([1, 300]), minus=np.array([-1], np.int64),
                  good=np.ones(1), shape=np.ones(2), kind=np.ones(2))
     params = zeros(big=2, good=1, shape=3, kind=2) | {"small": np.zeros(2, np.int8), "minus": np.zeros(1, np.uint64)}
+
+    def same(x: Any, shape: Any) -> Any:
+        return x
+
+    def positive(x: Any, shape: Any) -> Any:
+        return x > 0
+
     with pytest.raises(ValueError) as caught:
-        load_pretrained(path, params, convert={"shape": lambda x, shape: x, "kind": lambda x, shape: x > 0})
+        load_pretrained(path, params, convert={"shape": same, "kind": positive})
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
-        "big: big has 1 numbers of float64 that float32 cannot hold",
-        "kind: kind became bool when converted, float32 expected; a cast from logical to real numbers would change "
-        "what they mean",
-        "minus: minus has 1 numbers of int64 that uint64 cannot hold",
-        "shape: shape became (2,) when converted, (3,) expected",
-        "small: small has 1 numbers of int64 that int8 cannot hold",
+        "big: (2,) float64 of big, which has 1 numbers of float64 that float32 cannot hold",
+        "kind: (2,) float64 of kind, (2,) by positive, makes (2,) bool, float32 expected; a cast from logical to real "
+        "numbers would change what they mean",
+        "minus: (1,) int64 of minus, which has 1 numbers of int64 that uint64 cannot hold",
+        "shape: (2,) float64 of shape, (2,) by same, makes (2,) float64, (3,) expected",
+        "small: (2,) int64 of small, which has 1 numbers of int64 that int8 cannot hold",
     ]
     assert all((leaf == 0).all() for leaf in params.values())
 
@@ -163,7 +179,7 @@ def test_sixty_four_bits_need_the_option(write: Any) -> None:
         params = {"a": jnp.zeros(1, jnp.float64)}
         assert load_pretrained(path, params)[0]["a"][0] == 1 + 2**-40
         shapes = jax.eval_shape(lambda: params)
-    with pytest.raises(ValueError, match=r"a: float64 of a, float64 expected; jax has it only with jax_enable_x64"):
+    with pytest.raises(ValueError, match=r"a: \(1,\) float64 of a, float64 expected; jax has it only with jax_"):
         load_pretrained(path, shapes)
 
 
@@ -187,9 +203,64 @@ def test_regular_expressions_are_searched_for(write: Any) -> None:
         "encoder.bias",)
 
 
+@pytest.mark.parametrize("rename", [
+    {"backbone.0.weight": "backbone.kernel"}, {r"backbone\.0\.weight": "backbone/kernel"},
+    {re.escape("backbone.0.weight"): "backbone/kernel"}, {"backbone/0/weight": "backbone/kernel"},
+    {r"^([^.]+)\.(\d+)\.": r"\1.", r"[.]weight$": ".kernel"}, {r"\.0[/.]": "/", "(?<=/)weight": "kernel"}])
+def test_rules_are_spelled_as_the_file_spells_its_names_or_as_paths(write: Any, rename: Any) -> None:
+    params = {"backbone": {"kernel": counted(2) + 3}, "head": {"kernel": counted(2) + 3}}
+    path = write(backbone__0__weight=counted(2), head__kernel=counted(2), unused__0__x=counted(1))
+    loaded, report = load_pretrained(path, params, rename=rename, skip=r"^unused\.0", new=r"head\.kernel")
+    np.testing.assert_array_equal(loaded["backbone"]["kernel"], [0, 1])
+    assert not report.idle and report.new == ("head/kernel",)
+
+
+def test_several_arrays_for_one_param(write: Any) -> None:
+    """Stacked layers of torch whose dense layers are to be transposed, and the two biases of its LSTM."""
+    layers = {f"layers__{i}__qkv__weight": counted(6, 3) + 100 * i for i in range(11)}
+    path = write(**layers, rnn__bias_hh_l0=counted(4), rnn__bias_ih_l0=10 * counted(4), g=counted(2) + 1,
+                 v=counted(2, dtype=np.float16))
+    params = {"layers": zeros(query=(11, 3, 3), value=(11, 3, 3)), "rnn": zeros(bias=4), "w": np.zeros(2, np.float32)}
+    joined = gx.transfer.Join("w", lambda pair: pair[0] * pair[1])
+    loaded, report = load_pretrained(
+        path, params, rename={r"qkv.weight$": ["query", "value"], r"layers\.\d+\.": gx.transfer.Join("layers."),
+                              r"bias_.._l0$": gx.transfer.Join("bias", sum), "^[gv]$": joined},
+        transpose={"layers": (0, 2, 1)})
+    whole = np.stack([layers[f"layers__{i}__qkv__weight"] for i in range(11)])
+    np.testing.assert_array_equal(loaded["layers"]["query"], whole[:, :3].swapaxes(1, 2))
+    np.testing.assert_array_equal(loaded["layers"]["value"], whole[:, 3:].swapaxes(1, 2))
+    np.testing.assert_array_equal(loaded["rnn"]["bias"], 11 * counted(4))
+    np.testing.assert_array_equal(loaded["w"], (counted(2) + 1) * counted(2))
+    value = report.loaded[1]
+    assert value.source == "layers.0.qkv.weight to layers.10.qkv.weight" and value.sources[2] == "layers.2.qkv.weight"
+    assert value.changes == ("part 2 of 2", "stack of 11", "transpose (0, 2, 1)")
+    assert report.loaded[2].changes == ("sum of 2",)
+    with pytest.raises(ValueError, match=r"w: \(2,\) float32 of g and 1 more, <lambda> raised ZeroDivisionError"):
+        load_pretrained(path, params, skip="layers|rnn", new="layers|rnn", rename={
+            "g|v": gx.transfer.Join("w", lambda pair: 1 / 0)})
+    with pytest.raises(ValueError, match="w: there are 2 arrays for it, g, v; a Join in rename makes them one"):
+        load_pretrained(path, params, skip="layers|rnn", new="layers|rnn", rename={"g": "w", "v": joined})
+
+
+def test_one_array_for_several_params(write: Any) -> None:
+    """An embedding that is tied to a head, which wants the transpose; a copy for what is left new is not used."""
+    path, params = write(embed=counted(5, 4)), zeros(embed=(5, 4), head=(4, 5), other=1)
+    loaded, report = load_pretrained(path, params, transpose={"head": (1, 0)}, new="other",
+                                     rename={"^embed$": gx.transfer.Copy("embed", "head", "other")})
+    np.testing.assert_array_equal(loaded["embed"], counted(5, 4))
+    np.testing.assert_array_equal(loaded["head"], counted(5, 4).T)
+    assert not np.shares_memory(loaded["embed"], loaded["head"]) and not report.unused
+    assert repr(gx.transfer.Copy("a", "b")) == "Copy('a', 'b')"
+    for wrong, error in ((lambda: gx.transfer.Copy(), ValueError), (lambda: gx.transfer.Copy("a", 3), TypeError),
+                         (lambda: gx.transfer.Join(3), TypeError), (lambda: gx.transfer.Join("a", 3), TypeError)):
+        with pytest.raises(error, match=r"names: expected|name: expected|by: expected a function"):
+            wrong()
+
+
 @pytest.mark.parametrize(("rules", "error", "message"), [
     ({"rename": {"(": "x"}}, ValueError, r"rename: expected a regular expression, got '\(' \("),
     ({"rename": {"a": r"\1"}}, ValueError, r"rename: '\\\\1' does not fit 'a' \(invalid group reference"),
+    ({"rename": {"a": 3}}, TypeError, "rename: expected a string, a function, a list of strings, Copy or Join for 'a'"),
     ({"rename": {1: "x"}}, TypeError, "rename: expected a regular expression, got 1"),
     ({"rename": {"a": ["a", "b"], "b": ["c", "d"]}}, ValueError, "rename: 'b' cuts 'a', which another rule has cut"),
     ({"skip": "("}, ValueError, r"skip: expected a regular expression"),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
          "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16, "f8e4m3fn": 1, "f8e5m2": 1, "token": 0}
 """Bytes of an element."""
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
 
 class Array(NamedTuple):
@@ -22,6 +23,7 @@ class Array(NamedTuple):
 
     @property
     def bytes(self) -> float:
+        """Bytes of the array."""
         if self.dtype not in SIZES:
             raise ValueError(f"program: expected elements of {', '.join(SIZES)}, got {self.dtype}")
         return SIZES[self.dtype] * math.prod(self.dims)
@@ -156,6 +158,49 @@ def parse(text: str) -> Module:
     if entry is None:
         raise ValueError(f"program: expected a computation marked ENTRY, got {len(computations)} without")
     return Module(computations, entry)
+
+
+def branches(op: Op) -> list[str]:
+    """The computations of which a conditional takes one."""
+    listed = op.attribute("branch_computations") or (
+        f"{op.attribute('true_computation')} {op.attribute('false_computation')}")
+    return re.findall(r"[\w.\-]+", listed)
+
+
+def received(op: Op) -> list[Array]:
+    """What a collective gives: the start of an asynchronous one lists its operands before."""
+    arrays = op.arrays[len(op.arrays) // 2:] if op.kind.endswith("-start") and len(op.arrays) > 1 else op.arrays
+    return [array for array in arrays if array.dtype != "token" and array[:2] != ("u32", ())]
+
+
+def trips_of(module: Module, op: Op, computation: Computation) -> int | None:
+    """How often a loop runs: a counter that starts at a constant and is compared to one, or to what never changes."""
+    if op.known_trips is not None:
+        return op.known_trips
+    condition, body = module.called(op, "condition"), module.called(op, "body")
+    compare = next((inner for one in condition.ops.values() for inner in module.inside(one)
+                    if inner.kind == "compare"), None)
+    init = computation.ops.get(op.operands[0])
+    if compare is None or init is None or init.kind != "tuple":
+        return None
+    limits = [value for one in condition.ops.values() if one.kind == "constant"
+              and (value := condition.integer(one.name)) is not None]
+    places = [int(one.attribute("index")) for one in condition.ops.values() if one.kind == "get-tuple-element"]
+    starts = {place: computation.integer(init.operands[place]) for place in places}
+    fixed = [place for place in places if _carried(body, place)]
+    if not limits and len(places) == 2 and len(fixed) == 1:
+        limits = [value for place in fixed if (value := starts[place]) is not None]
+        places.remove(fixed[0])
+    if len(limits) != 1 or len(places) != 1 or (start := starts[places[0]]) is None:
+        return None
+    return abs(limits[0] - start) + (compare.attribute("direction") in ("LE", "GE"))
+
+
+def _carried(body: Computation, place: int) -> bool:
+    """Whether a loop hands a place on as it was."""
+    root = body.root
+    one = body.ops.get(root.operands[place]) if root.kind == "tuple" else None
+    return one is not None and one.kind == "get-tuple-element" and one.attribute("index") == str(place)
 
 
 def _operation(line: str) -> Op | None:

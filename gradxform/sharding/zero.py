@@ -1,0 +1,250 @@
+"""ZeRO-1: state, and the work on it, divided over the devices that share the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from gradxform.core import checks, stages
+from gradxform.core.foreign import stage_of
+from gradxform.core.manual import ShardingError
+from gradxform.core.run import run
+from gradxform.core.selectors import compile_pattern
+from gradxform.core.stages import Around, Stage, is_final
+from gradxform.core.transformation import transformation
+from gradxform.core.trees import flatten, is_tracing, named_leaves
+from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
+from gradxform.sharding.fsdp import MIN_SIZE, size_of, widest
+from gradxform.sharding.specs import (
+    AUTO,
+    AnyMesh,
+    as_explicit,
+    check_axes,
+    entries,
+    known_sharding,
+    mesh_of,
+    names,
+    parts,
+)
+from gradxform.sharding.state import spec_of
+
+FREE = P.UNCONSTRAINED
+
+
+class Zero1State(NamedTuple):
+    """The state of the transformation inside, divided."""
+
+    inner_state: State
+
+
+@transformation
+def zero1(tx: AnyTransformation, axis: str | tuple[str, ...] = "data", *, min_size: int = MIN_SIZE,
+          rules: Sequence[tuple[str, int | None]] = ()) -> Around:
+    """Divides the state of any transformation, and the work on it, over devices that hold the same params.
+
+    Rajbhandari et al., "ZeRO" (2020), section 5.1 (the stage P_os).
+    Of each gradient a device takes its piece (a reduce-scatter where gradients are summed), makes the step of that
+    piece, and the updates are put together again (an all-gather): as much is sent as without (a sum of gradients is
+    both), state takes ``1 / n`` of the bytes. Params and updates lie as the params do.
+
+    A leaf is divided along the largest dimension that comes in equal pieces, by its global shape. On an Explicit mesh
+    and in ``state_sharding`` that is one that no other axis divides; on an Auto mesh JAX does not tell how params lie:
+    where tensor parallelism divides the largest dimension of a leaf, ``rules`` say which other one is meant.
+
+    What the compiler makes of it depends on the machine; ``traffic`` shows it.
+
+    Args:
+      tx: the transformation, ours, optax's or a chain.
+      axis: the axis of the mesh over which the data is divided, several of them as one, or one of several. The mesh is
+        that of the arrays, else that of ``jax.set_mesh``. Inside ``shard_map``, where it is a named axis, gradients
+        that differ along it are summed over it, and bricks in ``tx`` that read whole leaves take ``axis_name``.
+      min_size: bytes from which on a leaf is divided, >= 0.
+      rules: pairs ``(pattern, dimension)`` of a regular expression of paths and the dimension to divide, or None for
+        none; the first that is found in the path of a leaf decides over it.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      TypeError: ``tx`` is not a transformation, or an argument of another type.
+      ValueError: a pattern is not a regular expression, or ``min_size`` is negative.
+      ShardingError: from ``init`` and ``update``, no mesh; an axis that is not in it; ``zero1`` in ``zero1``; a leaf
+        that ``axis`` divides already, or whose dimension another axis is known to divide; a dimension of ``rules``
+        that does not come in equal pieces.
+
+    Example:
+      >>> import gradxform as gx, jax, jax.numpy as jnp
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> tx = gx.sharding.zero1(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(1e-3)), min_size=0)
+      >>> with jax.set_mesh(mesh):
+      ...   state = gx.sharding.init(tx, {"w": jnp.ones((8, 4))})
+      >>> state.inner_state[1][0].mu["w"].sharding.spec
+      P('data', None)
+    """
+    stage = stage_of(tx, "tx")
+    checks.integer("min_size", min_size, at_least=0, known=True)
+    plan = _Plan(names(axis), int(min_size), [(compile_pattern("rules", pattern), dim) for pattern, dim in rules])
+
+    def init(params: Params) -> Zero1State:
+        pieces = plan.of(params)
+        state = stages.init(stage, pieces.divided(params))
+        if any(isinstance(x, Zero1State) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Zero1State))):
+            raise ShardingError("zero1: expected a transformation whose state is not divided, got one with zero1 in it")
+        return Zero1State(pieces.held(state, stage, params))
+
+    def update(updates: Updates, state: Zero1State, params: Params | None = None, **extra: Any) -> tuple[Updates, Any]:
+        pieces = plan.of(updates if params is None else params)
+        own = None if params is None else pieces.divided(params)
+        new, inner = run(stage, pieces.divided(updates, summed=True), state.inner_state, own, extra, "zero1")
+        return pieces.whole(new), Zero1State(pieces.held(inner, stage, updates if params is None else params))
+
+    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, Zero1State, final=is_final(stage))
+
+
+class _Plan(NamedTuple):
+    """Which leaves are divided, and along which dimension."""
+
+    axes: tuple[str, ...]
+    min_size: int
+    rules: list[tuple[Any, int | None]]
+
+    def of(self, params: Params) -> _Pieces:
+        mesh = mesh_of(params, "zero1")
+        check_axes("axis", self.axes, mesh)
+        count = parts(mesh, self.axes)
+        dims = [self._dim(path, leaf, count, mesh) for path, leaf in named_leaves(params)]
+        return _Pieces(self.axes, mesh, dims)
+
+    def _dim(self, path: str, leaf: Any, count: int, mesh: AnyMesh) -> int | None:
+        """The dimension of a leaf that is divided."""
+        lies = known_sharding(leaf)
+        own = entries(lies.spec if lies is not None else (), leaf.ndim)
+        if any(name in names(entry) for entry in own for name in self.axes):
+            axes = " and ".join(map(repr, self.axes))
+            raise ShardingError(f"zero1: expected params that {axes} does not divide, got '{path}' with {P(*own)}")
+        for pattern, dim in self.rules:
+            if pattern.search(path):
+                if dim is not None and (not -leaf.ndim <= dim < leaf.ndim or leaf.shape[dim] % count):
+                    raise ShardingError(f"rules: expected for '{path}' a dimension of {leaf.shape} that comes in "
+                                        f"{count} equal pieces, got {dim}")
+                return None if dim is None else dim % leaf.ndim
+        if size_of(leaf) < self.min_size:
+            return None
+        if AUTO not in mesh.axis_names and not _is_auto(mesh, self.axes):
+            return widest(leaf.shape, own, count)
+        dim = widest(leaf.shape, [None] * leaf.ndim, count)
+        if dim is not None and names(own[dim]):
+            raise ShardingError(f"zero1: expected nothing else to divide dimension {dim} of '{path}', got {P(*own)}; "
+                                f"say which dimension is meant: rules=[({path!r}, dimension)]")
+        return dim
+
+
+class _Pieces(NamedTuple):
+    """The leaves of one tree of params, and along which dimension each of them is divided."""
+
+    axes: tuple[str, ...]
+    mesh: AnyMesh
+    dims: list[int | None]
+
+    def divided(self, tree: PyTree, *, summed: bool = False) -> PyTree:
+        """The pieces of a tree; ``summed``: of the sum of what differs from device to device inside ``shard_map``."""
+        one = self._scattered if summed and self._manual() else self._own if self._manual() else self._placed
+        return self._map(one, tree)
+
+    def whole(self, tree: PyTree) -> PyTree:
+        """Undoes ``divided``."""
+        return self._map(self._gathered if self._manual() else self._unplaced, tree)
+
+    def held(self, state: State, stage: Stage, params: Params) -> State:
+        """The state, kept from lying anywhere else in a program whose types do not say how arrays lie."""
+        if self._manual() or not self._constrained() or not is_tracing(jax.tree.leaves(state)):
+            return state
+        twin = as_explicit(self.mesh)
+        leaves, treedef = flatten(params)
+        typed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(twin, P(*self._spec(x, dim, None))))
+                 for x, dim in zip(leaves, self.dims, strict=True)]
+        with jax.sharding.use_abstract_mesh(twin):
+            like = jax.eval_shape(lambda params: stages.init(stage, params), treedef.unflatten(typed))
+
+        def hold(x: Any, typed: Any) -> Any:
+            spec = spec_of(typed)
+            kept = P(*(FREE if entry is None else entry for entry in spec))
+            return lax.with_sharding_constraint(x, NamedSharding(self.mesh, kept)) if any(spec) else x
+
+        return jax.tree.map(hold, state, like)
+
+    def _map(self, one: Any, tree: PyTree) -> PyTree:
+        leaves, treedef = flatten(tree)
+        return treedef.unflatten([one(x, dim) for x, dim in zip(leaves, self.dims, strict=True)])
+
+    def _manual(self) -> bool:
+        return all(name in getattr(self.mesh, "manual_axes", ()) for name in self.axes)
+
+    def _constrained(self) -> bool:
+        return _is_auto(self.mesh, self.axes)
+
+    def _entry(self) -> Any:
+        return self.axes[0] if len(self.axes) == 1 else self.axes
+
+    def _spec(self, x: Any, dim: int | None, rest: Any) -> list[Any]:
+        return [self._entry() if axis == dim else rest for axis in range(x.ndim)]
+
+    # Under plain jit: arrays are laid out, and the compiler finds what has to be sent.
+
+    def _placed(self, x: Any, dim: int | None) -> Any:
+        if dim is None or _is_float0(x):
+            return x
+        if self._constrained():
+            return lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(*self._spec(x, dim, FREE))))
+        own = entries(jax.typeof(x).sharding.spec, x.ndim)
+        own[dim] = self._entry()
+        return jax.sharding.reshard(x, NamedSharding(self.mesh, P(*own)))
+
+    def _unplaced(self, x: Any, dim: int | None) -> Any:
+        if dim is None or _is_float0(x):
+            return x
+        if self._constrained():
+            spec = P(*(None if axis == dim else FREE for axis in range(x.ndim)))
+            return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+        own = entries(jax.typeof(x).sharding.spec, x.ndim)
+        own[dim] = None
+        return jax.sharding.reshard(x, NamedSharding(self.mesh, P(*own)))
+
+    # Inside shard_map: each device says what it sends.
+
+    def _own(self, x: Any, dim: int | None) -> Any:
+        if dim is None or _is_float0(x):
+            return x
+        size = x.shape[dim] // lax.axis_size(self.axes)
+        return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axes) * size, size, dim)
+
+    def _scattered(self, x: Any, dim: int | None) -> Any:
+        if _is_float0(x):
+            return x
+        along = tuple(name for name in self.axes if name in _varying(x) or name not in _varying(lax.axis_index(name)))
+        if dim is None:
+            return lax.psum(x, along) if along else x
+        if along == self.axes:
+            return lax.psum_scatter(x, self.axes, scatter_dimension=dim, tiled=True)
+        return self._own(lax.psum(x, along) if along else x, dim)
+
+    def _gathered(self, x: Any, dim: int | None) -> Any:
+        return x if dim is None or _is_float0(x) else lax.all_gather(x, self.axes, axis=dim, tiled=True, to="invarying")
+
+
+def _is_auto(mesh: AnyMesh, axes: tuple[str, ...]) -> bool:
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return any(kinds[name] == AxisType.Auto for name in axes)
+
+
+def _varying(x: Any) -> frozenset[str]:
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def _is_float0(x: Any) -> bool:
+    return x.dtype == jax.dtypes.float0

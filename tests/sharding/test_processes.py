@@ -1,0 +1,73 @@
+"""Two processes of two devices each train as one process does, and a process that does not come is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradxform as gx
+
+PROGRAM = pathlib.Path(__file__).with_name("process_program.py")
+
+
+def run(processes: int, present: tuple[int, ...], timeout: float, devices: int) -> list[dict[str, Any]]:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                                "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
+                                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    started = [subprocess.Popen([sys.executable, str(PROGRAM), address, str(processes), str(i), str(timeout)],
+                                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for i in present]
+    found = []
+    for process in started:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-4000:]
+        found.append(json.loads(out.splitlines()[-1]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def two() -> list[dict[str, Any]]:
+    return run(2, (0, 1), 120, 2)
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    return run(1, (0,), 120, 4)[0]
+
+
+def test_losses_are_those_of_one_process(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    ways = [way for way in one if "," in way]
+    assert len(ways) == 6
+    for way in ways:
+        np.testing.assert_allclose(two[0][way][0], one[way][0], rtol=1e-5)
+        assert two[0][way] == two[1][way]  # the losses and the bits of the params
+
+
+def test_a_shard_that_is_not_finite_moves_nothing_anywhere(two: list[dict[str, Any]]) -> None:
+    assert all(told["stays"] and "in a row" in told["refused"] for told in two)
+
+
+def test_unequal_rows_are_counted(two: list[dict[str, Any]]) -> None:
+    assert {told["unequal"] for told in two} == {
+        "global_batch: expected as many rows in each process, got 2 in process 0, 4 in process 1"}
+
+
+def test_who_does_not_come_is_named() -> None:
+    start = time.monotonic()
+    first, second = run(3, (0, 2), 2.0, 1)
+    assert time.monotonic() - start < 60  # most of it imports; the wait itself is in the message
+    for told in (first, second):
+        assert told["late"].startswith("waited 2 s for 3 processes at localhost:")
+        assert told["late"].endswith(": 0, 2 came, 1 did not")
