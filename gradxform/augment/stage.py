@@ -130,7 +130,10 @@ def canvas_of(targets: Targets) -> Canvas:
         return image
     # In a loop of its own, for with what leads to the image it would not be vectorized.
     size = targets.get("size")
-    return isolated(Canvas.of, image, size) if image.dtype == jnp.uint8 else Canvas.of(image, size)
+    if image.dtype != jnp.uint8:
+        return Canvas.of(image, size)
+    canvas: Canvas = isolated(Canvas.of, image, size)
+    return canvas.with_levels_of(image)
 
 
 def closed(result: Any) -> Any:
