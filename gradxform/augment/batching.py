@@ -66,8 +66,10 @@ def _through(build: Callable[[Any], Stage], arrays: Any, params: Any, targets: T
     here = stage.images(shape, image.dtype)
     if batching == "map":
         return grouped(1 if here is None else here)(arrays, params, targets)
+    # What a processor's cache cannot hold of a whole batch, a GPU's memory should not either.
+    large = stage.chooses or stage.dear or here is not None
     return by_platform(grouped(here), arrays, params, targets, tpu=grouped(1 if stage.chooses else None),
-                       gpu=grouped(GROUP(shape, image.dtype) if stage.chooses or stage.dear else None))
+                       gpu=grouped(GROUP(shape, image.dtype) if large else None))
 
 
 def images_at_a_time(most: int, size: Any) -> int:

@@ -133,7 +133,7 @@ def canvas_of(targets: Targets) -> Canvas:
     if image.dtype != jnp.uint8:
         return Canvas.of(image, size)
     canvas: Canvas = isolated(Canvas.of, image, size)
-    return canvas.with_levels_of(image)
+    return canvas.with_levels(jnp.moveaxis(image, -1, 0))
 
 
 def closed(result: Any) -> Any:

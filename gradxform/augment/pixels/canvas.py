@@ -39,14 +39,15 @@ class Canvas:
       channels: how many channels there are.
       dtype: of the image that is made of it in the end.
       size: the true height and width (2,) of the image in the corner of padded words; None where they are not.
-      levels: the 8-bit channels that the words were packed of, where they are at hand; not part of the tree.
+      levels: the 8-bit channels as one array (C, H, W) of int32, where they are at hand beside the words; no part of
+        the tree.
     """
 
     words: tuple[jax.Array, ...]
     channels: int
     dtype: Any
     size: jax.Array | None = None
-    levels: tuple[jax.Array, ...] | None = None
+    levels: jax.Array | None = None
 
     @classmethod
     def of(cls, image: jax.Array, size: jax.Array | None = None) -> Canvas:
@@ -61,10 +62,10 @@ class Canvas:
     def image(self) -> jax.Array:
         """The image (..., H, W, C)."""
         if self.packed:
-            image: jax.Array = by_platform(
-                lambda words, _: _bytes(words)[..., :self.channels], self.words,
-                list(self.levels or self._unpacked(self.words)),
-                tpu=lambda _, levels: jnp.moveaxis(jnp.stack(levels).astype(jnp.uint8), 0, -1))
+            if self.levels is None:
+                return self._bytes(self.words)
+            image: jax.Array = by_platform(lambda words, _: self._bytes(words), self.words, self.levels,
+                                           tpu=lambda _, levels: jnp.moveaxis(levels.astype(jnp.uint8), 0, -1))
             return image
         return _interleaved([word.astype(self.dtype) for word in self.words])
 
@@ -86,41 +87,44 @@ class Canvas:
 
     def planes(self) -> Planes:
         """The channels."""
-        if not self.packed:
-            planes = list(self.words)
-        elif self.levels is None:
-            planes = self._unpacked(self.words)
-        else:
-            planes = by_platform(lambda words, _: self._unpacked(words), self.words, list(self.levels),
-                                 tpu=lambda _, levels: levels)
+        planes = list(self.words) if not self.packed else [
+            ((self.words[i // 4] >> (8 * (i % 4))) & 255).astype(jnp.int32) for i in range(self.channels)]
         return planes if self.size is None else Padded(planes, self.size)
 
     def with_words(self, words: Iterable[jax.Array]) -> Canvas:
         """This canvas with other words."""
         return dataclasses.replace(self, words=tuple(words), levels=None)
 
-    def with_levels_of(self, image: jax.Array) -> Canvas:
-        """This canvas of an 8-bit image, with its channels at hand."""
-        return dataclasses.replace(self, levels=tuple(image[..., i].astype(jnp.int32) for i in range(self.channels)))
+    def with_levels(self, levels: jax.Array) -> Canvas:
+        """This canvas with the channels of its words, (C, H, W), at hand."""
+        return dataclasses.replace(self, levels=levels.astype(jnp.int32))
+
+    def stacked(self) -> jax.Array:
+        """The 8-bit channels as one array (C, H, W) of int32."""
+        if self.levels is not None:
+            return self.levels
+        words = jnp.stack([self.words[i // 4] for i in range(self.channels)])
+        shifts = jnp.asarray([8 * (i % 4) for i in range(self.channels)], jnp.uint32)
+        return ((words >> shifts[:, None, None]) & 255).astype(jnp.int32)
 
     def with_planes(self, planes: Planes) -> Canvas:
         """This canvas with other channels, 8-bit ones as integers in 0..255; floats make it one of float images.
 
         Where the words are padded, they are 0 beyond the true size.
         """
-        levels = None
         if planes[0].dtype == jnp.int32:
             words, dtype = [_pack(list(planes[i:i + 4])) for i in range(0, len(planes), 4)], self.dtype
-            levels = tuple(planes) if self.size is None else None
         else:
             words = [plane.astype(jnp.float32) for plane in planes]
             dtype = jnp.dtype(jnp.float32) if self.packed else self.dtype
         if self.size is not None:
             words = [blanked(word, self.size) for word in words]
-        return Canvas(tuple(words), len(planes), dtype, self.size, levels)
+        return Canvas(tuple(words), len(planes), dtype, self.size)
 
-    def _unpacked(self, words: tuple[jax.Array, ...]) -> Planes:
-        return [((words[i // 4] >> (8 * (i % 4))) & 255).astype(jnp.int32) for i in range(self.channels)]
+    def _bytes(self, words: tuple[jax.Array, ...]) -> jax.Array:
+        # A word's bytes are the channels, the lowest first, on every platform of XLA's.
+        parts = [lax.bitcast_convert_type(word, jnp.uint8) for word in words]
+        return (parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1))[..., :self.channels]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -156,12 +160,6 @@ def true_size(planes: Planes) -> tuple[Any, Any]:
 def real(planes: Planes) -> jax.Array | None:
     """Which pixels (H, W) are of the image; None where all are."""
     return is_real(planes.size, *planes[0].shape) if isinstance(planes, Padded) else None
-
-
-def _bytes(words: tuple[jax.Array, ...]) -> jax.Array:
-    # A word's bytes are the channels, the lowest first, on every platform of XLA's.
-    parts = [lax.bitcast_convert_type(word, jnp.uint8) for word in words]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
 
 
 def _interleaved(planes: Planes) -> jax.Array:
