@@ -81,6 +81,7 @@ class Views(Stage):
     """Several results of one image, each with parameters of its own."""
 
     stages: tuple[Stage, ...]
+    several = True
 
     @property
     def dear(self) -> bool:  # type: ignore[override]

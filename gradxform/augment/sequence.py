@@ -28,6 +28,11 @@ class Sequence(Stage):
         """Whether a stage does."""
         return any(stage.chooses for stage in self.stages)
 
+    @property
+    def several(self) -> bool:  # type: ignore[override]
+        """Whether a stage makes several images of each."""
+        return any(stage.several for stage in self.stages)
+
     def images(self, shape: Shape, dtype: Any) -> int | None:
         """As few as a stage wants."""
         shapes = itertools.accumulate(self.stages, lambda shape, stage: stage.out_shape(shape), initial=shape)

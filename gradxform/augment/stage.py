@@ -35,6 +35,7 @@ class Stage:
       dear: whether doing it to an image that does not take it costs more than going through a batch image by image:
         true of look-ups, of nothing that is a pass over the pixels.
       chooses: whether each image takes one of several branches of which some are dear.
+      several: whether it makes several images of each.
       needs_unit: whether float images have to be in [0, 1].
       leaves_unit: whether what it makes of them is not.
 
@@ -46,6 +47,7 @@ class Stage:
 
     dear: bool = False
     chooses: bool = False
+    several: bool = False
     needs_unit: bool = False
     leaves_unit: bool = False
 
@@ -130,7 +132,10 @@ def canvas_of(targets: Targets) -> Canvas:
         return image
     # In a loop of its own, for with what leads to the image it would not be vectorized.
     size = targets.get("size")
-    return isolated(Canvas.of, image, size) if image.dtype == jnp.uint8 else Canvas.of(image, size)
+    if image.dtype != jnp.uint8:
+        return Canvas.of(image, size)
+    canvas: Canvas = isolated(Canvas.of, image, size)
+    return canvas.with_levels(jnp.moveaxis(image, -1, 0))
 
 
 def closed(result: Any) -> Any:

@@ -15,7 +15,9 @@ from photometric_oracles import IMAGES, photograph, pillow
 
 from gradxform.augment.geometry import resample
 from gradxform.augment.geometry.borders import Border
-from gradxform.augment.pixels import filters, histogram
+from gradxform.augment.pixels import canvas, filters, histogram
+from gradxform.augment.pixels.canvas import Canvas
+from gradxform.augment.stage import canvas_of
 
 RNG = np.random.default_rng(0)
 PICTURES = {
@@ -92,8 +94,42 @@ def test_a_band_is_scipys_blur_of_each_pixel(size: int) -> None:
 def test_a_blur_by_products_is_the_portable_one(shape: tuple[int, ...]) -> None:
     planes = [jnp.asarray(plane, jnp.int32) for plane in np.moveaxis(PICTURES[shape], -1, 0)]
     for sigma, radius in ((0.0, 3), (2.0, 11)):
-        got = filters._convolved_by_products(radius, jnp.maximum(jnp.float32(sigma), 1e-3), planes)
+        got = filters._convolved_by_products(radius, jnp.maximum(jnp.float32(sigma), 1e-3), jnp.stack(planes))
         wanted = jax.jit(filters._convolved_in_turn, static_argnums=0)(
             radius, jnp.maximum(jnp.float32(sigma), 1e-3), planes)
         # Sums in another order: 8-bit pixels differ where the Gaussian is nearer than this to the middle of two levels.
         np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-4 if sigma else 0)
+
+
+def test_channels_that_stay_apart_are_those_of_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for channels in (1, 3, 5):
+        image = jnp.asarray(RNG.integers(0, 256, (11, 14, channels), np.uint8))
+        read = canvas_of({"image": image})
+        np.testing.assert_array_equal(read.stacked(), np.moveaxis(image, -1, 0))
+        np.testing.assert_array_equal(Canvas.of(image).stacked(), np.moveaxis(image, -1, 0))
+        wanted = np.asarray(filters.blurred(read, 2.0, 4).image())
+        with monkeypatch.context() as patch:
+            for module in (filters, canvas):
+                patch.setattr(module, "by_platform", lambda portable, *args, tpu: tpu(*args))
+            np.testing.assert_array_equal(filters.blurred(read, 2.0, 4).image(), wanted)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_weighted_sums_by_products_are_the_portable_ones(axis: int) -> None:
+    planes = np.moveaxis(RNG.integers(0, 256, (9, 31, 3)), -1, 0).astype(np.int32)
+    planes[0] = 255
+    image = Canvas.of(jnp.moveaxis(jnp.asarray(planes, jnp.uint8), 0, -1))
+    for taps in (2, 11, resample.MOST_EXACT):
+        index = RNG.integers(0, planes.shape[1 + axis], (taps, 17))
+        # All on one pixel, and none; weights of both signs, whose sum is 1.
+        index[:, 0] = 3
+        weights = RNG.integers(-2**18, 2**18, (taps, 17))
+        weights[:, 1:] //= taps // 2
+        weights[0] += 2**resample.FIXED - weights.sum(0)
+        wanted = np.zeros((3, 17, 31) if axis == 0 else (3, 9, 17), np.int64)
+        for t in range(taps):
+            wanted += (weights[t][:, None] * planes[:, index[t]] if axis == 0 else weights[t] * planes[:, :, index[t]])
+        tables = [resample._along(jnp.asarray(one.T, jnp.int32), axis) for one in (index, weights)]
+        got = resample._summed_in_bytes(axis, [jnp.asarray(plane) for plane in planes], *tables)
+        np.testing.assert_array_equal(got, wanted.astype(np.int32))
+        np.testing.assert_array_equal(got, resample._sums(image, axis, *tables))

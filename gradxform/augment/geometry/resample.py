@@ -32,6 +32,8 @@ ROUNDING = 2.0**-17
 """By so much at most weighted means of 1 are above it."""
 MOST_TAPS = 8
 """Up to so many pixels a weighted sum is spelled out; beyond, it is a product of matrices."""
+MOST_EXACT = 256
+"""So many products of two bytes add up exactly in float32."""
 BYTES = (jnp.uint8, jnp.bool_)
 """Types whose numbers bfloat16 has, and which a TPU cuts out badly."""
 
@@ -309,11 +311,25 @@ def _in_order(weights: Any) -> Any:
 def _sums(image: Canvas, axis: int, index: jax.Array, weights: jax.Array) -> Planes:
     """For each channel the sums over ``t`` of ``weights[t]`` times the rows (or columns) ``index[t]``."""
     taps = index.shape[0]
-    if taps <= MOST_TAPS:
-        found = [image.with_words(_taken(word, index[t].reshape(-1), axis) for word in image.words).planes()
-                 for t in range(taps)]
-        return [functools.reduce(operator.add, (exact(weights[t] * found[t][i]) for t in range(taps)))
-                for i in range(image.channels)]
+    in_turn = functools.partial(_summed_in_turn if taps <= MOST_TAPS else _summed_in_halves, axis)
+    if not image.packed or taps > MOST_EXACT:
+        return in_turn(image, index, weights)
+    planes: Planes = by_platform(lambda image, index, weights, _: in_turn(image, index, weights), image, index, weights,
+                                 image.planes(), tpu=lambda image, index, weights, planes: _summed_in_bytes(
+                                     axis, planes, index, weights))
+    return planes
+
+
+def _summed_in_turn(axis: int, image: Canvas, index: jax.Array, weights: jax.Array) -> Planes:
+    taps = index.shape[0]
+    found = [image.with_words(_taken(word, index[t].reshape(-1), axis) for word in image.words).planes()
+             for t in range(taps)]
+    return [functools.reduce(operator.add, (exact(weights[t] * found[t][i]) for t in range(taps)))
+            for i in range(image.channels)]
+
+
+def _summed_in_halves(axis: int, image: Canvas, index: jax.Array, weights: jax.Array) -> Planes:
+    taps = index.shape[0]
     count, size = max(index.shape[1:]), image.shape[axis]
     matrix = jnp.zeros((count, size), weights.dtype).at[jnp.arange(count), index.reshape(taps, count)].add(
         weights.reshape(taps, count), mode="promise_in_bounds")
@@ -329,6 +345,28 @@ def _sums(image: Canvas, axis: int, index: jax.Array, weights: jax.Array) -> Pla
     high, low = matrix >> 11, matrix & 2047
     return [(product(high, plane).astype(jnp.int32) << 11) + product(low, plane).astype(jnp.int32)
             for plane in image.planes()]
+
+
+def _summed_in_bytes(axis: int, planes: Planes, index: jax.Array, weights: jax.Array) -> Planes:
+    """The sums of 8-bit channels as products of bytes, which bfloat16 has exactly and whose sums float32 has."""
+    taps = index.shape[0]
+    count, size = max(index.shape[1:]), planes[0].shape[axis]
+    source = lax.broadcasted_iota(jnp.int32, (count, size), 1)
+    matrix = functools.reduce(operator.add, (
+        jnp.where(index[t].reshape(count, 1) == source, weights[t].reshape(count, 1), 0) for t in range(taps)))
+    # The highest byte has the sign. Made once, not for each product.
+    parts = lax.optimization_barrier([
+        part.astype(jnp.bfloat16) for part in (matrix >> 16, (matrix >> 8) & 255, matrix & 255)])
+
+    def product(part: jax.Array, plane: jax.Array) -> jax.Array:
+        pair = ((part, plane), ((1,), (0,))) if axis == 0 else ((plane, part), ((1,), (1,)))
+        return lax.dot_general(*pair[0], (pair[1], ((), ())), preferred_element_type=jnp.float32).astype(jnp.int32)
+
+    sums = []
+    for plane in planes:
+        high, middle, low = (product(part, plane.astype(jnp.bfloat16)) for part in parts)
+        sums.append((high << 16) + (middle << 8) + low)
+    return sums
 
 
 def _taken(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:

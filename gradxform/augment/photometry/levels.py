@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.photometry.number import Number, OneOrBounds
 from gradxform.augment.pixels import filters, histogram, tone
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Images, Pixelwise, Shape, Stage, any_number, few
+from gradxform.augment.stage import Images, Pixelwise, Shape, Stage, Targets, any_number, canvas_of, few
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -49,7 +50,7 @@ def gaussian_blur(sigma: OneOrBounds = (0.1, 2.0), kernel_size: int | None = Non
     """
     number = Number.of("sigma", sigma, at_least=0)
     radius = _radius(kernel_size, number.high)
-    return _of_number(number, lambda planes, sigma: filters.gaussian_blur(planes, sigma, radius), few(1 << 18))
+    return Blur(number, radius)
 
 
 @augmentation
@@ -214,6 +215,32 @@ def random_gamma(gamma: OneOrBounds = (0.8, 1.25)) -> Stage:
     return _of_number(Number.of("gamma", gamma, above=0, logarithmic=True), tone.gamma)
 
 
+@dataclasses.dataclass(frozen=True)
+class Blur(Stage):
+    """A Gaussian blur.
+
+    Attributes:
+      sigma: the standard deviation.
+      radius: how many pixels it reaches to each side.
+    """
+
+    sigma: Number
+    radius: int
+    needs_unit = True
+
+    def images(self, shape: Shape, dtype: Any) -> int | None:
+        """As many as a cache holds."""
+        return few(1 << 18)(shape, dtype)
+
+    def sample(self, key: jax.Array, shape: Shape) -> Any:
+        """The standard deviation, where it is not known."""
+        return self.sigma.draw(key)
+
+    def apply(self, params: Any, targets: Targets) -> Targets:
+        """The targets with another image."""
+        return targets | {"image": filters.blurred(canvas_of(targets), self.sigma.among(params), self.radius)}
+
+
 def _fixed(kernel: Callable[[Planes], Planes], at_a_time: Images = any_number, dear: bool = False) -> Stage:
     """A stage without parameters."""
     return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), at_a_time, dear, needs_unit=True)
@@ -224,10 +251,10 @@ def _measured(shape: Shape, dtype: Any) -> int | None:
     return few(1 << 16)(shape, dtype) if dtype == jnp.uint8 else None
 
 
-def _of_number(number: Number, kernel: Callable[[Planes, Scalar], Planes], at_a_time: Images = any_number) -> Stage:
+def _of_number(number: Number, kernel: Callable[[Planes, Scalar], Planes]) -> Stage:
     """A stage whose kernel takes a number."""
     return Pixelwise(lambda key, shape: number.draw(key), lambda params, planes: kernel(planes, number.among(params)),
-                     at_a_time, needs_unit=True)
+                     needs_unit=True)
 
 
 def _radius(kernel_size: int | None, largest: Scalar) -> int:

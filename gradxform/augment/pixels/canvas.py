@@ -2,6 +2,7 @@
 
 An 8-bit image is packed, four channels to a word. A kernel that reads and writes whole pixels compiles to a single
 vectorized loop; one that reads and writes (H, W, C) becomes loops over interleaved bytes that XLA does not vectorize.
+A TPU has the channels of an image apart as it is, and there nothing is packed between a kernel and the image.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.augment.geometry.borders import blanked, is_real
+from gradxform.core.platform import by_platform
 
 Planes = list[jax.Array]
 """The channels of an image, each (H, W): int32 in 0..255 of an 8-bit image, float32 in [0, 1] of another. ``Padded``
@@ -25,7 +27,8 @@ _FEW_CHANNELS = 4
 """Up to so many, channels are interleaved by a choice for each."""
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["words", "size"], meta_fields=["channels", "dtype"])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["words", "size"], meta_fields=["channels", "dtype"],
+                   drop_fields=["levels"])
 @dataclasses.dataclass(frozen=True)
 class Canvas:
     """An image (or a batch of images) while it is worked on.
@@ -36,12 +39,15 @@ class Canvas:
       channels: how many channels there are.
       dtype: of the image that is made of it in the end.
       size: the true height and width (2,) of the image in the corner of padded words; None where they are not.
+      levels: the 8-bit channels as one array (C, H, W) of int32, where they are at hand beside the words; no part of
+        the tree.
     """
 
     words: tuple[jax.Array, ...]
     channels: int
     dtype: Any
     size: jax.Array | None = None
+    levels: jax.Array | None = None
 
     @classmethod
     def of(cls, image: jax.Array, size: jax.Array | None = None) -> Canvas:
@@ -56,9 +62,11 @@ class Canvas:
     def image(self) -> jax.Array:
         """The image (..., H, W, C)."""
         if self.packed:
-            # A word's bytes are the channels, the lowest first, on every platform of XLA's.
-            parts = [lax.bitcast_convert_type(word, jnp.uint8) for word in self.words]
-            return (parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1))[..., :self.channels]
+            if self.levels is None:
+                return self._bytes(self.words)
+            image: jax.Array = by_platform(lambda words, _: self._bytes(words), self.words, self.levels,
+                                           tpu=lambda _, levels: jnp.moveaxis(levels.astype(jnp.uint8), 0, -1))
+            return image
         return _interleaved([word.astype(self.dtype) for word in self.words])
 
     @property
@@ -85,7 +93,19 @@ class Canvas:
 
     def with_words(self, words: Iterable[jax.Array]) -> Canvas:
         """This canvas with other words."""
-        return dataclasses.replace(self, words=tuple(words))
+        return dataclasses.replace(self, words=tuple(words), levels=None)
+
+    def with_levels(self, levels: jax.Array) -> Canvas:
+        """This canvas with the channels of its words, (C, H, W), at hand."""
+        return dataclasses.replace(self, levels=levels.astype(jnp.int32))
+
+    def stacked(self) -> jax.Array:
+        """The 8-bit channels as one array (C, H, W) of int32."""
+        if self.levels is not None:
+            return self.levels
+        words = jnp.stack([self.words[i // 4] for i in range(self.channels)])
+        shifts = jnp.asarray([8 * (i % 4) for i in range(self.channels)], jnp.uint32)
+        return ((words >> shifts[:, None, None]) & 255).astype(jnp.int32)
 
     def with_planes(self, planes: Planes) -> Canvas:
         """This canvas with other channels, 8-bit ones as integers in 0..255; floats make it one of float images.
@@ -100,6 +120,11 @@ class Canvas:
         if self.size is not None:
             words = [blanked(word, self.size) for word in words]
         return Canvas(tuple(words), len(planes), dtype, self.size)
+
+    def _bytes(self, words: tuple[jax.Array, ...]) -> jax.Array:
+        # A word's bytes are the channels, the lowest first, on every platform of XLA's.
+        parts = [lax.bitcast_convert_type(word, jnp.uint8) for word in words]
+        return (parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1))[..., :self.channels]
 
 
 @jax.tree_util.register_pytree_node_class

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.augment.pixels.arithmetic import inward, whole, within
-from gradxform.augment.pixels.canvas import Padded, Planes, true_size
+from gradxform.augment.pixels.canvas import Canvas, Padded, Planes, true_size
 from gradxform.augment.pixels.color import blend
 from gradxform.core.platform import by_platform
 from gradxform.core.types import Scalar
@@ -47,16 +47,29 @@ def gaussian_blur(planes: Planes, sigma: Scalar, radius: int) -> Planes:
         # Beyond the true size the image is mirrored, as far as the Gaussian reaches.
         rows, columns = (inward(jnp.arange(side + radius), true, "reflect")
                          for side, true in zip(planes[0].shape, planes.size, strict=True))
-        blurred = gaussian_blur([plane[rows][:, columns] for plane in planes], sigma, radius)
-        return [plane[:rows.size - radius, :columns.size - radius] for plane in blurred]
-    # A sigma of 0 is a Gaussian with all its weight in the middle.
-    sigma = jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3)
+        padded = gaussian_blur([plane[rows][:, columns] for plane in planes], sigma, radius)
+        return [plane[:rows.size - radius, :columns.size - radius] for plane in padded]
+    result: Planes = by_platform(
+        functools.partial(_blurred, radius), _above_0(sigma), planes,
+        tpu=lambda sigma, planes: [_blurred_by_products(radius, sigma, plane[None])[0] for plane in planes])
+    return result
 
-    values = by_platform(functools.partial(_convolved_in_turn, radius), sigma, planes,
-                         tpu=functools.partial(_convolved_by_products, radius))
-    if planes[0].dtype == jnp.int32:
-        return [whole(within(value + 0.5, 0.0, 255.0)) for value in values]
-    return [within(value, 0.0, 1.0) for value in values]
+
+def blurred(canvas: Canvas, sigma: Scalar, radius: int) -> Canvas:
+    """``gaussian_blur`` of a canvas; a TPU takes 8-bit channels as they are in memory, and does not pack them."""
+    if not canvas.packed or canvas.size is not None:
+        return canvas.with_planes(gaussian_blur(canvas.planes(), sigma, radius))
+
+    def portable(sigma: jax.Array, planes: Planes, _: jax.Array) -> tuple[Planes, jax.Array]:
+        planes = _blurred(radius, sigma, planes)
+        return planes, jnp.stack(planes)
+
+    def by_products(sigma: jax.Array, _: Planes, levels: jax.Array) -> tuple[Planes, jax.Array]:
+        levels = _blurred_by_products(radius, sigma, levels)
+        return list(levels), levels
+
+    planes, levels = by_platform(portable, _above_0(sigma), canvas.planes(), canvas.stacked(), tpu=by_products)
+    return canvas.with_planes(planes).with_levels(levels)
 
 
 def _smoothed(plane: jax.Array, height: Any, width: Any) -> jax.Array:
@@ -70,6 +83,24 @@ def _smoothed(plane: jax.Array, height: Any, width: Any) -> jax.Array:
     row, column = (lax.broadcasted_iota(jnp.int32, plane.shape, axis) for axis in (0, 1))
     inside = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
     return jnp.where(inside, jnp.pad(mean, 1), plane)
+
+
+def _above_0(sigma: Scalar) -> jax.Array:
+    # A sigma of 0 is a Gaussian with all its weight in the middle.
+    return jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3)
+
+
+def _ended(values: jax.Array, dtype: Any) -> jax.Array:
+    """Blurred values as channels of a type."""
+    return whole(within(values + 0.5, 0.0, 255.0)) if dtype == jnp.int32 else within(values, 0.0, 1.0)
+
+
+def _blurred(radius: int, sigma: jax.Array, planes: Planes) -> Planes:
+    return [_ended(value, planes[0].dtype) for value in _convolved_in_turn(radius, sigma, planes)]
+
+
+def _blurred_by_products(radius: int, sigma: jax.Array, image: jax.Array) -> jax.Array:
+    return _ended(_convolved_by_products(radius, sigma, image), image.dtype)
 
 
 def _convolved_in_turn(radius: int, sigma: jax.Array, planes: Planes) -> Planes:
@@ -106,16 +137,18 @@ def _gaussian(distance: jax.Array, sigma: jax.Array) -> jax.Array:
     return jnp.exp(-0.5 * jnp.square(distance / sigma))
 
 
-def _convolved_by_products(radius: int, sigma: jax.Array, planes: Planes) -> Planes:
-    """Both passes as products with a matrix, for machines that are made for them."""
-    rows, columns = (_band(size, radius, sigma) for size in planes[0].shape)
+def _convolved_by_products(radius: int, sigma: jax.Array, image: jax.Array) -> jax.Array:
+    """Both passes of channels (C, H, W) as products with a matrix, for machines that are made for them."""
+    # A matrix for each channel: a product that has them in front has the order of the image in memory.
+    rows, columns = (jnp.broadcast_to(_band(size, radius, sigma), (image.shape[0], size, size))
+                     for size in image.shape[1:])
     # 8-bit levels have a third of the parts that a float32 is multiplied in, and the compiler knows from bfloat16.
-    exact = jnp.bfloat16 if planes[0].dtype == jnp.int32 else jnp.float32
+    exact = jnp.bfloat16 if image.dtype == jnp.int32 else jnp.float32
 
     def product(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
-        return lax.dot_general(a, b, (((1,), (axis,)), ((), ())), precision=lax.Precision.HIGHEST)
+        return lax.dot_general(a, b, (((2,), (axis,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
 
-    return [product(product(rows, plane.astype(exact).astype(jnp.float32), 0), columns, 1) for plane in planes]
+    return product(product(rows, image.astype(exact).astype(jnp.float32), 1), columns, 2)
 
 
 def _band(size: int, radius: int, sigma: jax.Array) -> jax.Array:
