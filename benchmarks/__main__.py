@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from benchmarks import accelerator, augment, compiled, contrastive, harness, memory, norms, optimizers
+from benchmarks import accelerator, augment, compiled, contrastive, harness, memory, norms, optimizers, sharding
 
 SUITES: dict[str, ModuleType] = {"optimizers": optimizers, "norms": norms, "contrastive": contrastive,
-                                 "augment": augment, "memory": memory, "compiled": compiled,
-                                 "accelerator": accelerator}
+                                 "augment": augment, "memory": memory, "sharding": sharding,
+                                 "compiled": compiled, "accelerator": accelerator}
 
 
 def main(argv: list[str] | None = None) -> None:
