@@ -41,7 +41,7 @@ def barlow_twins(z1: jax.Array, z2: jax.Array, *, off_diagonal: Scalar = 5e-3, e
       >>> gx.losses.barlow_twins(z, z).item() < gx.losses.barlow_twins(z, z[::-1]).item()
       True
     """
-    z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
+    z1, z2 = map(vectors.everywhere, vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1))
     checks.real("off_diagonal", off_diagonal, at_least=0)
     checks.real("epsilon", epsilon, at_least=0)
     a, b = (_centered(z, axis_name) for z in (z1, z2))
@@ -85,7 +85,7 @@ def vicreg(z1: jax.Array, z2: jax.Array, *, invariance: Scalar = 25.0, variance:
       >>> gx.losses.vicreg(z, z).item()
       0.0
     """
-    z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
+    z1, z2 = map(vectors.everywhere, vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1))
     for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance),
                         ("target_std", target_std), ("epsilon", epsilon)):
         checks.real(name, value, at_least=0)

@@ -9,7 +9,9 @@ from jax import lax
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 from gradxform.losses import vectors
-from gradxform.losses.contrastive import BLOCK, AxisName
+from gradxform.losses.pairs import AxisName
+
+BLOCK = 512
 
 
 def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: Scalar, *, axis_name: AxisName = None,
