@@ -14,13 +14,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core import checks
-from gradxform.core.divide import divided
 from gradxform.core.isolate import isolated
-from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype
 from gradxform.core.types import Scalar
 from gradxform.losses import vectors
-from gradxform.losses.pairs import AxisName, everyone, lse_of_rows, place
+from gradxform.losses.pairs import AxisName, by_example, everyone, lse_of_rows, place
 from gradxform.losses.sums import SAFE_SCALE
 from gradxform.losses.tiles import Tiling, tiled_lse
 
@@ -62,7 +60,7 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
     scale, bounded = _scale(temperature, z1.dtype)
     tiling = Tiling(True, True, bounded, 2, _block(block_size))
     ids = None if ids is None else vectors.ids("ids", ids, z1.shape[0])
-    losses = _by_example(functools.partial(_nt_xent, tiling), scale, (z1, z2, ids), axis_name)
+    losses = by_example(functools.partial(_nt_xent, tiling), scale, (z1, z2, ids), axis_name)
     if reduction == "none":
         return jnp.concatenate([vectors.everywhere(part) for part in losses])
     return sum(vectors.reduced(part, reduction, axis_name) for part in losses) / (2 if reduction == "mean" else 1)
@@ -124,7 +122,7 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
             raise ValueError(f"negatives: expected vectors of {query.shape[1]} features, as query has, got shape "
                              f"{negatives.shape}")
         whole = scale, vectors.narrowed(vectors.directions(negatives), query.dtype)
-    losses = _by_example(functools.partial(_info_nce, tiling), whole, (query, keys, ids), axis_name)
+    losses = by_example(functools.partial(_info_nce, tiling), whole, (query, keys, ids), axis_name)
     return vectors.reduced(losses, reduction, axis_name)
 
 
@@ -173,7 +171,7 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: ja
     scale, bounded = _factor(logit_scale, image.dtype)
     tiling = Tiling(False, True, bounded, 1, _block(block_size))
     ids = None if ids is None else vectors.ids("ids", ids, image.shape[0])
-    losses = _by_example(functools.partial(_clip_loss, tiling), scale, (image, text, ids), axis_name)
+    losses = by_example(functools.partial(_clip_loss, tiling), scale, (image, text, ids), axis_name)
     return vectors.reduced(losses, reduction, axis_name)
 
 
@@ -220,7 +218,7 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     checks.choice("reduction", reduction, vectors.REDUCTIONS)
     scale, bounded = _scale(temperature, z.dtype)
     tiling = Tiling(True, True, bounded, 1, _block(block_size))
-    losses, some = _by_example(functools.partial(_sup_con, tiling), scale, (z, labels), axis_name)
+    losses, some = by_example(functools.partial(_sup_con, tiling), scale, (z, labels), axis_name)
     if reduction != "mean":
         return vectors.reduced(losses, reduction, axis_name)
     total, count = jnp.sum(losses), jnp.sum(some)
@@ -246,16 +244,6 @@ def _sup_con(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName) 
     lse, _ = lse_of_rows(tiling, scale, rows, columns, single, axis_name)
     losses = jnp.where(others == 1, jax.nn.softplus(lse - positives), lse - positives)
     return jnp.where(others > 0, losses, 0), others > 0
-
-
-def _by_example(losses: Any, whole: Any, batch: Any, axis_name: AxisName) -> Any:
-    """``losses(whole, batch, axis_name)``, each device those of its own part of the batch."""
-    def varying(whole: Any, batch: Any, axis_name: AxisName) -> Any:
-        return losses(varying_like(batch, whole), batch, axis_name)
-
-    if axis_name is not None:
-        return varying(whole, batch, axis_name)
-    return divided(varying, whole, batch, batch[0])
 
 
 @jax.jit
