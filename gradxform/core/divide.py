@@ -55,7 +55,7 @@ def dividing_axes(x: jax.Array) -> tuple[str, ...]:
 
 
 def each_its_own(function: Callable[[Any, Any], Any], whole: Any, batch: Any, like: jax.Array) -> Any:
-    """``function(whole, batch)``, with each device working on its own part of the batch.
+    """``function(whole, batch)``, with each device working on its own part of the batch and nothing sent.
 
     Args:
       function: of what all devices have and of a part of the batch; its results have the batch in front.
@@ -66,11 +66,26 @@ def each_its_own(function: Callable[[Any, Any], Any], whole: Any, batch: Any, li
     Returns:
       The results of all parts, divided over the axes.
     """
+    return divided(lambda whole, batch, _: function(whole, batch), whole, batch, like)
+
+
+def divided(function: Callable[[Any, Any, Any], Any], whole: Any, batch: Any, like: jax.Array) -> Any:
+    """``function(whole, batch, axis_name)``, with each device working on its own part of the batch.
+
+    As ``each_its_own``, of a function that looks at the parts of others: ``axis_name`` is the axes of the mesh over
+    which the batch is divided, None where there is one part.
+    """
     axes = dividing_axes(like)
     if not axes:
-        return function(whole, batch)
+        return function(whole, batch, None)
     mesh, spec = mesh_around(like), P(axes)
     if any(kind == AxisType.Explicit for kind in mesh.axis_types):
-        batch = jax.sharding.reshard(batch, NamedSharding(mesh, spec))
-        whole = jax.sharding.reshard(whole, NamedSharding(mesh, P()))
-    return jax.shard_map(function, mesh=mesh, in_specs=(P(), spec), out_specs=spec)(whole, batch)
+        batch, whole = _placed(batch, NamedSharding(mesh, spec)), _placed(whole, NamedSharding(mesh, P()))
+    return jax.shard_map(lambda whole, batch: function(whole, batch, axes), mesh=mesh, in_specs=(P(), spec),
+                         out_specs=spec)(whole, batch)
+
+
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    # What is on no mesh yet, a number made outside of jit, shard_map places by itself.
+    return jax.tree.map(lambda array: array if jax.typeof(array).sharding.mesh.empty
+                        else jax.sharding.reshard(array, sharding), tree)

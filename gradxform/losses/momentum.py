@@ -119,7 +119,7 @@ def enqueue(queue: MemoryQueue, keys: jax.Array) -> MemoryQueue:
       >>> gx.losses.enqueue(queue, jax.numpy.ones((3, 2))).place
       Array(3, dtype=int32)
     """
-    keys = vectors.embeddings("keys", keys)
+    keys = vectors.everywhere(vectors.embeddings("keys", keys))
     size, features = queue.vectors.shape
     if keys.shape[1] != features or keys.shape[0] > size:
         raise ValueError(f"keys: expected at most {size} vectors of {features} features, got shape {keys.shape}")

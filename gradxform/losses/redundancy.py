@@ -43,7 +43,7 @@ def barlow_twins(z1: jax.Array, z2: jax.Array, *, off_diagonal: Scalar = 5e-3, e
       >>> gx.losses.barlow_twins(z, z).item() < gx.losses.barlow_twins(z, z[::-1]).item()
       True
     """
-    z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
+    z1, z2 = map(vectors.everywhere, vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1))
     checks.real("off_diagonal", off_diagonal, at_least=0)
     checks.real("epsilon", epsilon, at_least=0)
     a, b = (_centered(z, axis_name) for z in (z1, z2))
@@ -92,7 +92,7 @@ def vicreg(z1: jax.Array, z2: jax.Array, *, invariance: Scalar = 25.0, variance:
     for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance),
                         ("target_std", target_std), ("epsilon", epsilon)):
         checks.real(name, value, at_least=0)
-    z1, z2 = arrays.floating("z1", z1), arrays.floating("z2", z2)
+    z1, z2 = (vectors.everywhere(arrays.floating(name, z)) for name, z in (("z1", z1), ("z2", z2)))
     if z1.ndim == z2.ndim == 3 and z1.shape[1]:
         arrays.same_shape("z2", z2, z1.shape, "that of z1")
         of_one = functools.partial(vicreg, invariance=invariance, variance=variance, covariance=covariance,

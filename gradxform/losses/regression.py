@@ -74,5 +74,6 @@ def simsiam(p1: jax.Array, p2: jax.Array, z1: jax.Array, z2: jax.Array, *, axis_
 
 
 def _cosines(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    prediction, target = map(vectors.everywhere, (prediction, target))
     fixed = lax.stop_gradient(vectors.directions(target))
     return jnp.sum(vectors.directions(prediction) * fixed, axis=-1)

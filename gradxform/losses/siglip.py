@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core import checks
+from gradxform.core.numbers import wide_dtype
 from gradxform.core.types import Scalar
 from gradxform.losses import vectors
-from gradxform.losses.contrastive import BLOCK, AxisName
+from gradxform.losses.pairs import AxisName, by_example, everyone, place
+from gradxform.losses.walks import fill
+
+BLOCK = 512
+"""How many texts are taken at once."""
 
 
-def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: Scalar, *, axis_name: AxisName = None,
-           block_size: int | None = None) -> jax.Array:
+def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: Scalar, *, ids: jax.Array | None = None,
+           axis_name: AxisName = None, block_size: int | None = None) -> jax.Array:
     """SigLIP: each image and text are told to be a pair or not, without a sum over all in each loss.
 
     ``-1 / N sum_ij log sigmoid(y_ij (t s_ij + b))`` with ``s`` the cosine, ``y_ij`` 1 for a pair and -1 else (Zhai and
-    others, 2023, algorithm 1). The texts are gone through in blocks, forward and again backward.
+    others, 2023, algorithm 1). The texts are gone through in blocks, forward and again backward. Of a batch on a mesh
+    each device takes its own images, and the texts are sent once; where JAX does not know the mesh, call it in
+    ``with jax.set_mesh(mesh):``.
 
     Args:
       image: (N, d), in any floating-point dtype; they need not be normalized.
       text: (N, d), the text of each image.
       logit_scale: the factor ``t`` of the cosines, above 0; the paper starts at 10 and learns its logarithm.
       logit_bias: the summand ``b``; the paper starts at -10.
+      ids: (N,) integers, or None: an image and the text of another pair of equal id do not count.
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which pairs are spread; all texts count.
       block_size: how many texts are taken at once; by default what is fastest.
 
@@ -44,23 +55,35 @@ def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: S
     vectors.positive("logit_scale", logit_scale)
     checks.real("logit_bias", logit_bias)
     vectors.number("logit_bias", logit_bias)
-    u, v = vectors.directions(image), vectors.directions(text)
-    count, first = u.shape[0], jnp.asarray(0)
-    if axis_name is not None:
-        first = lax.axis_index(axis_name) * count
-        v = lax.all_gather(v, axis_name, tiled=True)
-    block = min(v.shape[0], BLOCK if block_size is None else vectors.static_size("block_size", block_size))
-    own = first + jnp.arange(count)
+    ids = None if ids is None else vectors.ids("ids", ids, image.shape[0])
+    block = BLOCK if block_size is None else vectors.static_size("block_size", block_size)
+    numbers = tuple(jnp.asarray(number, wide_dtype(image.dtype)) for number in (logit_scale, logit_bias))
+    return vectors.reduced(by_example(functools.partial(_siglip, block), numbers, (image, text, ids), axis_name),
+                           "mean", axis_name)
+
+
+def _siglip(block: int, numbers: Any, batch: Any, axis_name: AxisName) -> jax.Array:
+    (scale, bias), (image, text, ids) = numbers, batch
+    u, count = vectors.directions(image), image.shape[0]
+    texts, all_ids = everyone((vectors.directions(text), ids), axis_name)
+    total = texts.shape[0]
+    block = min(total, block)
+    blocks = -(-total // block)
+    rows = place(count, axis_name) + jnp.arange(count)
+
+    def in_blocks(array: jax.Array) -> jax.Array:
+        return fill(array, blocks * block).reshape(blocks, block, *array.shape[1:])
 
     # Nothing of a block is kept for the backward pass but the texts.
     @jax.checkpoint
-    def losses(u: jax.Array, texts: jax.Array, ids: jax.Array) -> jax.Array:
-        logits = jnp.dot(u, texts.T, precision=lax.Precision.HIGHEST) * logit_scale + logit_bias
-        signed = jnp.where(own[:, None] == ids[None], -logits, logits)
-        return jnp.sum(jnp.where(ids[None] < v.shape[0], jax.nn.softplus(signed), 0), axis=1)
+    def losses(u: jax.Array, texts: jax.Array, columns: jax.Array, column_ids: Any) -> jax.Array:
+        logits = jnp.dot(u, texts.T, precision=lax.Precision.HIGHEST) * scale + bias
+        own = rows[:, None] == columns[None]
+        kept = columns[None] < total
+        if ids is not None:
+            kept &= own | (ids[:, None] != column_ids[None])
+        return jnp.sum(jnp.where(kept, jax.nn.softplus(jnp.where(own, -logits, logits)), 0), axis=1)
 
-    blocks = -(-v.shape[0] // block)
-    texts = jnp.pad(v, ((0, blocks * block - v.shape[0]), (0, 0))).reshape(blocks, block, -1)
-    ids = jnp.arange(blocks * block).reshape(blocks, block)
-    total, _ = lax.scan(lambda sums, one: (sums + losses(u, *one), None), u[:, 0] * 0, (texts, ids))
-    return vectors.reduced(total, "mean", axis_name)
+    each = in_blocks(texts), jnp.arange(blocks * block).reshape(blocks, block), jax.tree.map(in_blocks, all_ids)
+    found, _ = lax.scan(lambda sums, one: (sums + losses(u, *one), None), u[:, 0] * 0, each)
+    return found

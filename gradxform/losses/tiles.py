@@ -1,4 +1,15 @@
-"""Log-sum-exps over all pairs of two sets of vectors, tile by tile: memory linear in the number of vectors."""
+"""Log-sum-exps over all pairs of two sets of vectors, tile by tile: memory linear in the number of vectors.
+
+With ``l_ij = scale * rows_i . columns_j``
+
+    row_lse_i = log sum_j exp(l_ij)        column_lse_j = log sum_i exp(l_ij)
+    g_ij = row_ct_i exp(l_ij - row_lse_i) + column_ct_j exp(l_ij - column_lse_j)
+    d_rows = scale * g @ columns           d_columns = scale * g.T @ rows
+
+One loop goes through the tiles of a row, beginning on the diagonal, and one through the rows. ``sums.py`` says how the
+exponentials are added up, ``walks.py`` which tiles there are. ``forward`` and ``backward`` are pure functions of what
+one device has: where a platform has a form of its own, it stands in for them.
+"""
 
 from __future__ import annotations
 
@@ -7,230 +18,163 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
-
-FLOOR = -1e30
-"""A maximum before the first number: finite, so that the difference of two is no NaN."""
-SAFE_SCALE = 30.0
-"""Up to this scale ``exp(scale * (s - 1))`` of a cosine ``s`` and its inverse are far from the ends of float32."""
+from gradxform.core.platform import by_platform
+from gradxform.losses.sums import Bounded, Running
+from gradxform.losses.walks import Walk, cut, put, repeat
 
 
 class Tiling(NamedTuple):
-    """How the matrix of pairs is walked through.
+    """Which pairs count, and how they are gone through.
 
     Attributes:
-      block: the rows and columns of a tile.
-      symmetric: whether rows and columns are the same vectors; then each tile serves both triangles.
-      columns: whether the log-sum-exps of columns are wanted too.
-      bounded: whether no logit exceeds the scale and the scale is at most ``SAFE_SCALE``: then one exponential an
-        element serves rows and columns, and no maximum is needed.
+      triangle: whether rows and columns are the same vectors: each unordered pair is taken once, on one device, and
+        counts for its row and for its column; the whole of a vector is the sum of both, over devices. Else every row
+        is taken with every column.
+      columns: whether the log-sum-exps of columns are wanted too; in a triangle they are.
+      bounded: whether no logit exceeds the scale and the scale is at most ``SAFE_SCALE``.
+      group: without ids, so many vectors in a row are left out of each other's sums; 0 for none.
+      block: rows and columns of a tile, at most; None for what suits the platform.
+      precision: of products of float32 vectors; narrower ones have one pass.
     """
 
-    block: int
-    symmetric: bool
+    triangle: bool
     columns: bool
     bounded: bool
+    group: int
+    block: int | None = None
+    precision: lax.Precision = lax.Precision.HIGHEST
 
 
-class Sums(NamedTuple):
-    """Running sums of exponentials: ``exp(top) * total``."""
-
-    top: jax.Array
-    total: jax.Array
-
-
-def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, row_ids: jax.Array,
-              column_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``log sum_j exp(scale * rows_i . columns_j)`` over all ``j`` whose id is not that of ``i``; likewise by column.
+def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: Any, row_ids: Any,
+              column_ids: Any) -> tuple[jax.Array, jax.Array]:
+    """The log-sum-exps of the rows and of the columns over the pairs that are taken here.
 
     Args:
-      tiling: how the pairs are walked through.
+      tiling: see there.
       rows: (R, d).
-      columns: (K, d); the rows again if symmetric.
+      columns: (K, d); in a triangle, and where a group is left out, K is a multiple of R.
       scale: the factor of the inner products, a scalar in float32 at least.
-      row_ids: (R,) integers.
-      column_ids: (K,) integers.
+      first: where the rows stand among the columns, a multiple of R.
+      row_ids: (R,) integers, of which those of equal id are left out; or None.
+      column_ids: (K,) integers, or None.
 
     Returns:
-      (R,) and (K,) log-sum-exps in float32 at least, -inf where there is no pair; the second is the first if symmetric,
-      and zeros where it is not wanted.
+      (R,) and (K,) log-sum-exps in float32 at least, ``FLOOR`` where there is no pair.
     """
-    arrays = (rows, columns, scale, row_ids, column_ids)
+    arrays = (rows, columns, scale, jnp.asarray(first, jnp.int32), row_ids, column_ids)
     # The rule for the gradient has to find all of them differing alike.
     return _tiled_lse(tiling, *varying_like(arrays, arrays))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, row_ids: jax.Array,
-               column_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _forward(tiling, rows, columns, scale, row_ids, column_ids)[0]
+def _tiled_lse(tiling: Tiling, *arrays: Any) -> tuple[jax.Array, jax.Array]:
+    return _forward(tiling, *arrays)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, row_ids: jax.Array,
-             column_ids: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-    padded = _Padded(tiling, rows, columns, row_ids, column_ids)
-    # Zeros that differ from device to device where the vectors do.
-    like = jnp.zeros_like(rows[0, 0], wide_dtype(rows.dtype))
-    row_sums, column_sums = (Sums(jnp.full(n, FLOOR, like.dtype) + like, jnp.zeros(n, like.dtype) + like)
-                             for n in (padded.row_count, padded.column_count))
-
-    def step(sums: tuple[Sums, Sums], tile: tuple[jax.Array, jax.Array]) -> tuple[tuple[Sums, Sums], None]:
-        by_row, by_column = sums
-        i, j = tile
-        x, y, kept = padded.tile(i, j)
-        logits = _dot(x, y.T) * scale
-        if tiling.bounded:
-            e = jnp.where(kept, jnp.exp(logits - scale), 0)
-            by_row = _grown(by_row, i, tiling.block, e.sum(1), scale)
-            if padded.mirrored:
-                by_row = _grown(by_row, j, tiling.block, jnp.where(i == j, 0, e.sum(0)), scale)
-            elif tiling.columns:
-                by_column = _grown(by_column, j, tiling.block, e.sum(0), scale)
-            return (by_row, by_column), None
-        logits = jnp.where(kept, logits, -jnp.inf)
-        by_row = _merged(by_row, i, tiling.block, logits, 1)
-        if padded.mirrored:
-            by_row = _merged(by_row, j, tiling.block, jnp.where(i == j, -jnp.inf, logits), 0)
-        elif tiling.columns:
-            by_column = _merged(by_column, j, tiling.block, logits, 0)
-        return (by_row, by_column), None
-
-    (by_row, by_column), _ = lax.scan(step, (row_sums, column_sums), padded.order())
-    row_lse = (by_row.top + jnp.log(by_row.total))[:rows.shape[0]]
-    column_lse = row_lse
-    if not tiling.symmetric:
-        column_lse = (by_column.top + jnp.log(by_column.total) if tiling.columns else by_column.total)
-        column_lse = column_lse[:columns.shape[0]]
-    return (row_lse, column_lse), (rows, columns, scale, row_ids, column_ids, row_lse, column_lse)
+def _forward(tiling: Tiling, *arrays: Any) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
+    lses: tuple[jax.Array, jax.Array] = by_platform(
+        functools.partial(forward, tiling), *arrays, **{
+            name: functools.partial(forward, tiling, platform=name) for name in ("tpu", "gpu")})
+    return lses, (*arrays, *lses)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _backward(tiling: Tiling, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
-    rows, columns, scale, row_ids, column_ids, row_lse, column_lse = residuals
-    row_ct, column_ct = cotangents
-    if tiling.symmetric:
-        row_ct = row_ct + column_ct
-    padded = _Padded(tiling, rows, columns, row_ids, column_ids)
-
-    def weights(lse: jax.Array, ct: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-        some = lse > -jnp.inf
-        lse, ct = jnp.where(some, lse, 0), jnp.where(some, ct, 0)
-        if tiling.bounded:
-            # exp(logit - scale) times this is the cotangent of the logit.
-            ct = ct * jnp.exp(scale - lse)
-        return _fill(lse, size), _fill(ct, size)
-
-    row_lse, row_ct = weights(row_lse, row_ct, padded.row_count)
-    column_lse, column_ct = ((row_lse, row_ct) if tiling.symmetric
-                             else weights(column_lse, column_ct, padded.column_count))
-
-    def step(sums: tuple[jax.Array, jax.Array], tile: tuple[jax.Array, jax.Array],
-             ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        d_rows, d_columns = sums
-        i, j = tile
-        x, y, kept = padded.tile(i, j)
-        logits = _dot(x, y.T) * scale
-        by_row = _cut(row_ct, i, tiling.block)[:, None]
-        by_column = _cut(column_ct, j, tiling.block)[None]
-        if tiling.bounded:
-            # As in the forward pass: a single tile is computed once.
-            e = jnp.where(kept, jnp.exp(logits - scale), 0)
-            g = e * (by_row + by_column if tiling.symmetric or tiling.columns else by_row)
-        else:
-            g = jnp.exp(logits - _cut(row_lse, i, tiling.block)[:, None]) * by_row
-            if tiling.symmetric or tiling.columns:
-                g += jnp.exp(logits - _cut(column_lse, j, tiling.block)[None]) * by_column
-            g = jnp.where(kept, g, 0)
-        g = g.astype(x.dtype)
-        d_rows = _add(d_rows, i, tiling.block, _dot(g, y))
-        if tiling.symmetric and not padded.mirrored:
-            return (d_rows, d_columns), None
-        # Of a product whose first factor is transposed CPUs are slow: what is transposed is made apart. They are slow
-        # to add the transpose of each tile's too: the sums of the columns are transposed once, at the end.
-        back = _dot(lax.optimization_barrier(x.T), g)
-        if tiling.symmetric:
-            back = jnp.where(i == j, 0, back)
-        return (d_rows, _add(d_columns, j, tiling.block, back, 1)), None
-
-    def joined(d_rows: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        return _add(d_rows, i, tiling.block, _cut(d_columns, i, tiling.block, 1).T), None
-
-    like = jnp.zeros_like(rows[0, 0], wide_dtype(rows.dtype))
-    start = (jnp.zeros((padded.row_count, rows.shape[1]), like.dtype) + like,
-             jnp.zeros((rows.shape[1], padded.column_count), like.dtype) + like)
-    (d_rows, d_columns), _ = lax.scan(step, start, padded.order())
-    if padded.mirrored:
-        # In place, block by block: the sum of the two wholes would be a third array.
-        d_rows, _ = lax.scan(joined, d_rows, jnp.arange(padded.row_count // tiling.block, dtype=jnp.int32))
-    d_rows, d_columns = d_rows[:rows.shape[0]], d_columns.T[:columns.shape[0]]
-    # The logits' cotangents contracted with the inner products: no pass of its own.
-    d_scale = jnp.sum(widen(rows) * d_rows) * (0.5 if tiling.symmetric else 1.0)
-    d_columns = jnp.zeros_like(columns) if tiling.symmetric else (scale * d_columns).astype(columns.dtype)
-    return (scale * d_rows).astype(rows.dtype), d_columns, d_scale.astype(scale.dtype), None, None
+    found: tuple[jax.Array, ...] = by_platform(
+        functools.partial(backward, tiling), *residuals, *cotangents, **{
+            name: functools.partial(backward, tiling, platform=name) for name in ("tpu", "gpu")})
+    return (*found, None, None, None)
 
 
 _tiled_lse.defvjp(_forward, _backward)
 
 
-class _Padded:
-    """Vectors and ids filled up to whole tiles."""
+def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Any,
+            column_ids: Any, *, platform: str = "cpu") -> tuple[jax.Array, jax.Array]:
+    """Both log-sum-exps: see ``tiled_lse``."""
+    walk = Walk(tiling, rows, columns, first, row_ids, column_ids, platform)
+    sums = (Bounded if tiling.bounded else Running)(scale)
 
-    def __init__(self, tiling: Tiling, rows: jax.Array, columns: jax.Array, row_ids: jax.Array,
-                 column_ids: jax.Array) -> None:
-        self._tiling = tiling
-        self._shape = rows.shape[0], columns.shape[0]
-        self.row_count, self.column_count = (-(-n // tiling.block) * tiling.block for n in self._shape)
-        # A single tile has both triangles already; XLA would spend seconds on folding its masked maxima.
-        self.mirrored = tiling.symmetric and self.row_count > tiling.block
-        self._rows, self._row_ids = _fill(rows, self.row_count), _fill(row_ids, self.row_count)
-        self._columns, self._column_ids = _fill(columns, self.column_count), _fill(column_ids, self.column_count)
+    def tile(by_row: Any, by_column: Any, i: Any, j: Any, on_diagonal: bool) -> tuple[Any, Any]:
+        logits = _dot(tiling, walk.rows(i), walk.columns(j).T) * scale
+        seen = sums.seen(logits, walk.kept(i, j, on_diagonal))
+        if _for_columns(tiling, on_diagonal):
+            there = jax.tree.map(lambda total: cut(total, j, walk.across), by_column)
+            by_column = jax.tree.map(lambda total, part: put(total, part, j), by_column, sums.add(there, seen, 0))
+        return sums.add(by_row, seen, 1), by_column
 
-    def order(self) -> tuple[jax.Array, jax.Array]:
-        """The tiles in the order they are visited in, as indices of rows and of columns."""
-        down, across = self.row_count // self._tiling.block, self.column_count // self._tiling.block
-        i, j = np.triu_indices(down) if self._tiling.symmetric else np.indices((down, across)).reshape(2, -1)
-        return jnp.asarray(i, jnp.int32), jnp.asarray(j, jnp.int32)
+    def row(carry: tuple[Any, Any], i: Any, count: int) -> tuple[Any, Any]:
+        row_sums, by_column = carry
+        found = tile(sums.start(walk.down, walk.like), by_column, i, walk.column(i, 0), True)
+        by_row, by_column = repeat(lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found,
+                                   range(1, count))
+        return jax.tree.map(lambda whole, part: put(whole, part, i), row_sums, by_row), by_column
 
-    def tile(self, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The vectors of a tile, and which of its pairs count."""
-        block = self._tiling.block
-        places = jnp.arange(block, dtype=jnp.int32)
-        kept = _cut(self._row_ids, i, block)[:, None] != _cut(self._column_ids, j, block)[None]
-        if self.row_count != self._shape[0]:
-            kept &= (i * block + places < self._shape[0])[:, None]
-        if self.column_count != self._shape[1]:
-            kept &= (j * block + places < self._shape[1])[None]
-        return _cut(self._rows, i, block), _cut(self._columns, j, block), kept
+    carry = sums.start(walk.row_count, walk.like), sums.start(walk.column_count, walk.like)
+    for some, count in walk.order():
+        carry = repeat(functools.partial(row, count=count), carry, some)
+    return walk.of_rows(sums.lse(carry[0])), walk.of_columns(sums.lse(carry[1]))
 
 
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.dot(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=wide_dtype(a.dtype))
+def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Any,
+             column_ids: Any, row_lse: jax.Array, column_lse: jax.Array, row_ct: jax.Array, column_ct: jax.Array, *,
+             platform: str = "cpu") -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of rows, columns and scale, from what ``forward`` returned and its cotangents."""
+    walk = Walk(tiling, rows, columns, first, row_ids, column_ids, platform)
+    sums = (Bounded if tiling.bounded else Running)(scale)
+    of_rows = jax.tree.map(walk.filled_rows, sums.weight(row_lse, row_ct))
+    of_columns = jax.tree.map(walk.filled_columns, sums.weight(column_lse, column_ct))
+    # Of a product whose first factor is transposed CPUs are slow, and to add the transpose of each tile's: what is
+    # transposed is made apart, and the sums of the columns are transposed once, at the end.
+    turned = platform == "cpu"
+    axis = 1 if turned else 0
+
+    def tile(d_x: jax.Array, d_columns: jax.Array, i: Any, j: Any, on_diagonal: bool) -> tuple[jax.Array, jax.Array]:
+        x, y = walk.rows(i), walk.columns(j)
+        by_row = jax.tree.map(lambda weight: cut(weight, i, walk.down), of_rows)
+        by_column = None
+        if tiling.triangle and on_diagonal:
+            by_column = by_row
+        elif _for_columns(tiling, on_diagonal):
+            by_column = jax.tree.map(lambda weight: cut(weight, j, walk.across), of_columns)
+        g = sums.cotangents(_dot(tiling, x, y.T) * scale, walk.kept(i, j, on_diagonal), by_row, by_column)
+        g = g.astype(x.dtype)
+        if not (tiling.triangle and on_diagonal):
+            back = _dot(tiling, lax.optimization_barrier(x.T), g) if turned else _dot(tiling, g.T, x)
+            d_columns = put(d_columns, cut(d_columns, j, walk.across, axis) + back, j, axis)
+        return d_x + _dot(tiling, g, y), d_columns
+
+    def row(carry: tuple[jax.Array, ...], i: Any, count: int) -> tuple[jax.Array, ...]:
+        d_rows, d_columns, d_scale = carry
+        x = widen(walk.rows(i))
+        found = tile(jnp.zeros_like(x) + walk.like, d_columns, i, walk.column(i, 0), True)
+        # The logits' cotangents contracted with the inner products; on the diagonal they are those of both triangles.
+        twice = jnp.sum(x * found[0]) / 2 if tiling.triangle else 0
+        d_x, d_columns = repeat(lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found,
+                                range(1, count))
+        return put(d_rows, d_x, i), d_columns, d_scale + jnp.sum(x * d_x) - twice
+
+    width, dtype = rows.shape[1], walk.like.dtype
+    carry = (jnp.zeros((walk.row_count, width), dtype) + walk.like,
+             jnp.zeros((width, walk.column_count) if turned else (walk.column_count, width), dtype) + walk.like,
+             walk.like)
+    for some, count in walk.order():
+        carry = repeat(functools.partial(row, count=count), carry, some)
+    d_rows, d_columns, d_scale = carry
+    d_rows, d_columns = walk.of_rows(d_rows), walk.of_columns(d_columns.T if turned else d_columns)
+    return (scale * d_rows).astype(rows.dtype), (scale * d_columns).astype(columns.dtype), d_scale.astype(scale.dtype)
 
 
-def _fill(array: jax.Array, size: int) -> jax.Array:
-    return jnp.pad(array, [(0, size - array.shape[0])] + [(0, 0)] * (array.ndim - 1))
+def _for_columns(tiling: Tiling, on_diagonal: bool) -> bool:
+    # A tile on the diagonal of a triangle has both triangles in it.
+    return not on_diagonal if tiling.triangle else tiling.columns
 
 
-def _cut(array: jax.Array, index: jax.Array, block: int, axis: int = 0) -> jax.Array:
-    return lax.dynamic_slice_in_dim(array, index * block, block, axis)
-
-
-def _add(array: jax.Array, index: jax.Array, block: int, change: jax.Array, axis: int = 0) -> jax.Array:
-    return lax.dynamic_update_slice_in_dim(array, _cut(array, index, block, axis) + change, index * block, axis)
-
-
-def _grown(sums: Sums, index: jax.Array, block: int, change: jax.Array, scale: jax.Array) -> Sums:
-    return Sums(jnp.zeros_like(sums.top) + scale, _add(sums.total, index, block, change))
-
-
-def _merged(sums: Sums, index: jax.Array, block: int, logits: jax.Array, axis: int) -> Sums:
-    top, total = _cut(sums.top, index, block), _cut(sums.total, index, block)
-    new = jnp.maximum(top, logits.max(axis))
-    total = total * jnp.exp(top - new) + jnp.exp(logits - jnp.expand_dims(new, axis)).sum(axis)
-    place = functools.partial(lax.dynamic_update_slice_in_dim, start_index=index * block, axis=0)
-    return Sums(place(sums.top, new), place(sums.total, total))
+def _dot(tiling: Tiling, a: jax.Array, b: jax.Array) -> jax.Array:
+    wide = wide_dtype(a.dtype)
+    return jnp.dot(a, b, precision=tiling.precision if a.dtype == wide else None, preferred_element_type=wide)

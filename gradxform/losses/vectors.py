@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -27,7 +28,7 @@ def embeddings(name: str, z: Any, *, at_least: int = 1) -> jax.Array:
         raise ValueError(f"{name}: expected shape (batch, features), got {z.shape}")
     if z.shape[0] < at_least:
         raise ValueError(f"{name}: expected a batch of at least {at_least}, got shape {z.shape}")
-    return everywhere(z)
+    return z
 
 
 def everywhere(z: jax.Array) -> jax.Array:
@@ -36,6 +37,22 @@ def everywhere(z: jax.Array) -> jax.Array:
     if all(part is None for part in sharding.spec):
         return z
     return jax.sharding.reshard(z, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def ids(name: str, value: Any, count: int) -> jax.Array:
+    """``value`` as ``count`` integers of 32 bits, of which only equality counts.
+
+    Raises:
+      TypeError: it is no array of integers.
+      ValueError: there are not as many.
+    """
+    if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer):
+        # Numbers beyond 32 bits would be cut; their order is all that counts.
+        value = np.unique(value, return_inverse=True)[1].reshape(value.shape).astype(np.int32)
+    value = arrays.integers(name, value)
+    if value.shape != (count,):
+        raise ValueError(f"{name}: expected one for each of the {count} vectors, shape {(count,)}, got {value.shape}")
+    return value.astype(jnp.int32)
 
 
 def static_size(name: str, value: Any) -> int:
@@ -95,6 +112,11 @@ def directions(z: jax.Array) -> jax.Array:
     z = z / jnp.where(some, largest, 1)
     square = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
     return jnp.where(some, z * lax.rsqrt(jnp.where(some, square, 1)), 0)
+
+
+def narrowed(u: jax.Array, dtype: Any) -> jax.Array:
+    """Directions in the dtype of the embeddings they come from, for the matrix units; sums are float32."""
+    return u.astype(dtype) if jnp.finfo(dtype).bits < 32 else u
 
 
 def reduced(losses: jax.Array, reduction: str, axis_name: Any = None) -> jax.Array:
