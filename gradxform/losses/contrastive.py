@@ -2,6 +2,9 @@
 
 Each is ``log sum_k exp(l_ik) - l_ij`` with ``l = scale * cosine``, ``j`` the positive of ``i``, written as
 ``softplus(log sum_{k != j} exp(l_ik) - l_ij)``: the difference of two logarithms would lose the digits of a small loss.
+
+On a mesh each device takes its own rows: the vectors are sent to all once, and their gradient comes back in one sum.
+JAX tells the mesh of an array; where it does not, ``with jax.set_mesh(mesh):`` around the call says it.
 """
 
 from __future__ import annotations
@@ -29,14 +32,16 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
 
     Over both views ``u = [z1; z2]`` of ``N`` images, normalized, ``l_i = -log(exp(s_ij / t) / sum_{k != i}
     exp(s_ik / t))`` with ``s`` the cosine and ``j`` the other view of ``i`` (Chen and others, 2020, eq. 1), averaged
-    over the ``2 N``. SimCLR's published code returns twice that. The matrix of similarities is never made: it is
-    gone through in tiles, once forward and once backward, each tile for both of its triangles. Losses near 0 keep
-    their digits.
+    over the ``2 N``; of a single image it is log 1 = 0. SimCLR's published code returns twice that. The matrix of
+    similarities is never made: it is gone through in tiles, once forward and once backward, each tile for both of its
+    triangles. Losses near 0 keep their digits. Of a batch on a mesh each device takes its own rows, and the vectors are
+    sent once; where JAX does not know the mesh, call it in ``with jax.set_mesh(mesh):``.
 
     Args:
       z1: (N, d), the first views, in any floating-point dtype; they need not be normalized.
       z2: (N, d), the second views in the same order.
       temperature: above 0; may be traced, and has a gradient.
+      ids: (N,) integers, or None: images of equal id are no negatives of each other.
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which images are spread: all are negatives, and the
         loss is over all; not needed under plain ``jit``.
       reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the losses of the first views, then of the second.
@@ -47,7 +52,7 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: shapes differ, there is a single image, or a number is out of range.
+      ValueError: shapes differ, or a number is out of range.
 
     Example:
       >>> import jax
@@ -58,12 +63,13 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
     """
     z1, z2 = vectors.pair(("z1", "z2"), z1, z2)
     scale, bounded = _scale(temperature, z1.dtype)
-    tiling = Tiling(True, True, bounded, 2, _block(block_size))
+    tiling = Tiling(triangle=True, columns=True, bounded=bounded, group=2, block=_block(block_size))
     ids = None if ids is None else vectors.ids("ids", ids, z1.shape[0])
     losses = by_example(functools.partial(_nt_xent, tiling), scale, (z1, z2, ids), axis_name)
     if reduction == "none":
         return jnp.concatenate([vectors.everywhere(part) for part in losses])
-    return sum(vectors.reduced(part, reduction, axis_name) for part in losses) / (2 if reduction == "mean" else 1)
+    first, second = (vectors.reduced(part, reduction, axis_name) for part in losses)
+    return (first + second) / (2 if reduction == "mean" else 1)
 
 
 def _nt_xent(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
@@ -84,13 +90,14 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
 
     ``l_i = -log(exp(s_ii / t) / sum_k exp(s_ik / t))`` with ``s_ik`` the cosine of query ``i`` and key ``k`` (van den
     Oord and others, 2018, eq. 4). With ``negatives`` the sum is over the own key and those, as in MoCo (He and others,
-    2020, eq. 1), whose queue they are. Computed as ``nt_xent`` is.
+    2020, eq. 1), whose queue they are. Computed, and divided over a mesh, as ``nt_xent`` is.
 
     Args:
       query: (N, d), in any floating-point dtype; none of the vectors need be normalized.
       keys: (N, d), the key of each query.
       temperature: above 0; may be traced, and has a gradient.
       negatives: (K, d), or None for the keys of the others.
+      ids: (N,) integers, or None: keys of the id of a query, but its own, are no negatives; not beside ``negatives``.
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which queries are spread; ``negatives`` are not.
       reduction: ``"mean"``, ``"sum"`` or ``"none"``.
       block_size: rows and columns of a tile; by default what is fastest.
@@ -100,7 +107,7 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: shapes do not fit, there is nothing to tell from, or a number is out of range.
+      ValueError: shapes do not fit, there are ids beside negatives, or a number is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,7 +117,8 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
     """
     query, keys = vectors.pair(("query", "keys"), query, keys)
     scale, bounded = _scale(temperature, query.dtype)
-    tiling = Tiling(False, False, bounded, 1 if negatives is None else 0, _block(block_size))
+    tiling = Tiling(triangle=False, columns=False, bounded=bounded, group=int(negatives is None),
+                    block=_block(block_size))
     if negatives is None:
         ids = None if ids is None else vectors.ids("ids", ids, query.shape[0])
         whole: Any = scale
@@ -143,12 +151,13 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: ja
     """CLIP's loss: each image is to find its text among all, and each text its image.
 
     The mean of ``info_nce`` in both directions at temperature ``1 / logit_scale`` (Radford and others, 2021, figure 3);
-    one pass of tiles serves both.
+    one pass of tiles serves both. Computed, and divided over a mesh, as ``nt_xent`` is.
 
     Args:
       image: (N, d), in any floating-point dtype; they need not be normalized.
       text: (N, d), the text of each image.
       logit_scale: the factor of the cosines, above 0; CLIP learns its logarithm. May be traced, and has a gradient.
+      ids: (N,) integers, or None: pairs of equal id, as where a caption occurs twice, are no negatives of each other.
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which pairs are spread; all are negatives.
       reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the loss of each pair.
       block_size: rows and columns of a tile; by default what is fastest.
@@ -158,7 +167,7 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: ja
 
     Raises:
       TypeError: an array is not floating-point, or an argument is of the wrong type.
-      ValueError: shapes differ, there is a single pair, or a number is out of range.
+      ValueError: shapes differ, or a number is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -169,7 +178,7 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: ja
     image, text = vectors.pair(("image", "text"), image, text)
     vectors.positive("logit_scale", logit_scale)
     scale, bounded = _factor(logit_scale, image.dtype)
-    tiling = Tiling(False, True, bounded, 1, _block(block_size))
+    tiling = Tiling(triangle=False, columns=True, bounded=bounded, group=1, block=_block(block_size))
     ids = None if ids is None else vectors.ids("ids", ids, image.shape[0])
     losses = by_example(functools.partial(_clip_loss, tiling), scale, (image, text, ids), axis_name)
     return vectors.reduced(losses, reduction, axis_name)
@@ -179,7 +188,8 @@ def _clip_loss(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName
     image, text, ids = batch
     u, v = vectors.directions(image), vectors.directions(text)
     positives = scale * jnp.sum(u * v, axis=-1)
-    by_image, by_text = lse_of_rows(tiling, scale, *(vectors.narrowed(z, image.dtype) for z in (u, v)), ids, axis_name)
+    rows, columns = vectors.narrowed(u, image.dtype), vectors.narrowed(v, image.dtype)
+    by_image, by_text = lse_of_rows(tiling, scale, rows, columns, ids, axis_name)
     return (jax.nn.softplus(by_image - positives) + jax.nn.softplus(by_text - positives)) / 2
 
 
@@ -189,7 +199,7 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
 
     ``l_i = -1 / |P(i)| sum_{p in P(i)} log(exp(s_ip / t) / sum_{a != i} exp(s_ia / t))`` with ``P(i)`` the others of
     the class of ``i`` (Khosla and others, 2020, eq. 2, L_out). A vector without another of its class has loss 0 and
-    does not count in the mean. Computed as ``nt_xent`` is.
+    does not count in the mean; of two vectors a class it is ``nt_xent``. Computed, and divided over a mesh, as that is.
 
     Args:
       z: (N, d), in any floating-point dtype; they need not be normalized. Several views of an image are as many rows.
@@ -204,7 +214,7 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
 
     Raises:
       TypeError: an array is of the wrong type.
-      ValueError: there are not as many labels as vectors, there is a single vector, or a number is out of range.
+      ValueError: there are not as many labels as vectors, or a number is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -217,7 +227,7 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     labels = vectors.ids("labels", labels, z.shape[0])
     checks.choice("reduction", reduction, vectors.REDUCTIONS)
     scale, bounded = _scale(temperature, z.dtype)
-    tiling = Tiling(True, True, bounded, 1, _block(block_size))
+    tiling = Tiling(triangle=True, columns=True, bounded=bounded, group=1, block=_block(block_size))
     losses, some = by_example(functools.partial(_sup_con, tiling), scale, (z, labels), axis_name)
     if reduction != "mean":
         return vectors.reduced(losses, reduction, axis_name)
@@ -233,17 +243,28 @@ def _sup_con(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName) 
     rows, count = vectors.narrowed(u, z.dtype), z.shape[0]
     columns, classes = everyone(rows, axis_name), everyone(labels, axis_name)
     # All of a class together, by its place among the sorted labels: as many sums as vectors, whatever the labels are.
-    spot = jnp.searchsorted(jnp.sort(classes), classes)
-    sums = jax.ops.segment_sum(columns.astype(u.dtype), spot, classes.shape[0])
-    sizes = jax.ops.segment_sum(jnp.ones(classes.shape[0], u.dtype), spot, classes.shape[0])
-    own = lax.dynamic_slice_in_dim(spot, place(count, axis_name), count)
-    others = sizes[own] - 1
-    positives = scale * jnp.sum(u * (sums[own] - rows), axis=-1) / jnp.maximum(others, 1)
+    spots, sizes = _classes(classes)
+    sums = jax.ops.segment_sum(columns.astype(u.dtype), spots, classes.shape[0])
+    spot, size = (lax.dynamic_slice_in_dim(part, place(count, axis_name), count) for part in (spots, sizes))
+    others = size - 1
+    positives = scale * jnp.sum(u * (sums[spot] - rows), axis=-1) / jnp.maximum(others, 1)
     # A single positive is left out of the sum, and the loss keeps its digits; beside others it is log 2 at least.
-    single = jnp.where(sizes[spot] == 2, spot, classes.shape[0] + jnp.arange(classes.shape[0]))
-    lse, _ = lse_of_rows(tiling, scale, rows, columns, single, axis_name)
+    left_out = jnp.where(sizes == 2, spots, classes.shape[0] + jnp.arange(classes.shape[0]))
+    lse, _ = lse_of_rows(tiling, scale, rows, columns, left_out, axis_name)
     losses = jnp.where(others == 1, jax.nn.softplus(lse - positives), lse - positives)
     return jnp.where(others > 0, losses, 0), others > 0
+
+
+def _classes(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """For each label its place among the sorted ones, and how many there are of it; without a look-up."""
+    places = jnp.arange(labels.shape[0], dtype=jnp.int32) + jnp.zeros_like(labels)
+    ordered, origins = lax.sort((labels, places), num_keys=1)
+    another = ordered[1:] != ordered[:-1]
+    edge = jnp.ones_like(another, shape=1)
+    starts = lax.cummax(jnp.where(jnp.concatenate([edge, another]), places, 0))
+    ends = lax.cummin(jnp.where(jnp.concatenate([another, edge]), places, labels.shape[0]), reverse=True)
+    _, starts, sizes = lax.sort((origins, starts, ends - starts + 1), num_keys=1)
+    return starts, sizes
 
 
 @jax.jit

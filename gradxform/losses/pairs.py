@@ -1,5 +1,8 @@
-"""Log-sum-exps over the vectors of all devices, of which each has its own: gathered once, and their gradient added up
-and spread again once."""
+"""Losses over the pairs of a batch whose examples are spread over devices.
+
+Each device takes its own rows beside the vectors of all, which are gathered once; their gradient is added up and
+scattered once.
+"""
 
 from __future__ import annotations
 

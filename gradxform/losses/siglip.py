@@ -25,13 +25,16 @@ def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: S
     """SigLIP: each image and text are told to be a pair or not, without a sum over all in each loss.
 
     ``-1 / N sum_ij log sigmoid(y_ij (t s_ij + b))`` with ``s`` the cosine, ``y_ij`` 1 for a pair and -1 else (Zhai and
-    others, 2023, algorithm 1). The texts are gone through in blocks, forward and again backward.
+    others, 2023, algorithm 1). The texts are gone through in blocks, forward and again backward. Of a batch on a mesh
+    each device takes its own images, and the texts are sent once; where JAX does not know the mesh, call it in
+    ``with jax.set_mesh(mesh):``.
 
     Args:
       image: (N, d), in any floating-point dtype; they need not be normalized.
       text: (N, d), the text of each image.
       logit_scale: the factor ``t`` of the cosines, above 0; the paper starts at 10 and learns its logarithm.
       logit_bias: the summand ``b``; the paper starts at -10.
+      ids: (N,) integers, or None: an image and the text of another pair of equal id do not count.
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which pairs are spread; all texts count.
       block_size: how many texts are taken at once; by default what is fastest.
 

@@ -121,7 +121,8 @@ def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arra
     def row(carry: tuple[Any, Any], i: Any, count: int) -> tuple[Any, Any]:
         row_sums, by_column = carry
         found = tile(sums.start(walk.down, walk.like), by_column, i, walk.column(i, 0), True)
-        by_row, by_column = repeat(lambda found, n: tile(*found, i, walk.column(i, n), False), found, range(1, count))
+        by_row, by_column = repeat(lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found,
+                                   range(1, count))
         return jax.tree.map(lambda whole, part: put(whole, part, i), row_sums, by_row), by_column
 
     carry = sums.start(walk.row_count, walk.like), sums.start(walk.column_count, walk.like)
@@ -164,7 +165,8 @@ def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
         found = tile(jnp.zeros_like(x) + walk.like, d_columns, i, walk.column(i, 0), True)
         # The logits' cotangents contracted with the inner products; on the diagonal they are those of both triangles.
         twice = jnp.sum(x * found[0]) / 2 if tiling.triangle else 0
-        d_x, d_columns = repeat(lambda found, n: tile(*found, i, walk.column(i, n), False), found, range(1, count))
+        d_x, d_columns = repeat(lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found,
+                                range(1, count))
         return put(d_rows, d_x, i), d_columns, d_scale + jnp.sum(x * d_x) - twice
 
     width, dtype = rows.shape[1], walk.like.dtype

@@ -11,9 +11,8 @@ from jax import lax
 
 from gradxform.core.numbers import wide_dtype
 
-BLOCK = {"cpu": 512, "gpu": 512, "tpu": 2048}
-"""Rows and columns of a tile, at least: on a CPU 1 MiB in float32, which a core's cache holds."""
-LARGEST = {"cpu": 1024, "gpu": 1024, "tpu": 2048}
+BLOCK = {"cpu": (512, 1024), "gpu": (512, 1024), "tpu": (2048, 2048)}
+"""Rows and columns of a tile, at least and at most: on a CPU from 1 MiB in float32 on, which a core's cache holds."""
 WHOLE = 2048
 """Up to so many rows and columns are one tile: its exponentials serve forward and backward pass, in 16 MiB at most."""
 
@@ -128,20 +127,18 @@ class Walk:
 
 def _block(tiling: Any, size: int, platform: str, parts: int) -> int:
     """The rows of a tile: tiles of one size with little to fill up, in whole vectors of the hardware."""
-    everyone, largest = size * parts, LARGEST[platform]
+    everyone, (least, most) = size * parts, BLOCK[platform]
     if tiling.block is not None:
-        largest = min(tiling.block, size)
-    elif everyone <= WHOLE:
-        largest = size
-    elif everyone >= 4 * WHOLE:
-        # Larger ones are faster; at the sizes between, their memory would count beside that of the vectors.
-        largest = min(max(everyone // 16, BLOCK[platform]), largest)
+        largest = tiling.block
+    else:
+        # Larger ones are faster where their memory does not count beside that of the vectors.
+        largest = size if everyone <= WHOLE else min(max(everyone // 16, least), most)
     tiles = -(-size // largest)
     if tiling.triangle and parts % 2 == 0 and tiles % 2:
         tiles += 1
-    least = -(-size // tiles)
-    multiple = 8 if least >= 64 and tiles > 1 else max(tiling.group, 1)
-    return -(-least // multiple) * multiple
+    rows = -(-size // tiles)
+    multiple = 8 if rows >= 64 and tiles > 1 else max(tiling.group, 1)
+    return -(-rows // multiple) * multiple
 
 
 def cut(array: jax.Array, index: Any, block: int, axis: int = 0) -> jax.Array:

@@ -85,14 +85,21 @@ def shares(count: int, reduction: str = "mean") -> Array:
     return np.full(count, 1 / count if reduction == "mean" else 1.0)
 
 
-def nt_xent(z1: Any, z2: Any, temperature: float = 0.5, weights: Array | None = None) -> Result:
+def among(y: Array, ids: Any) -> Array:
+    """The pairs that count: the targets, and those whose ids differ."""
+    ids = np.asarray(ids)
+    return (ids[:, None] != ids[None]) | (y > 0)
+
+
+def nt_xent(z1: Any, z2: Any, temperature: float = 0.5, weights: Array | None = None, ids: Any = None) -> Result:
     """Over the concatenated views (Chen and others, 2020, eq. 1); the last gradient is that of the temperature."""
     (u1, length1), (u2, length2) = directions(z1), directions(z2)
     u = np.concatenate([u1, u2])
     n = len(u1)
     weights = shares(2 * n) if weights is None else weights
     y = np.roll(np.eye(2 * n), n, axis=1)
-    m = cross_entropies(u @ u.T, 1 / temperature, ~np.eye(2 * n, dtype=bool), y, weights)
+    counted = among(y, np.arange(2 * n) if ids is None else np.tile(ids, 2))
+    m = cross_entropies(u @ u.T, 1 / temperature, counted, y, weights)
     du = (m.ds + m.ds.T) @ u
     (d1, size1), (d2, size2) = onto(du[:n], u1, length1), onto(du[n:], u2, length2)
     return Result(m.losses, float(weights @ m.losses), (d1, d2, np.asarray(-m.dscale / temperature**2)),
@@ -100,7 +107,7 @@ def nt_xent(z1: Any, z2: Any, temperature: float = 0.5, weights: Array | None = 
 
 
 def info_nce(query: Any, keys: Any, temperature: float = 0.1, negatives: Any = None,
-             weights: Array | None = None) -> Result:
+             weights: Array | None = None, ids: Any = None) -> Result:
     """Over all keys, or the own key and the negatives, which have a gradient between those of keys and temperature.
 
     (van den Oord and others, 2018, eq. 4; He and others, 2020, eq. 1.)
@@ -109,7 +116,8 @@ def info_nce(query: Any, keys: Any, temperature: float = 0.1, negatives: Any = N
     n = len(q)
     weights = shares(n) if weights is None else weights
     if negatives is None:
-        m = cross_entropies(q @ k.T, 1 / temperature, np.ones((n, n), bool), np.eye(n), weights)
+        counted = among(np.eye(n), np.arange(n) if ids is None else ids)
+        m = cross_entropies(q @ k.T, 1 / temperature, counted, np.eye(n), weights)
         parts = [onto(m.ds @ k, q, q_length), onto(m.ds.T @ q, k, k_length)]
     else:
         others, other_length = directions(negatives)
@@ -125,14 +133,14 @@ def info_nce(query: Any, keys: Any, temperature: float = 0.1, negatives: Any = N
                   (*sizes, m.scale_size / temperature**2))
 
 
-def clip(image: Any, text: Any, logit_scale: float, weights: Array | None = None) -> Result:
+def clip(image: Any, text: Any, logit_scale: float, weights: Array | None = None, ids: Any = None) -> Result:
     """Both directions (Radford and others, 2021, figure 3); the last gradient is that of the scale."""
     (u, u_length), (v, v_length) = directions(image), directions(text)
     n = len(u)
     weights = shares(n) if weights is None else weights
-    every = np.ones((n, n), bool)
-    a = cross_entropies(u @ v.T, logit_scale, every, np.eye(n), weights / 2)
-    b = cross_entropies(v @ u.T, logit_scale, every, np.eye(n), weights / 2)
+    counted = among(np.eye(n), np.arange(n) if ids is None else ids)
+    a = cross_entropies(u @ v.T, logit_scale, counted, np.eye(n), weights / 2)
+    b = cross_entropies(v @ u.T, logit_scale, counted, np.eye(n), weights / 2)
     ds = a.ds + b.ds.T
     losses = (a.losses + b.losses) / 2
     (du, u_size), (dv, v_size) = onto(ds @ v, u, u_length), onto(ds.T @ u, v, v_length)
@@ -168,11 +176,12 @@ def simclr(z1: Any, z2: Any, temperature: float) -> float:
                      for blocks in ((ab, aa), (ba, bb))))
 
 
-def siglip(image: Any, text: Any, logit_scale: float, logit_bias: float) -> float:
+def siglip(image: Any, text: Any, logit_scale: float, logit_bias: float, ids: Any = None) -> float:
     """Zhai and others, 2023, algorithm 1."""
     u, v = directions(image)[0], directions(text)[0]
     labels = 2 * np.eye(len(u)) - 1
-    return float(np.sum(np.logaddexp(0, -labels * (logit_scale * u @ v.T + logit_bias))) / len(u))
+    counted = among(np.eye(len(u)), np.arange(len(u)) if ids is None else ids)
+    return float(np.sum(counted * np.logaddexp(0, -labels * (logit_scale * u @ v.T + logit_bias))) / len(u))
 
 
 def barlow_twins(z1: Any, z2: Any, off_diagonal: float = 5e-3, epsilon: float = 1e-5) -> float:

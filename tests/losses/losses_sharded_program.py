@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradxform as gx
+from gradxform.losses import pairs
 
 TOLERANCE = 1e-5
 # How many devices each way is tried on: nt_xent on all of them, the others in turn, since each takes a compilation.
@@ -308,6 +309,35 @@ def reductions() -> Iterator[str]:
     yield from wrong({"sum": total, "none": each}, {"sum": want.sum(), "none": by_device})
 
 
+def equal_ids() -> Iterator[str]:
+    """Ids are looked at on all devices, whatever pairs these have."""
+    x, y = data()["x"], data()["y"]
+    rows = NamedSharding(mesh_of(4), P("d"))
+    ids = np.arange(N) % 7
+    siglip = functools.partial(oracle.siglip, ids=ids)
+    want = {"nt_xent": oracle.nt_xent(x, y, 1 / FACTOR, ids=ids)[2][:2],
+            "clip_loss": oracle.clip(x, y, FACTOR, ids=ids)[2][:2],
+            "siglip": oracle.differences(lambda x, y: siglip(x, y, FACTOR, -FACTOR), (x, y))}
+    ours: dict[str, Loss] = {
+        "nt_xent": lambda x, y, ids: losses.nt_xent(x, y, 1 / FACTOR, ids=ids, block_size=BLOCK),
+        "clip_loss": lambda x, y, ids: losses.clip_loss(x, y, FACTOR, ids=ids),
+        "siglip": lambda x, y, ids: losses.siglip(x, y, FACTOR, -FACTOR, ids=ids)}
+    args = [jax.device_put(value, rows) for value in (x, y, ids)]
+    for name, loss in ours.items():
+        got = jit(jax.grad(loss, (0, 1)))(*args)
+        yield from wrong(dict(zip(("dx", "dy"), got, strict=True)), dict(zip(("dx", "dy"), want[name], strict=True)),
+                         name)
+
+
+def few_at_once() -> Iterator[str]:
+    """The sum of gradients scattered in steps, as over more than eight devices."""
+    pairs.AT_ONCE, before = 2, pairs.AT_ONCE
+    try:
+        yield from under_jit("info_nce", "auto")
+    finally:
+        pairs.AT_ONCE = before
+
+
 def sizes_in(hlo: str) -> dict[str, int]:
     """The number of elements of every array of a compiled program, which is that of one device."""
     return {shape: int(np.prod([int(n) for n in shape.split(",")]))
@@ -350,6 +380,8 @@ for vma in (True, False):
             shared_negatives, vma, place == "inside")
 CHECKS["two axes"] = two_axes
 CHECKS["reductions"] = reductions
+CHECKS["equal ids"] = equal_ids
+CHECKS["few at once"] = few_at_once
 for how in ("jit", "shard_map"):
     CHECKS[f"no matrix under {how}"] = functools.partial(no_matrix, how)
 

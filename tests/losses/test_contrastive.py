@@ -42,7 +42,7 @@ def sup_con_of(labels: Callable[[int], Any]) -> Case:
 def some_labels(count: int) -> Any:
     """Unsorted classes of several sizes, one of them a single vector's."""
     labels = np.random.RandomState(count).randint(-2, 3, count)
-    labels[1] = 9
+    labels[1:2] = 9
     return labels
 
 
@@ -55,6 +55,14 @@ CASES: dict[str, Case] = {
     "clip_loss": Case(gx.losses.clip_loss, oracle.clip, ("x", "y"), inverse=False),
     "sup_con": sup_con_of(some_labels),
 }
+
+
+def with_ids(name: str) -> Case:
+    """A loss of pairs of which some are no negatives of each other."""
+    case = CASES[name]
+    ids = lambda z: np.arange(len(z)) * 5 % 7  # noqa: E731
+    return case._replace(loss=lambda x, y, t, **options: case.loss(x, y, t, ids=ids(x), **options),
+                         oracle=lambda x, y, t, **options: case.oracle(x, y, t, ids=ids(x), **options))
 
 
 def arrays_for(case: Case, pairs: int, features: int, dtype: str = "float32", seed: int = 0) -> list[Any]:
@@ -178,6 +186,15 @@ def test_a_known_temperature(name: str, temperature: float) -> None:
     case = CASES[name]
     run = gradients_of(case, 8, static=temperature)
     assert_like_oracle(case, arrays_for(case, 13, 3), (temperature,), run, PRECISION["float32"])
+
+
+@pytest.mark.parametrize("static", [None, 0.5])
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "clip_loss"])
+def test_equal_ids_are_no_negatives(name: str, static: float | None) -> None:
+    case = with_ids(name)
+    temperatures = (0.5, 0.03) if static is None else (static,)
+    assert_like_oracle(case, arrays_for(case, 13, 3), temperatures, gradients_of(case, 8, static=static),
+                       PRECISION["float32"])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.1])
@@ -367,10 +384,24 @@ def test_no_class_has_a_pair() -> None:
         np.testing.assert_array_equal(gradient, 0)
 
 
-def test_two_views_with_a_class_each_are_nt_xent() -> None:
-    x, y = arrays_for(CASES["nt_xent"], 6, 3)
-    got = compiled(gx.losses.sup_con)(jnp.concatenate([x, y]), jnp.tile(jnp.arange(6), 2), 0.5)
-    close(got, run_at("nt_xent", [x, y], 0.5, traced=True)[0], 1e-5)
+@pytest.mark.parametrize("temperature", [0.1, 0.05])
+def test_two_views_with_a_class_each_are_nt_xent(temperature: float) -> None:
+    """Where the loss is 5e-4 and 2e-8, to the digits that cosines in float32 have over the temperature."""
+    random = np.random.RandomState(0)
+    x, y = (np.float32(np.eye(8, 16) + 0.02 * random.standard_normal((8, 16))) for _ in range(2))
+    want = oracle.nt_xent(x, y, temperature)
+    value, (dz, dt) = compiled(jax.value_and_grad(gx.losses.sup_con, (0, 2)))(
+        np.concatenate([x, y]), np.tile(np.arange(8), 2), temperature)
+    np.testing.assert_allclose(value, want.total, rtol=2.5e-7 / temperature)
+    close(dz, np.concatenate(want.gradients[:2]), 2.5e-7 / temperature)
+    close(dt, want.gradients[2], 2.5e-7 / temperature)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "clip_loss", "sup_con"])
+def test_a_batch_of_one_has_nothing_to_tell_apart(name: str) -> None:
+    """The logarithm of 1, and no gradient."""
+    value, gradients = gradient_of(name, 0.5)(*([jnp.ones((1, 3))] * len(CASES[name].arrays)))
+    assert value == 0 and not any(np.any(gradient) for gradient in gradients)
 
 
 def test_a_single_query_beside_a_queue() -> None:

@@ -15,7 +15,7 @@ LOSSES = ["nt_xent", "info_nce", "clip_loss", "sup_con", "siglip", "barlow_twins
 MESHES = ["auto", "explicit"]
 PLACES = [f"check_vma={check_vma}, gradients {where}" for check_vma in (True, False) for where in ("inside", "outside")]
 WAYS = ["jit", "shard_map"]
-OTHERS = ["two axes", "reductions"]
+OTHERS = ["two axes", "reductions", "equal ids", "few at once"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_no_device_holds_the_matrix(found: dict[str, Any], way: str) -> None:
 
 
 @pytest.mark.parametrize("check", OTHERS)
-def test_named_axes(found: dict[str, Any], check: str) -> None:
+def test_other_ways(found: dict[str, Any], check: str) -> None:
     holds(found, check)
 
 

@@ -53,6 +53,9 @@ CASES: dict[str, Case] = {
     "siglip-blocks": Case(functools.partial(gx.losses.siglip, block_size=5), oracle.siglip, numbers=(10.0, -2.0)),
     "siglip-rows": Case(functools.partial(gx.losses.siglip, block_size=1), oracle.siglip, numbers=(1.0, 0.5)),
     "siglip-start": Case(functools.partial(gx.losses.siglip, block_size=13), oracle.siglip, numbers=(10.0, -10.0)),
+    "siglip-ids": Case(lambda a, b, *numbers: gx.losses.siglip(a, b, *numbers, ids=np.arange(len(a)) % 5, block_size=5),
+                       lambda a, b, *numbers: oracle.siglip(a, b, *numbers, ids=np.arange(len(a)) % 5),
+                       numbers=(10.0, -2.0)),
     "barlow_twins": Case(gx.losses.barlow_twins, oracle.barlow_twins),
     "barlow_twins-weights": Case(
         lambda a, b, weight, epsilon: gx.losses.barlow_twins(a, b, off_diagonal=weight, epsilon=epsilon),
