@@ -37,7 +37,8 @@ class Tiling(NamedTuple):
         is taken with every column.
       columns: whether the log-sum-exps of columns are wanted too; in a triangle they are.
       bounded: whether no logit exceeds the scale and the scale is at most ``SAFE_SCALE``.
-      group: without ids, so many vectors in a row are left out of each other's sums; 0 for none.
+      group: without ids, so many vectors are left out of each other's sums; 0 for none.
+      run: how far the vectors of a group stand apart: so many groups fill their places together.
       block: rows and columns of a tile, at most; None for what suits the platform.
       precision: of products of float32 vectors; narrower ones have one pass.
     """
@@ -46,6 +47,7 @@ class Tiling(NamedTuple):
     columns: bool
     bounded: bool
     group: int
+    run: int = 1
     block: int | None = None
     precision: lax.Precision = lax.Precision.HIGHEST
 
