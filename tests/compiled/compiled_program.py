@@ -165,12 +165,18 @@ def spread_images() -> Records:
 
 
 def spread_losses() -> Records:
+    """Losses of pairs on a mesh, and nothing said to them; with the bytes of the vectors that each compares."""
+    cases = {"nt_xent, 4 chips": ("v5e:2x2", AxisType.Auto, programs_losses.nt_xent(), 2),
+             "clip_loss, 4 chips": ("v5e:2x2", AxisType.Explicit, programs_losses.clip, 1),
+             "siglip, 16 chips": ("v5e:4x4", AxisType.Auto, programs_losses.siglip, 1)}
+    found = {}
+    for name, (topology, kind, loss, views) in cases.items():
+        mesh = mesh_of(topology, kind)
+        call = sharded.pairs_loss(mesh, loss)
+        found[name] = figures(call, mesh, told=False) | {
+            "vectors": views * call.arguments[0].size * 4, "chips": mesh.size}
     mesh = mesh_of("v5e:2x2")
-    return {
-        "nt_xent": figures(sharded.pairs_loss(mesh, programs_losses.nt_xent(axis_name=sharded.AXIS), mapped=True), mesh,
-                           told=False),
-        "batch_norm": figures(sharded.batch_normed(mesh), mesh, told=False),
-    }
+    return found | {"batch_norm": figures(sharded.batch_normed(mesh), mesh, told=False)}
 
 
 def spread_init() -> list[str]:
