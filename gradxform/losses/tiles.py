@@ -37,8 +37,7 @@ class Tiling(NamedTuple):
         is taken with every column.
       columns: whether the log-sum-exps of columns are wanted too; in a triangle they are.
       bounded: whether no logit exceeds the scale and the scale is at most ``SAFE_SCALE``.
-      group: without ids, so many vectors are left out of each other's sums; 0 for none.
-      run: how far the vectors of a group stand apart: so many groups fill their places together.
+      group: without ids, so many vectors in a row are left out of each other's sums; 0 for none.
       block: rows and columns of a tile, at most; None for what suits the platform.
       precision: of products of float32 vectors; narrower ones have one pass.
     """
@@ -47,7 +46,6 @@ class Tiling(NamedTuple):
     columns: bool
     bounded: bool
     group: int
-    run: int = 1
     block: int | None = None
     precision: lax.Precision = lax.Precision.HIGHEST
 

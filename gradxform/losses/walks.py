@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,7 +93,7 @@ class Walk:
         if row_ids is not None:
             kept = cut(row_ids, i, self.down)[:, None] != cut(column_ids, j, self.across)[None]
         elif on_diagonal and self._tiling.group:
-            kept = group_of(self._tiling, down)[:, None] != group_of(self._tiling, across)[None]
+            kept = (down // self._tiling.group)[:, None] != (across // self._tiling.group)[None]
         if self.row_count != self._size:
             kept = _both(kept, (i * self.down + down < self._size)[:, None])
         if self._part_tiles * self.across != self._part:
@@ -126,11 +125,6 @@ class Walk:
         return parts.reshape(self._columns_size, *array.shape[1:])
 
 
-def group_of(tiling: Any, places: jax.Array) -> jax.Array:
-    """A number of the group that a vector is of, by its place."""
-    return places // (tiling.group * tiling.run) * tiling.run + places % tiling.run
-
-
 def _block(tiling: Any, size: int, platform: str, parts: int) -> int:
     """The rows of a tile: tiles of one size with little to fill up, in whole vectors of the hardware."""
     everyone, (least, most) = size * parts, BLOCK[platform]
@@ -143,7 +137,7 @@ def _block(tiling: Any, size: int, platform: str, parts: int) -> int:
     if tiling.triangle and parts % 2 == 0 and tiles % 2:
         tiles += 1
     rows = -(-size // tiles)
-    multiple = math.lcm(8 if rows >= 64 and tiles > 1 else 1, max(tiling.group, 1) * tiling.run)
+    multiple = 8 if rows >= 64 and tiles > 1 else max(tiling.group, 1)
     return -(-rows // multiple) * multiple
 
 
