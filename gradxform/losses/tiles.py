@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.core.divide import is_local
 from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
 from gradxform.core.platform import by_platform
@@ -77,21 +78,30 @@ def _tiled_lse(tiling: Tiling, *arrays: Any) -> tuple[jax.Array, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(tiling: Tiling, *arrays: Any) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-    lses: tuple[jax.Array, jax.Array] = by_platform(
-        functools.partial(forward, tiling), *arrays, **{
-            name: functools.partial(forward, tiling, platform=name) for name in ("tpu", "gpu")})
+    lses: tuple[jax.Array, jax.Array] = _by_platform(forward, tiling, *arrays)
     return lses, (*arrays, *lses)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _backward(tiling: Tiling, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
-    found: tuple[jax.Array, ...] = by_platform(
-        functools.partial(backward, tiling), *residuals, *cotangents, **{
-            name: functools.partial(backward, tiling, platform=name) for name in ("tpu", "gpu")})
-    return (*found, None, None, None)
+    return (*_by_platform(backward, tiling, *residuals, *cotangents), None, None, None)
 
 
 _tiled_lse.defvjp(_forward, _backward)
+
+
+def _by_platform(portable: Any, tiling: Tiling, *arrays: Any) -> Any:
+    """``portable`` in the form of the platform: on a TPU the kernel of its name."""
+    def kernel(rows: jax.Array, columns: jax.Array, *others: Any) -> Any:
+        from gradxform.losses import tiles_tpu, tiles_tpu_plan  # what they import takes a while
+
+        plan = tiles_tpu_plan.planned(tiling, rows, columns)
+        if plan is None or not is_local(rows):
+            return portable(tiling, rows, columns, *others, platform="tpu")
+        return getattr(tiles_tpu, portable.__name__)(plan, rows, columns, *others)
+
+    return by_platform(functools.partial(portable, tiling), *arrays, tpu=kernel,
+                       gpu=functools.partial(portable, tiling, platform="gpu"))
 
 
 def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Any,

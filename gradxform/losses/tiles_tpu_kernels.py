@@ -1,0 +1,188 @@
+"""What a TPU does with a block of rows beside blocks of columns; ``tiles_tpu`` calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from gradxform.losses.sums import FLOOR
+from gradxform.losses.tiles_tpu_plan import LANES, SUBLANES, Plan
+
+
+def log_sum_exp(plan: Plan, where: Any, scale: Any, x: Any, row_ids: Any, y: Any, column_ids: Any,
+                *refs: Any) -> None:
+    """The log-sum-exps of a block of rows, and what it adds to those of columns."""
+    *so_far, row_lse, column_lse, ids = refs[:3 + (plan.parts > 1)]
+    sums = refs[3 + (plan.parts > 1):]
+    i, factor = row_of_turn(plan, pl.program_id(0), where), scale[0, 0]
+    by_row, by_column = sums[:len(sums) // 2], sums[len(sums) // 2:]
+    _clear(by_row, slice(None))
+    _by_block(plan, 0, lambda at: _clear(by_column, at))
+    ids[...] = _turned(row_ids)
+
+    def tile(j: Any, diagonal: Any) -> None:
+        logits = _dot(plan, x[...], y[_block(plan, j), :], 1, 1) * factor
+        strips = []
+        for lanes, at in _strips(plan, j):
+            kept = _within(plan, ids[...] != column_ids[:, at], i, where[0] * plan.together + at.start)
+            strip = logits[:, lanes:lanes + LANES]
+            strips.append(jnp.where(kept, jnp.exp(strip - factor), 0) if plan.tiling.bounded else
+                          jnp.where(kept, strip, -jnp.inf))
+        _grow(by_row, slice(None), jnp.stack(strips), True)
+        if plan.by_column:
+            for strip, (_, at) in zip(strips, _strips(plan, j), strict=True):
+                _grow(by_column, at, strip.reshape(-1, SUBLANES, LANES), ~diagonal if plan.tiling.triangle else True)
+
+    _for_tiles(plan, where, i, tile)
+    found = _joined([one[...].T for one in by_row], factor)
+    for before in so_far:
+        top = jnp.maximum(before[0], found)
+        found = top + jnp.log(jnp.exp(before[0] - top) + jnp.exp(found - top))
+    row_lse[0] = found
+
+    def ended(at: Any) -> None:
+        column_lse[:, at] = _joined([one[:, at] for one in by_column], factor)
+
+    _by_block(plan, plan.turns - 1, ended)
+
+
+def log_sum_exp_gradient(plan: Plan, where: Any, scale: Any, x: Any, row_ids: Any, y: Any, column_ids: Any,
+                         *refs: Any) -> None:
+    """The gradient of a block of rows, without the scale, and what it adds to that of columns."""
+    count = 1 if plan.tiling.bounded else 2
+    by_row, refs = refs[:count], refs[count:]
+    by_column, refs = (refs[:count], refs[count:]) if plan.by_column else ((), refs)
+    *so_far, d_rows, d_columns, ids = refs[:len(refs) - count]
+    weights = refs[len(refs) - count:]
+    i, factor = row_of_turn(plan, pl.program_id(0), where), scale[0, 0]
+    for here, there in ((ids, row_ids), *zip(weights, by_row, strict=True)):
+        here[...] = _turned(there)
+    d_rows[...] = so_far[0][...] if so_far else jnp.zeros_like(d_rows)
+
+    def cleared(at: Any) -> None:
+        d_columns[at, :] = jnp.zeros((plan.block, plan.width), jnp.float32)
+
+    _by_block(plan, 0, cleared)
+
+    def tile(j: Any, diagonal: Any) -> None:
+        here = _block(plan, j)
+        logits = _dot(plan, x[...], y[here, :], 1, 1) * factor
+        strips = []
+        for lanes, at in _strips(plan, j):
+            strip = logits[:, lanes:lanes + LANES]
+            columns = [one[:, at] for one in by_column]
+            if plan.tiling.triangle:
+                columns[-1] = jnp.where(diagonal, 0, columns[-1])
+            if plan.tiling.bounded:
+                g = jnp.exp(strip - factor) * (weights[0][...] + columns[0] if columns else weights[0][...])
+            else:
+                g = jnp.exp(strip - weights[0][...]) * weights[1][...]
+                if columns:
+                    g += jnp.exp(strip - columns[0]) * columns[1]
+            strips.append(jnp.where(ids[...] != column_ids[:, at], g, 0).astype(x.dtype))
+        g = jnp.concatenate(strips, 1)
+        d_rows[...] += _dot(plan, g, y[here, :], 1, 0)
+        d_columns[here, :] += _dot(plan, g, x[...], 0, 0)
+
+    _for_tiles(plan, where, i, tile)
+
+
+def _for_tiles(plan: Plan, where: Any, i: Any, tile: Callable[[Any, Any], None]) -> None:
+    """Calls ``tile`` with the blocks of columns of this part that a block of rows is put beside.
+
+    In the triangle those are as many as half of all, from that of the rows itself on, and from the first after the
+    last: of two blocks one is beside the other, and on every device there are as many tiles.
+    """
+    start = where[0] * plan.part
+    stop = jnp.minimum(start + plan.part, plan.across)
+    own = where[1] + i
+    if not plan.tiling.triangle:
+        lax.fori_loop(0, stop - start, lambda j, _: tile(j, False), None)
+        return
+    half = plan.across // 2
+    end = own + half + (1 if plan.across % 2 else (own < half).astype(jnp.int32))
+    begin = jnp.maximum(own, start)
+    before = jnp.maximum(jnp.minimum(end, stop) - begin, 0)
+    again = jnp.maximum(jnp.minimum(end - plan.across, stop) - start, 0)
+
+    def turn(t: Any, _: Any) -> None:
+        j = jnp.where(t < before, begin - start + t, t - before)
+        tile(j, start + j == own)
+
+    lax.fori_loop(0, before + again, turn, None)
+
+
+def row_of_turn(plan: Plan, i: Any, where: Any) -> Any:
+    """The block of rows of a turn."""
+    if plan.turns == plan.down:
+        return i
+    return lax.rem(where[0] * plan.part + (plan.down - plan.across // 2) + i, plan.down)
+
+
+def _block(plan: Plan, j: Any) -> Any:
+    return pl.ds(pl.multiple_of(j * plan.block, plan.block), plan.block)
+
+
+def _strips(plan: Plan, j: Any) -> list[tuple[int, Any]]:
+    """Of a block of columns 128 at a time: where they start in it, and where they are in the part."""
+    return [(lane, pl.ds(pl.multiple_of(j * plan.block + lane, LANES), LANES)) for lane in range(0, plan.block, LANES)]
+
+
+def _within(plan: Plan, kept: jax.Array, i: Any, column: Any) -> jax.Array:
+    """``kept`` but for what blocks are filled up with."""
+    if plan.rows % plan.block:
+        kept &= lax.broadcasted_iota(jnp.int32, kept.shape, 0) < plan.rows - i * plan.block
+    if plan.columns % plan.block:
+        kept &= lax.broadcasted_iota(jnp.int32, kept.shape, 1) < plan.columns - column
+    return kept
+
+
+def _by_block(plan: Plan, turn: int, act: Callable[[Any], None]) -> None:
+    """At a row of tiles, ``act`` for each block of columns."""
+    @pl.when(pl.program_id(0) == turn)
+    def _() -> None:
+        lax.fori_loop(0, plan.part, lambda j, _: act(_block(plan, j)), None)
+
+
+def _clear(sums: Any, at: Any) -> None:
+    *tops, totals = sums
+    totals[:, at] = jnp.zeros_like(totals[:, at])
+    for top in tops:
+        top[:, at] = jnp.full_like(top[:, at], FLOOR)
+
+
+def _grow(sums: Any, at: Any, new: jax.Array, counts: Any) -> None:
+    """Adds to sums those over the first axis of ``new``: exponentials, or logits where there are maxima."""
+    *tops, totals = sums
+    total = totals[:, at]
+    if not tops:
+        totals[:, at] = total + jnp.where(counts, new.sum(0), 0)
+        return
+    top = tops[0][:, at]
+    higher = jnp.where(counts, jnp.maximum(top, new.max(0)), top)
+    grown = total * jnp.exp(top - higher) + jnp.exp(new - higher[None]).sum(0)
+    totals[:, at], tops[0][:, at] = jnp.where(counts, grown, total), higher
+
+
+def _joined(sums: list[jax.Array], factor: Any) -> jax.Array:
+    """The log-sum-exps of sums that lie below each other."""
+    *tops, totals = sums
+    top = tops[0].max(0, keepdims=True) if tops else factor
+    total = jnp.sum(totals * jnp.exp(tops[0] - top) if tops else totals, 0, keepdims=True)
+    return jnp.where(total > 0, top + jnp.log(total), FLOOR)
+
+
+def _turned(row: Any) -> jax.Array:
+    """A row (1, 1, n) as n rows of one number each."""
+    return jnp.broadcast_to(row[0], (LANES, row.shape[-1])).T
+
+
+def _dot(plan: Plan, a: jax.Array, b: jax.Array, of_a: int, of_b: int) -> jax.Array:
+    exact = a.dtype == jnp.float32 and plan.tiling.precision != lax.Precision.DEFAULT
+    return lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), preferred_element_type=jnp.float32,
+                           precision=lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT)
