@@ -36,6 +36,9 @@ class Walk:
         self.down = _block(tiling, self._size, platform, self._parts)
         self.across = self.down if part == self._size else _block(tiling, part, platform, 1)
         self._tiles, self._part_tiles = -(-self._size // self.down), -(-part // self.across)
+        if tiling.triangle and self._parts % 2 == 0 and self._tiles % 2:
+            # Halves of a device's tiles take what stands opposite: where rounding has left an odd number, one is empty.
+            self._tiles = self._part_tiles = self._tiles + 1
         self.row_count = self._tiles * self.down
         self.column_count = self._parts * self._part_tiles * self.across
         self.like = jnp.zeros_like(rows[0, 0], wide_dtype(rows.dtype))

@@ -338,6 +338,16 @@ def few_at_once() -> Iterator[str]:
         pairs.AT_ONCE = before
 
 
+def odd_tiles() -> Iterator[str]:
+    """An odd number of tiles on each device, after they were rounded to whole images."""
+    x, y = (np.sin(np.arange(80.0) * factor).reshape(40, 2).astype(np.float32) for factor in (1, 3))
+    loss = functools.partial(losses.nt_xent, temperature=0.5, block_size=4)
+    spread = NamedSharding(mesh_of(8), P("d"))
+    want, got = (jit(jax.grad(loss, (0, 1)))(*args) for args in (
+        (x, y), [jax.device_put(value, spread) for value in (x, y)]))
+    yield from wrong({"dx": got[0], "dy": got[1]}, {"dx": want[0], "dy": want[1]})
+
+
 def sizes_in(hlo: str) -> dict[str, int]:
     """The number of elements of every array of a compiled program, which is that of one device."""
     return {shape: int(np.prod([int(n) for n in shape.split(",")]))
@@ -382,6 +392,7 @@ CHECKS["two axes"] = two_axes
 CHECKS["reductions"] = reductions
 CHECKS["equal ids"] = equal_ids
 CHECKS["few at once"] = few_at_once
+CHECKS["odd tiles"] = odd_tiles
 for how in ("jit", "shard_map"):
     CHECKS[f"no matrix under {how}"] = functools.partial(no_matrix, how)
 

@@ -15,7 +15,7 @@ LOSSES = ["nt_xent", "info_nce", "clip_loss", "sup_con", "siglip", "barlow_twins
 MESHES = ["auto", "explicit"]
 PLACES = [f"check_vma={check_vma}, gradients {where}" for check_vma in (True, False) for where in ("inside", "outside")]
 WAYS = ["jit", "shard_map"]
-OTHERS = ["two axes", "reductions", "equal ids", "few at once"]
+OTHERS = ["two axes", "reductions", "equal ids", "few at once", "odd tiles"]
 
 
 @pytest.fixture(scope="module")
