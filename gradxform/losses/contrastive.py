@@ -23,7 +23,8 @@ from gradxform.core.types import Scalar
 from gradxform.losses import vectors
 from gradxform.losses.pairs import AxisName, by_example, everyone, lse_of_rows, place
 from gradxform.losses.sums import SAFE_SCALE
-from gradxform.losses.tiles import Tiling, tiled_lse
+from gradxform.losses.tiles import tiled_lse
+from gradxform.losses.walks import Tiling
 
 
 def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax.Array | None = None,

@@ -16,7 +16,8 @@ from jax import lax
 
 from gradxform.core.divide import divided
 from gradxform.core.manual import varying_like
-from gradxform.losses.tiles import Tiling, tiled_lse
+from gradxform.losses.tiles import tiled_lse
+from gradxform.losses.walks import Tiling
 
 AxisName = str | tuple[str, ...] | None
 AT_ONCE = 8

@@ -14,7 +14,7 @@ one device has: where a platform has a form of its own, it stands in for them.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,29 +25,7 @@ from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
 from gradxform.core.platform import by_platform
 from gradxform.losses.sums import Bounded, Running
-from gradxform.losses.walks import Walk, cut, put, repeat
-
-
-class Tiling(NamedTuple):
-    """Which pairs count, and how they are gone through.
-
-    Attributes:
-      triangle: whether rows and columns are the same vectors: each unordered pair is taken once, on one device, and
-        counts for its row and for its column; the whole of a vector is the sum of both, over devices. Else every row
-        is taken with every column.
-      columns: whether the log-sum-exps of columns are wanted too; in a triangle they are.
-      bounded: whether no logit exceeds the scale and the scale is at most ``SAFE_SCALE``.
-      group: without ids, so many vectors in a row are left out of each other's sums; 0 for none.
-      block: rows and columns of a tile, at most; None for what suits the platform.
-      precision: of products of float32 vectors; narrower ones have one pass.
-    """
-
-    triangle: bool
-    columns: bool
-    bounded: bool
-    group: int
-    block: int | None = None
-    precision: lax.Precision = lax.Precision.HIGHEST
+from gradxform.losses.walks import Tiling, Walk, cut, put, repeat
 
 
 def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: Any, row_ids: Any,

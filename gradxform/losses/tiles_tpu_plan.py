@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from gradxform.losses.tiles import Tiling
+from gradxform.losses.walks import Tiling
 
 SUBLANES, LANES = 8, 128
 """Of a register of 32-bit elements."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,28 @@ WHOLE = 2048
 """Up to so many rows and columns are one tile: its exponentials serve forward and backward pass, in 16 MiB at most."""
 
 
+class Tiling(NamedTuple):
+    """Which pairs count, and how they are gone through.
+
+    Attributes:
+      triangle: whether rows and columns are the same vectors: each unordered pair is taken once, on one device, and
+        counts for its row and for its column; the whole of a vector is the sum of both, over devices. Else every row
+        is taken with every column.
+      columns: whether the log-sum-exps of columns are wanted too; in a triangle they are.
+      bounded: whether no logit exceeds the scale and the scale is at most ``SAFE_SCALE``.
+      group: without ids, so many vectors in a row are left out of each other's sums; 0 for none.
+      block: rows and columns of a tile, at most; None for what suits the platform.
+      precision: of products of float32 vectors; narrower ones have one pass.
+    """
+
+    triangle: bool
+    columns: bool
+    bounded: bool
+    group: int
+    block: int | None = None
+    precision: lax.Precision = lax.Precision.HIGHEST
+
+
 class Walk:
     """The tiles that one device takes, in order of their rows, each row from the diagonal on.
 
@@ -25,7 +47,7 @@ class Walk:
     ``M`` is even the last of them, which stands opposite, is that of two row tiles: one of them takes it.
     """
 
-    def __init__(self, tiling: Any, rows: jax.Array, columns: jax.Array, first: jax.Array, row_ids: Any,
+    def __init__(self, tiling: Tiling, rows: jax.Array, columns: jax.Array, first: jax.Array, row_ids: Any,
                  column_ids: Any, platform: str) -> None:
         self._tiling = tiling
         self._size, self._columns_size = rows.shape[0], columns.shape[0]
@@ -128,7 +150,7 @@ class Walk:
         return parts.reshape(self._columns_size, *array.shape[1:])
 
 
-def _block(tiling: Any, size: int, platform: str, parts: int) -> int:
+def _block(tiling: Tiling, size: int, platform: str, parts: int) -> int:
     """The rows of a tile: tiles of one size with little to fill up, in whole vectors of the hardware."""
     everyone, (least, most) = size * parts, BLOCK[platform]
     if tiling.block is not None:

@@ -13,7 +13,8 @@ import pytest
 
 from gradxform.core.platform import by_platform
 from gradxform.losses import tiles, tiles_tpu, tiles_tpu_plan
-from gradxform.losses.tiles import Tiling, tiled_lse
+from gradxform.losses.tiles import tiled_lse
+from gradxform.losses.walks import Tiling
 
 TRIANGLE, BOTH, ROWS = (True, True), (False, True), (False, False)
 # Which pairs, whether bounded, group; rows of a device, devices (or columns), features; scale; dtype; VMEM.
