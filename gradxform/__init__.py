@@ -1,10 +1,11 @@
 """gradxform: everything that shapes a training run, as pure, composable values.
 
 Transformations, optimizers and selectors are named here; the other rooms are modules: ``gx.schedules``, ``gx.norm``,
-``gx.augment``, ``gx.losses``, ``gx.masking``, ``gx.precision``, ``gx.sharding``, ``gx.transfer``, ``gx.plot``.
+``gx.augment``, ``gx.losses``, ``gx.masking``, ``gx.precision``, ``gx.sharding``, ``gx.resume``,
+``gx.transfer``, ``gx.plot``.
 """
 
-from gradxform import augment, losses, masking, norm, plot, precision, schedules, sharding, transfer
+from gradxform import augment, losses, masking, norm, plot, precision, resume, schedules, sharding, transfer
 from gradxform.core.bricks import Leafwise
 from gradxform.core.config import from_config, to_config
 from gradxform.core.manual import ShardingError
@@ -92,6 +93,7 @@ __all__ = [
     "precision",
     "radam",
     "record_norms",
+    "resume",
     "rmsprop",
     "Scalar",
     "ScalarOrSchedule",

@@ -18,7 +18,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
 MODULES = {"augment": gx.augment, "losses": gx.losses, "masking": gx.masking, "norm": gx.norm,
            "norm.linen": gx.norm.linen, "norm.nnx": gx.norm.nnx, "plot": gx.plot, "precision": gx.precision,
-           "schedules": gx.schedules, "sharding": gx.sharding, "transfer": gx.transfer}
+           "resume": gx.resume, "schedules": gx.schedules, "sharding": gx.sharding, "transfer": gx.transfer}
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Example:")
 
 

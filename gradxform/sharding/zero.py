@@ -15,7 +15,7 @@ from gradxform.core.foreign import stage_of
 from gradxform.core.manual import ShardingError
 from gradxform.core.run import run
 from gradxform.core.selectors import compile_pattern
-from gradxform.core.stages import Around, Stage, is_final
+from gradxform.core.stages import Around, Stage, is_final, line_up
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import flatten, is_tracing, named_leaves
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
@@ -36,12 +36,6 @@ from gradxform.sharding.state import spec_of
 FREE = P.UNCONSTRAINED
 
 
-class Zero1State(NamedTuple):
-    """The state of the transformation inside, divided."""
-
-    inner_state: State
-
-
 @transformation
 def zero1(tx: AnyTransformation, axis: str | tuple[str, ...] = "data", *, min_size: int = MIN_SIZE,
           rules: Sequence[tuple[str, int | None]] = ()) -> Around:
@@ -56,7 +50,8 @@ def zero1(tx: AnyTransformation, axis: str | tuple[str, ...] = "data", *, min_si
     and in ``state_sharding`` that is one that no other axis divides; on an Auto mesh JAX does not tell how params lie:
     where tensor parallelism divides the largest dimension of a leaf, ``rules`` say which other one is meant.
 
-    What the compiler makes of it depends on the machine; ``traffic`` shows it.
+    The state is that of ``tx``, so that a checkpoint with it moves to one without, and back. What the compiler makes of
+    it depends on the machine; ``traffic`` shows it.
 
     Args:
       tx: the transformation, ours, optax's or a chain.
@@ -83,27 +78,34 @@ def zero1(tx: AnyTransformation, axis: str | tuple[str, ...] = "data", *, min_si
       >>> tx = gx.sharding.zero1(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(1e-3)), min_size=0)
       >>> with jax.set_mesh(mesh):
       ...   state = gx.sharding.init(tx, {"w": jnp.ones((8, 4))})
-      >>> state.inner_state[1][0].mu["w"].sharding.spec
+      >>> state[1][0].mu["w"].sharding.spec
       P('data', None)
     """
     stage = stage_of(tx, "tx")
     checks.integer("min_size", min_size, at_least=0, known=True)
     plan = _Plan(names(axis), int(min_size), [(compile_pattern("rules", pattern), dim) for pattern, dim in rules])
 
-    def init(params: Params) -> Zero1State:
+    def init(params: Params) -> State:
         pieces = plan.of(params)
         state = stages.init(stage, pieces.divided(params))
-        if any(isinstance(x, Zero1State) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Zero1State))):
+        if _is_divided(stage, state):
             raise ShardingError("zero1: expected a transformation whose state is not divided, got one with zero1 in it")
-        return Zero1State(pieces.held(state, stage, params))
+        return pieces.held(state, stage, params)
 
-    def update(updates: Updates, state: Zero1State, params: Params | None = None, **extra: Any) -> tuple[Updates, Any]:
+    def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:
         pieces = plan.of(updates if params is None else params)
         own = None if params is None else pieces.divided(params)
-        new, inner = run(stage, pieces.divided(updates, summed=True), state.inner_state, own, extra, "zero1")
-        return pieces.whole(new), Zero1State(pieces.held(inner, stage, updates if params is None else params))
+        new, state = run(stage, pieces.divided(updates, summed=True), state, own, extra, "zero1")
+        return pieces.whole(new), pieces.held(state, stage, updates if params is None else params)
 
-    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, Zero1State, final=is_final(stage))
+    return Around(init, update, lambda state: {"tx": (tx, state)}, final=is_final(stage))
+
+
+def _is_divided(stage: Stage, state: State) -> bool:
+    """Whether there is ``zero1`` in a stage, at any depth."""
+    return any(part.name.endswith("zero1") or (isinstance(part, Around) and part.inner is not None and any(
+        _is_divided(stage_of(tx), inside) for tx, inside in part.inner(own).values()))
+        for part, own in line_up(stage, state, "zero1"))
 
 
 class _Plan(NamedTuple):

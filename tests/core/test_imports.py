@@ -17,6 +17,7 @@ BELOW: dict[str, set[str]] = {
     "transfer": {"core", "schedules", "transforms"},
     "precision": {"core", "schedules", "transforms"},
     "sharding": {"core"},
+    "resume": {"core", "transforms", "schedules"},
     "norm": {"core"},
     "augment": {"core"},
     "losses": {"core"},

@@ -88,7 +88,7 @@ def test_zero1_divides_on_top_of_another_axis(kind: AxisType) -> None:
               "odd": struct((3, 5), P(), over)}
     tx = sharding.zero1(gx.adam(0.1), min_size=17)
     assert specs(sharding.state_sharding(tx, params)) == {
-        "inner_state/0/count": P(), **{f"inner_state/0/{name}/{leaf}": spec for name in ("mu", "nu") for leaf, spec in {
+        "0/count": P(), **{f"0/{name}/{leaf}": spec for name in ("mu", "nu") for leaf, spec in {
             "tall": P("data", "model"), "small": P(None, None), "odd": P(None, None)}.items()}}
 
 

@@ -1,0 +1,135 @@
+"""What stands beside a checkpoint: the paths, shapes and dtypes in it, and the settings it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import flax
+import jax
+import optax
+
+from gradxform.core.config import to_config
+from gradxform.core.value import Value
+
+VERSION = 1
+Manifest = dict[str, Any]
+
+
+class MismatchError(ValueError):
+    """What was saved is not what is asked for; the message lists all that differs.
+
+    Example:
+      >>> import gradxform as gx
+      >>> issubclass(gx.resume.MismatchError, ValueError)
+      True
+    """
+
+
+def make(leaves: Mapping[str, Any], config: Mapping[str, Any]) -> Manifest:
+    """The manifest of a state's leaves and of settings as ``settings`` makes them."""
+    return {"version": VERSION, "leaves": dict(leaves), "config": dict(config),
+            "versions": {"jax": jax.__version__, "optax": optax.__version__, "flax": flax.__version__}}
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them.
+
+    Raises:
+      TypeError: a function or another value that JSON cannot hold, with the argument it is in.
+    """
+    return {name: _plain(f"config {name}", value) for name, value in config.items()}
+
+
+def differences(saved: Manifest, now: Manifest) -> Iterator[tuple[str, str]]:
+    """All that differs, each as its path and as text."""
+    if saved.get("version") != VERSION:
+        yield "version", f"version: saved {saved.get('version')!r}, this library reads {VERSION}"
+        return
+    here, there = saved["leaves"], now["leaves"]
+    for path in sorted({*here, *there}):
+        if path not in here:
+            yield f"state/{path}", f"state {path}: not saved"
+        elif path not in there:
+            yield f"state/{path}", f"state {path}: saved, not expected"
+        else:
+            for what in ("shape", "dtype"):
+                if here[path][what] != there[path][what]:
+                    yield f"state/{path}", f"state {path}: saved {what} {here[path][what]}, now {there[path][what]}"
+    for name in sorted({*saved["config"], *now["config"]}):
+        if name not in saved["config"] or name not in now["config"]:
+            known = "not saved" if name not in saved["config"] else "saved, not given now"
+            yield f"config/{name}", f"config {name}: {known}"
+            continue
+        for path, old, new in _apart(saved["config"][name], now["config"][name]):
+            inside = f"{'/'.join(path)}: " if path else ""
+            yield "/".join(("config", name, *path)), f"config {name}: {inside}saved {old}, now {new}"
+
+
+def compare(saved: Manifest, now: Manifest, where: str, on_change: str | Iterable[str]) -> list[str]:
+    """Refuses what may not differ.
+
+    Args:
+      saved: the manifest of a checkpoint.
+      now: that of what is asked for.
+      where: the checkpoint, for the message.
+      on_change: ``"refuse"``, ``"warn"`` to let settings differ, or the paths that may.
+
+    Returns:
+      What differs and may.
+
+    Raises:
+      MismatchError: all that differs and may not.
+    """
+    wrong: list[str] = []
+    passed: list[str] = []
+    allowed = () if isinstance(on_change, str) else tuple(on_change)
+    for path, text in differences(saved, now):
+        settings_may = on_change == "warn" and path.startswith("config/")
+        may = settings_may or any(path == one or path.startswith(f"{one}/") for one in allowed)
+        (passed if may else wrong).append(text)
+    if wrong:
+        listed = "\n  ".join(wrong)
+        raise MismatchError(f"{where}: expected what was saved there, got something else in {len(wrong)} places:\n"
+                            f"  {listed}")
+    return passed
+
+
+def _plain(where: str, value: Any) -> Any:
+    if isinstance(value, Value):
+        try:
+            return to_config(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{where}: {error}") from error
+    if isinstance(value, Mapping):
+        return {str(key): _plain(f"{where}/{key}", one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(f"{where}/{i}", one) for i, one in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"{where}: expected a value of this library, a number, a text, or lists and dicts of them, got a "
+                    f"{type(value).__name__}")
+
+
+def _apart(old: Any, new: Any) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Where two settings differ: a call's arguments by their names, the parts of a chain by their places."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("call") == new.get("call"):
+        names = sorted({*old, *new} - {"gradxform"})
+        for name in names:
+            inside = (name,) if name not in ("call", "arguments", "transformations") else ()
+            for path, a, b in _apart(old.get(name), new.get(name)):
+                yield (*inside, *path), a, b
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, pair in enumerate(zip(old, new, strict=True)):
+            for path, a, b in _apart(*pair):
+                yield (str(i), *path), a, b
+    elif old != new or type(old) is not type(new):
+        yield (), _short(old), _short(new)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "call" in value:
+        return f"{value['call']}(...)"
+    return repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."

@@ -1,0 +1,222 @@
+"""What a run saves and restores, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradxform as gx
+
+Run, MismatchError = gx.resume.Run, gx.resume.MismatchError
+TX = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(0.1, 10), weight_decay=0.01))
+
+
+def params() -> Any:
+    return {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}
+
+
+def make(tx: Any = TX) -> Any:
+    return {"params": params(), "optimizer": tx.init(params()), "key": jax.random.key(1), "mean": np.ones(2), "n": 3}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("saved")
+    with Run(folder, config={"tx": TX, "size": 50}, every=1) as run:
+        state = run.restore(make())
+        state["params"]["a"] = state["params"]["a"] + 0.1
+        for step in run.steps(2):
+            assert run.save(step, state)
+    return folder
+
+
+def same(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert type(x) is type(y) and getattr(x, "dtype", None) == getattr(y, "dtype", None)
+        if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_all_kinds_of_leaves_come_back(saved: pathlib.Path) -> None:
+    want = make()
+    want["params"]["a"] = want["params"]["a"] + 0.1
+    with Run(saved, config={"tx": TX, "size": 50}) as run:
+        got = run.restore(make())
+        assert run.first == 2 and list(run.steps(4)) == [2, 3]
+    same(got, want)
+    # Rules and schedules go on.
+    updates, _ = TX.update(params(), got["optimizer"], got["params"])
+    assert updates["b"].dtype == jnp.bfloat16
+
+
+def test_a_factory_is_run_only_where_there_is_nothing(tmp_path: pathlib.Path) -> None:
+    for first in (0, 1):
+        with Run(tmp_path, every=1) as run:
+            state = run.restore(lambda: {"w": jnp.arange(4.0), "key": jax.random.key(3)})
+            assert run.first == first
+            run.save(0, {**state, "w": state["w"] + 1})
+    np.testing.assert_array_equal(state["w"], np.arange(4.0) + 1)
+    assert state["key"] == jax.random.key(3)
+
+
+def test_when_it_is_due(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("gradxform.resume.run.time.monotonic", lambda: now[0])
+    done = []
+    with Run(tmp_path, every=5, seconds=10, keep=2) as run:
+        for step in run.steps(9):
+            now[0] += 4
+            done.append(run.save(step, {"w": jnp.ones(2)}))
+    assert [step for step, was in enumerate(done) if was] == [2, 4, 7, 8]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["7", "8"]
+
+
+class Reader:
+    """Something with a position."""
+
+    def __init__(self) -> None:
+        self.at = 0
+
+    def get_state(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
+
+
+def test_a_position_goes_with_the_state(tmp_path: pathlib.Path) -> None:
+    reader = Reader()
+    with Run(tmp_path, every=1) as run:
+        reader.at = 7
+        run.save(0, {"w": jnp.ones(2)}, reader)
+    other = Reader()
+    with Run(tmp_path) as run:
+        run.restore({"w": jnp.zeros(2)}, other)
+    assert other.at == 7
+
+
+def without(state: Any, name: str) -> Any:
+    return {key: value for key, value in state.items() if key != name}
+
+
+WRONG: dict[str, tuple[Callable[[], Any], dict[str, Any], list[str]]] = {
+    "sgd": (lambda: make(gx.sgd(0.1)), {"tx": gx.sgd(0.1)}, ["optimizer/1/0/mu/a: saved, not", "config tx: saved"]),
+    "lion": (lambda: make(gx.lion(0.1)), {"tx": gx.lion(0.1)}, ["optimizer/1/0/nu/a: saved, not"]),
+    "yogi": (lambda: make(), {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.yogi(0.1))},
+             ["config tx: 1: saved adamw(...), now yogi(...)"]),
+    "decay": (make, {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(
+        gx.schedules.cosine(0.1, 10), weight_decay=0.1))}, ["config tx: 1/weight_decay: saved 0.01, now 0.1"]),
+    "schedule": (make, {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(
+        gx.schedules.cosine(0.1, 20), weight_decay=0.01))}, ["config tx: 1/learning_rate/steps: saved 10, now 20"]),
+    "wider": (lambda: {**make(), "params": {**params(), "a": jnp.ones((2, 5))}}, {},
+              ["state params/a: saved shape [2, 3], now [2, 5]"]),
+    "deeper": (lambda: {**make(), "params": {**params(), "c": jnp.ones(2)}}, {}, ["state params/c: not saved"]),
+    "renamed": (lambda: {**make(), "params": {"z": params()["a"], "b": params()["b"]}}, {},
+                ["state params/a: saved, not expected", "state params/z: not saved"]),
+    "narrower": (lambda: {**make(), "params": {**params(), "a": params()["a"].astype(jnp.bfloat16)}}, {},
+                 ["state params/a: saved dtype float32, now bfloat16"]),
+    "missing": (lambda: without(make(), "n"), {}, ["state n: saved, not expected"]),
+    "key": (lambda: {**make(), "key": jax.random.key(1, impl="rbg")}, {},
+            ["state key: saved dtype key<fry>, now key<rbg>"]),
+    "size": (make, {"size": 49}, ["config size: saved 50, now 49"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_restores_are_refused(name: str, saved: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, config, told = WRONG[name]
+    with Run(saved, config={"tx": TX, "size": 50} | config) as run:
+        read = run._manager.restore
+        asked: list[Any] = []
+        monkeypatch.setattr(run._manager, "restore",
+                            lambda step, args: asked.append(set(args)) or read(step, args=args))
+        with pytest.raises(MismatchError) as error:
+            run.restore(state())
+    for text in told:
+        assert text in str(error.value)
+    assert asked == [{"manifest"}]  # and no array
+
+
+def test_what_may_differ(saved: pathlib.Path) -> None:
+    changed = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(0.2, 10), weight_decay=0.1))
+    config = {"tx": changed, "size": 50}
+    for on_change in ("warn", {"config/tx/1/learning_rate", "config/tx/1/weight_decay"}):
+        with Run(saved, config=config, on_change=on_change) as run, pytest.warns(match="saved 0.01, now 0.1"):
+            run.restore(make())
+    with Run(saved, config=config, on_change={"config/tx/1/learning_rate"}) as run, pytest.raises(
+            MismatchError, match=r"in 1 places:\n  config tx: 1/weight_decay"):
+        run.restore(make())
+
+
+def test_half_written_and_damaged_checkpoints(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(saved, folder)
+    shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
+    with Run(folder, config={"tx": TX, "size": 50}) as run:
+        run.restore(make())
+        assert run.first == 2
+    assert not (folder / "2.orbax-checkpoint-tmp").exists()
+    for path in (folder / "1" / "state").rglob("*"):
+        if path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:20])
+    with Run(folder, config={"tx": TX, "size": 50}) as run, pytest.raises(ValueError, match="/1: expected a whole"):
+        run.restore(make())
+    manifest = folder / "1" / "manifest" / "metadata"
+    newer = json.loads(manifest.read_text()) | {"version": 99}
+    manifest.write_text(json.dumps(newer))
+    with Run(folder, config={"tx": TX, "size": 50}) as run, pytest.raises(MismatchError, match="version: saved 99"):
+        run.restore(make())
+
+
+def test_a_failed_save_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Run(tmp_path, every=1) as run:
+        run.save(0, {"w": jnp.ones(2)})
+        run._manager.wait_until_finished()
+        monkeypatch.setattr(run._manager, "check_for_errors", lambda: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            run.save(1, {"w": jnp.ones(2)})
+        monkeypatch.undo()
+
+
+def test_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(TypeError, match=r"config tx: .*mask"):
+        Run(tmp_path, config={"tx": gx.adamw(0.1, mask=lambda params: params)})
+    with pytest.raises(TypeError, match="config f/0: expected a value of this library, a number"):
+        Run(tmp_path, config={"f": [print]})
+    for wrong in ({"every": 0}, {"seconds": 0.0}, {"keep": 0}, {"on_change": "maybe"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: "):
+            Run(tmp_path, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="restore: expected an open run"):
+        Run(tmp_path).restore({})
+    with Run(tmp_path) as run:
+        with pytest.raises(RuntimeError, match="expected a folder no other run has"), Run(tmp_path):
+            pass
+        with pytest.raises(TypeError, match="state: expected arrays and numbers, got a str at 'name'"):
+            run.restore({"name": "x"})
+        with pytest.raises(TypeError, match="got the values of a trace"):
+            jax.jit(lambda w: run.save(0, {"w": w}))(jnp.ones(2))
+        bad = gx.skip_nonfinite(gx.sgd(0.1), 0)
+        told = bad.init({"w": jnp.ones(2)})._replace(too_many=jnp.array(True))
+        run.steps(1).__next__()
+        with pytest.raises(gx.NonfiniteError):
+            run.save(0, told)
+
+
+def test_order_sees_all_examples_once_an_epoch() -> None:
+    seen = np.concatenate([gx.resume.order(3, step, 10, 4) for step in range(5)])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+    np.testing.assert_array_equal(gx.resume.order(3, 0, 10, 25)[:20], seen)
+    for wrong in ({"size": 0}, {"batch": 0}, {"step": -1}, {"seed": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: "):
+            gx.resume.order(**({"seed": 0, "step": 0, "size": 4, "batch": 2} | wrong))
