@@ -80,12 +80,17 @@ def divided(function: Callable[[Any, Any, Any], Any], whole: Any, batch: Any, li
         return function(whole, batch, None)
     mesh, spec = mesh_around(like), P(axes)
     if any(kind == AxisType.Explicit for kind in mesh.axis_types):
-        batch, whole = _placed(batch, NamedSharding(mesh, spec)), _placed(whole, NamedSharding(mesh, P()))
+        batch, whole = _placed(batch, mesh, spec), _placed(whole, mesh, P())
     return jax.shard_map(lambda whole, batch: function(whole, batch, axes), mesh=mesh, in_specs=(P(), spec),
                          out_specs=spec)(whole, batch)
 
 
-def _placed(tree: Any, sharding: NamedSharding) -> Any:
-    # What is on no mesh yet, a number made outside of jit, shard_map places by itself.
-    return jax.tree.map(lambda array: array if jax.typeof(array).sharding.mesh.empty
-                        else jax.sharding.reshard(array, sharding), tree)
+def _placed(tree: Any, mesh: AbstractMesh, spec: P) -> Any:
+    def placed(array: jax.Array) -> jax.Array:
+        # What is on no mesh yet, a number made outside of jit, shard_map places by itself; of what a program makes it
+        # takes only what is whole.
+        if jax.typeof(array).sharding.mesh.empty and (spec == P() or not isinstance(array, jax.core.Tracer)):
+            return array
+        return jax.sharding.reshard(array, NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, tree)
