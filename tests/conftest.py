@@ -19,11 +19,12 @@ LONG = ("augment/test_arithmetic", "augment/test_aug_mix", "augment/test_augment
         "augment/test_simclr", "augment/test_sizes", "augment/test_targets", "augment/test_turns",
         "augment/test_view_recipes", "augment/test_warps", "benchmarks/", "core/test_value_hypergradients",
         "examples/test_examples", "examples/test_pretrain", "examples/test_train_images", "losses/test_contrastive",
-        "norm/test_norm_training", "plot/", "precision/test_averages", "precision/test_codecs",
-        "precision/test_compressed_sharding", "precision/test_product", "sharding/test_processes", "test_properties",
-        "transforms/test_inspect", "transforms/test_low_precision", "transforms/test_masking")
+        "norm/test_norm_training", "optimizers/test_recipe_bits", "plot/", "precision/test_averages",
+        "precision/test_codecs", "precision/test_compressed_sharding", "precision/test_product",
+        "resume/test_resume_kills", "sharding/test_processes", "test_properties", "transforms/test_inspect",
+        "transforms/test_low_precision", "transforms/test_masking")
 """Files that take a minute each."""
-EACH = ("norm/test_norm_modules", "optimizers/test_recipe_bits", "test_docstrings.py::test_the_example_runs")
+EACH = ("norm/test_norm_modules", "test_docstrings.py::test_the_example_runs")
 """Tests that go through the library, or through flax, by a ``name``: each name is a kind of its own."""
 
 

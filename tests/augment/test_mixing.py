@@ -29,6 +29,8 @@ FACTORIES: dict[str, Callable[..., Any]] = {"mixup": mixup, "cutmix": cutmix, "m
 KEYS = jax.random.split(jax.random.key(1), 4000)
 
 # Equal augmentations are one program.
+EACH = ["mixup", pytest.param("cutmix", marks=pytest.mark.exhaustive), "mixup_or_cutmix"]
+"""The last does what both do."""
 make = functools.cache(lambda name, **options: FACTORIES[name](**{"num_classes": K} | options))
 
 
@@ -85,7 +87,7 @@ def mixed_by_numpy(params: Any, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per_image", [False, True])
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", EACH)
 def test_images(name: str, per_image: bool, dtype: str) -> None:
     """Bit for bit."""
     aug, inputs = make(name, per_image=per_image), batch(dtype)
@@ -107,7 +109,7 @@ def test_a_blend_is_that_of_real_numbers() -> None:
         assert np.max(np.abs(np.asarray(got, np.float64) - (lam * x + (1 - lam) * x[partner]))) <= bound
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_call_is_sample_and_apply(name: str) -> None:
     aug, inputs, key = make(name, per_image=True), batch("uint8"), jax.random.key(5)
     want = aug.apply(sampled(name, seed=5), inputs)
@@ -118,7 +120,7 @@ def test_a_call_is_sample_and_apply(name: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "channels"), [("uint8", 5), ("float32", 3)])
 @pytest.mark.parametrize("per_image", [False, True])
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", EACH)
 def test_behind_another_in_a_chain(name: str, per_image: bool, dtype: str, channels: int) -> None:
     """Where an image is a canvas, the result is what two calls give."""
     first, second = inverted(), make(name, per_image=per_image)
@@ -173,7 +175,7 @@ def test_each_image_has_a_lam_of_its_own() -> None:
     assert np.max(np.abs(np.corrcoef(lam.T) - np.eye(3))) < 3.5 / np.sqrt(len(KEYS))
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", EACH)
 def test_all_permutations_are_equally_likely(name: str) -> None:
     params = draws(make(name), 4)
     assert params["partner"].dtype == np.int32
@@ -291,7 +293,7 @@ def mixed_labels(params: Any, shares: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", EACH)
 def test_labels(name: str, smoothing: float) -> None:
     aug = make(name, per_image=True, label_smoothing=smoothing)
     params = sampled(name)
@@ -325,6 +327,7 @@ def test_soft_labels_are_widened() -> None:
          mixup().apply(params, batch(label=narrow.astype(jnp.float32)))["label"])
 
 
+@pytest.mark.exhaustive
 def test_64_bit_types() -> None:
     """Parameters and images stay what they are; labels keep their digits."""
     with jax.enable_x64(True):
@@ -403,7 +406,7 @@ def test_numbers_may_be_traced() -> None:
     assert np.all(np.isfinite(d_alpha)) and np.any(d_alpha != 0)
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", EACH)
 def test_gradients_of_images(name: str) -> None:
     """Each image's flow back to the two that it is made of."""
     aug = make(name, per_image=True)
@@ -423,7 +426,7 @@ def test_gradients_of_images(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16"])
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", EACH)
 def test_nothing_of_the_size_of_the_images_is_kept(name: str, dtype: str) -> None:
     """One pass over the images: there is no copy of the others in memory, and none in a wider dtype."""
     x = jax.ShapeDtypeStruct((8, 64, 64, 3), dtype)

@@ -456,7 +456,8 @@ def test_two_channels_are_refused() -> None:
         augment.rand_augment()(jax.random.key(0), np.zeros((4, 4, 2), np.uint8))
 
 
-@pytest.mark.parametrize("name", ["google", pytest.param("timm", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["google", "timm"])
 def test_exports_for_every_platform(name: str) -> None:
     images, key = oracles.photographs(3, 8, 8), jax.random.PRNGKey(0)
     aug = policy(name)

@@ -27,6 +27,7 @@ def test_the_language_model_has_a_million_parameters() -> None:
     assert jax.eval_shape(task.loss, params, task.batches(1, 0)[0]).shape == ()
 
 
+@pytest.mark.exhaustive
 def test_a_row_for_each_kind_beside_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(training.RATES, "digits", (4e-3,))
     rows = training.measure(["digits"], 20, 1, ["bf16", "bf16 params, masters"])

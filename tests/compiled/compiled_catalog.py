@@ -104,12 +104,13 @@ PRECISION |= {
 CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "precision": PRECISION,
                            "transfer": TRANSFER, "": FLAT}
 ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augment, "losses": L, "norm": gx.norm,
-                         "masking": M, "precision": gx.precision, "transfer": T}
+                         "masking": M, "precision": gx.precision, "resume": gx.resume, "sharding": gx.sharding,
+                         "transfer": T}
 
 NO_PROGRAM = {
     "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector",
-               "ShardingError", "Slot",
-               "Transformation", "augment.Affine", "augment.Augmentation", "augment.Border", "augment.Displacement",
+               "ShardingError", "Slot", "Transformation", "resume.MismatchError", "resume.Run", "sharding.Layout",
+               "sharding.Traffic", "augment.Affine", "augment.Augmentation", "augment.Border", "augment.Displacement",
                "augment.Geometric", "augment.Map", "augment.Mix", "augment.Pixelwise", "augment.Projective",
                "augment.Resampling", "augment.Stage", "losses.MemoryQueue",
                "norm.BatchStats", "norm.Pending", "masking.CorruptedTokens",
@@ -120,7 +121,10 @@ NO_PROGRAM = {
     "runs in Python": {"check_finite", "from_config", "hyperparams", "metrics", "to_config", "masking.num_kept",
                        "norm.batch_norm_from_torch", "norm.batch_norm_to_torch", "transfer.freeze_modules",
                        "transfer.layer_scales", "transfer.layers_at_depth", "transfer.load_pretrained",
-                       "precision.memory", "precision.saturated"},
+                       "precision.memory", "precision.saturated", "resume.order", "sharding.fsdp",
+                       "sharding.global_batch", "sharding.init", "sharding.join", "sharding.layout",
+                       "sharding.state_sharding", "sharding.traffic"},
+    "asks for a mesh": {"sharding.zero1"},
     "compiles once a batch, by itself": {"transfer.fisher_diagonal"},
 }
 

@@ -108,7 +108,7 @@ def flax_accuracy(kind: type[Any], name: str) -> float:
 
 
 # Statistics of a batch in a convolutional network, all others in a perceptron.
-KINDS = [pytest.param(kind, name, marks=[] if (kind is Convolutional) == (name in ("BatchNorm", "InstanceNorm"))
+KINDS = [pytest.param(kind, name, marks=[] if (kind is Convolutional) == (name == "BatchNorm")
                       else pytest.mark.exhaustive)
          for kind in (Perceptron, Convolutional) for name in NAMES
          if not (kind is Perceptron and name == "InstanceNorm")]  # which has no positions to take statistics of there
@@ -127,7 +127,7 @@ def test_a_model_trains_as_it_does_with_flax(kind: type[Any], name: str) -> None
     assert ours >= flax_accuracy(kind, name) - 0.01
 
 
-@pytest.mark.parametrize("kind", [Perceptron, Convolutional])
+@pytest.mark.parametrize("kind", [Perceptron, pytest.param(Convolutional, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("options", [{"bias_corrected": True}, {"update_every": 4}, {"running_var": "unbiased"}],
                          ids=lambda options: next(iter(options)))
 def test_other_running_statistics_evaluate_as_well(kind: type[Any], options: dict[str, Any]) -> None:

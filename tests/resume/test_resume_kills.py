@@ -62,7 +62,7 @@ def killed_until_it_ends(folder: pathlib.Path, number: int, times: int, chance: 
 
 
 @pytest.mark.parametrize(("number", "times"), [
-    (signal.SIGKILL, 3), (signal.SIGTERM, 2), pytest.param(signal.SIGKILL, 20, marks=pytest.mark.exhaustive),
+    (signal.SIGKILL, 3), (signal.SIGTERM, 1), pytest.param(signal.SIGKILL, 20, marks=pytest.mark.exhaustive),
     pytest.param(signal.SIGTERM, 10, marks=pytest.mark.exhaustive)])
 def test_a_killed_run_ends_as_another(number: int, times: int, undisturbed: str, tmp_path: pathlib.Path) -> None:
     last, made = killed_until_it_ends(tmp_path, number, times, random.Random(times))

@@ -225,7 +225,7 @@ def sent() -> Iterator[str]:
             yield f"bytes: {gx.sharding.layout(state)}"
 
 
-SOME = ("clip", "adafactor", "lamb", "accumulate", "ewc", "optax adafactor")
+SOME = ("clip", "adafactor", "accumulate", "optax adafactor")
 
 
 def main(cases: str = "some") -> Iterator[str]:
