@@ -100,7 +100,7 @@ def test_train_digits_fails_below_its_goal(
 ) -> None:
     example = load("train_digits")
     run = example.Result(example.gx.schedules.cosine(3e-4, 5, 1e-5), np.linspace(2.3, 1.0, 5), accuracy=0.969)
-    monkeypatch.setattr(example, "train", lambda steps, seed: run)
+    monkeypatch.setattr(example, "train", lambda steps, seed, folder: run)
     assert example.main(["--steps", "5", "--output", str(tmp_path)]) == 1
     assert "below the goal of 97%" in capsys.readouterr().err
 
