@@ -14,6 +14,7 @@ from flax.linen import spmd
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from gradxform.core.boxes import is_box
 from gradxform.core.manual import ShardingError
 from gradxform.core.trees import flatten, named_leaves, subtrees
 from gradxform.core.types import PyTree
@@ -138,14 +139,13 @@ def boxed_specs(params: PyTree) -> list[tuple[Entry, ...]]:
     """For each leaf the axes of the mesh that its box of Flax's names, by the logical rules in context."""
     found: list[tuple[Entry, ...]] = []
     nnx: Any = sys.modules.get("flax.nnx")  # who has a variable has imported it
-    boxes = (meta.Partitioned, *([nnx.Variable] if nnx is not None else []))
-    for node in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, boxes)):
+    for node in jax.tree.leaves(params, is_leaf=is_box):
         spec: Any = ()
         if isinstance(node, spmd.LogicallyPartitioned):
             spec = spmd.logical_to_mesh_axes(tuple(node.get_partition_spec())) or ()
         elif isinstance(node, meta.Partitioned):
             spec = node.get_partition_spec()
-        elif nnx is not None and isinstance(node, boxes):
+        elif is_box(node):
             spec = nnx.get_partition_spec(nnx.State({"": node}))[""].get_value() or ()
         found += [tuple(spec)] * len(jax.tree.leaves(node))
     return found

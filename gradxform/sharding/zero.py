@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from gradxform.core import checks, stages
 from gradxform.core.foreign import stage_of
-from gradxform.core.manual import ShardingError
+from gradxform.core.manual import ShardingError, spread
 from gradxform.core.run import run
 from gradxform.core.selectors import compile_pattern
 from gradxform.core.stages import Around, Stage, is_final, line_up
@@ -228,7 +228,7 @@ class _Pieces(NamedTuple):
     def _scattered(self, x: Any, dim: int | None) -> Any:
         if _is_float0(x):
             return x
-        along = tuple(name for name in self.axes if name in _varying(x) or name not in _varying(lax.axis_index(name)))
+        along = spread(x, self.axes)
         if dim is None:
             return lax.psum(x, along) if along else x
         if along == self.axes:
@@ -242,10 +242,6 @@ class _Pieces(NamedTuple):
 def _is_auto(mesh: AnyMesh, axes: tuple[str, ...]) -> bool:
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     return any(kinds[name] == AxisType.Auto for name in axes)
-
-
-def _varying(x: Any) -> frozenset[str]:
-    return jax.typeof(x).manual_axis_type.varying
 
 
 def _is_float0(x: Any) -> bool:
