@@ -45,7 +45,7 @@ def targets(state: PyTree, shardings: list[Any]) -> dict[str, Any]:
     for (path, leaf), sharding in zip(named_leaves(state), shardings, strict=True):
         if _is_key(leaf):
             data = jax.eval_shape(jax.random.key_data, leaf)
-            found[_stored_name(path)] = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=_of_data(sharding))
+            found[_stored_name(path)] = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
         elif hasattr(leaf, "dtype"):
             found[_stored_name(path)] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         else:
@@ -80,12 +80,6 @@ def copied(arrays: dict[str, Any]) -> dict[str, Any]:
         return jnp.copy(x) if device.platform == "cpu" else x
 
     return treedef.unflatten(list(map(copy, leaves)))
-
-
-def _of_data(sharding: Any) -> Any:
-    """Where the data of keys lies: one axis more, which is whole."""
-    return sharding if sharding is None or not hasattr(sharding, "spec") else jax.sharding.NamedSharding(
-        sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec))
 
 
 def _impl(leaf: Any) -> Any:

@@ -214,7 +214,7 @@ class Run:
         if is_tracing(jax.tree.leaves(state)):
             raise TypeError("state: expected arrays, got the values of a trace: call save outside of jit")
         self._manager.check_for_errors()
-        stops = self._stops(step)
+        stops = self._stops()
         if not (stops or self._is_due(step)) or step == self._last:
             self._end(stops)
             return False
@@ -236,7 +236,7 @@ class Run:
             return True
         return self._seconds is not None and self._agreed(time.monotonic() - self._saved_at >= self._seconds)
 
-    def _stops(self, step: int) -> bool:
+    def _stops(self) -> bool:
         """Whether a process was told to stop; where there are several they agree on the step."""
         if jax.process_count() > 1:
             return bool(multihost_utils.process_allgather(np.asarray(self._asked_to_stop)).any())

@@ -18,7 +18,7 @@ from gradxform.core import checks
 from gradxform.core.manual import ShardingError
 from gradxform.core.trees import flatten, named_leaves
 from gradxform.core.types import PyTree
-from gradxform.sharding.specs import mesh_of
+from gradxform.sharding.specs import mesh_of, names, parts
 
 PAUSE = 0.1
 """Seconds between two tries to reach the first process."""
@@ -60,7 +60,10 @@ def join(address: str | None = None, processes: int | None = None, index: int | 
         last = "processes" if processes is None else processes - 1
         raise ValueError(f"index: expected a number from 0 to {last} beside address and processes, got {index!r}")
     if processes > 1:
-        (_call if index == 0 else _answer)(host, port, processes, index, timeout)
+        if index == 0:
+            _call(host, port, processes, timeout)
+        else:
+            _answer(host, port, processes, index, timeout)
     jax.distributed.initialize(address, processes, index, initialization_timeout=max(1, round(timeout)))
 
 
@@ -98,18 +101,12 @@ def global_batch(local: PyTree, sharding: NamedSharding | None = None) -> PyTree
         if len({*each}) > 1:
             listed = ", ".join(f"{n} in process {i}" for i, n in enumerate(each))
             raise ShardingError(f"global_batch: expected as many rows in each process, got {listed}")
-    total, count = rows * jax.process_count(), sharding.mesh.size // _copies(sharding)
+    total = rows * jax.process_count()
+    count = parts(sharding.mesh, names(sharding.spec[0] if len(sharding.spec) else None))
     if total % count:
         raise ShardingError(f"global_batch: expected a multiple of {count} rows, one part for each device, got {total}")
     return treedef.unflatten([jax.make_array_from_process_local_data(sharding, np.asarray(x), (total, *np.shape(x)[1:]))
                               for x in leaves])
-
-
-def _copies(sharding: NamedSharding) -> int:
-    """How many devices hold the same rows."""
-    first = sharding.spec[0] if len(sharding.spec) else None
-    named = () if first is None else (first,) if isinstance(first, str) else first
-    return sharding.mesh.size // int(np.prod([sharding.mesh.shape[name] for name in named], dtype=int))
 
 
 def _initialize_alone(timeout: float) -> None:
@@ -132,7 +129,7 @@ def _host_and_port(address: str | None) -> tuple[str, int]:
     return host, int(port)
 
 
-def _call(host: str, port: int, processes: int, index: int, timeout: float) -> None:
+def _call(host: str, port: int, processes: int, timeout: float) -> None:
     """The first process waits for the others, and tells them who came."""
     until = time.monotonic() + timeout
     here: dict[int, socket.socket] = {}
