@@ -8,17 +8,18 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gradxform.core.numbers import scalar
-from gradxform.core.types import Kind
+from gradxform.core.types import Kind, PyTree
 
 
-def signature(function: Callable[..., Any], name: str) -> inspect.Signature:
+def signature(function: Callable[..., object], name: str) -> inspect.Signature:
     """The signature of a factory with its annotations evaluated.
 
     Raises:
@@ -29,7 +30,7 @@ def signature(function: Callable[..., Any], name: str) -> inspect.Signature:
         parameter.replace(annotation=_evaluated(function, parameter, name)) for parameter in found.parameters.values()])
 
 
-def _evaluated(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
+def _evaluated(function: Callable[..., object], parameter: inspect.Parameter, name: str) -> object:
     if parameter.annotation is parameter.empty:
         return parameter.empty
     # get_type_hints also evaluates a name in quotes inside of an annotation, as in Sequence["Scalar"].
@@ -58,19 +59,19 @@ def takes_none(parameter: inspect.Parameter) -> bool:
     return parameter.default is None or type(None) in _options(parameter.annotation)
 
 
-def _options(annotation: Any) -> tuple[Any, ...]:
+def _options(annotation: object) -> tuple[object, ...]:
     """The members of a union, or the one type that there is."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if union else (annotation,)
 
 
-def _kinds(annotation: Any) -> Iterator[Kind]:
+def _kinds(annotation: object) -> Iterator[Kind]:
     """The kinds of numbers and dtypes anywhere in an annotation."""
     if annotation is float:
         yield Kind.SCALAR
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        marks = [mark for mark in annotation.__metadata__ if isinstance(mark, Kind)]
+        marks = [mark for mark in inside[1:] if isinstance(mark, Kind)]
         if marks:
             yield from marks
             return
@@ -83,7 +84,7 @@ def _kinds(annotation: Any) -> Iterator[Kind]:
         yield from _kinds(part)
 
 
-def kept(name: str, value: Any, kind: Kind, takes_none: bool) -> Any:
+def kept(name: str, value: PyTree, kind: Kind, takes_none: bool) -> PyTree:
     """An argument as its call keeps it.
 
     Raises:
@@ -103,7 +104,7 @@ def kept(name: str, value: Any, kind: Kind, takes_none: bool) -> Any:
     return value
 
 
-def _check_keys(name: str, value: Any) -> None:
+def _check_keys(name: str, value: PyTree) -> None:
     """Refuses a dict that is no pytree, which a value could not be either."""
     if type(value) is dict:
         try:
@@ -115,17 +116,16 @@ def _check_keys(name: str, value: Any) -> None:
             _check_keys(name, item)
 
 
-def ready(value: Any, kind: Kind) -> Any:
+def ready(value: PyTree, kind: Kind) -> PyTree:
     """An argument as the factory's function receives it: arrays of numbers in float32 at least."""
     return _each(_ready, value) if kind & Kind.SCALAR else value
 
 
-def _ready(x: Any) -> Any:
-    array = isinstance(x, (jax.Array, np.ndarray)) and jnp.issubdtype(x.dtype, jnp.floating)
-    return scalar(x) if array else x
+def _ready(x: object) -> object:
+    return scalar(x) if isinstance(x, (jax.Array, np.ndarray)) and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def plain(value: Any) -> Any:
+def plain(value: PyTree) -> PyTree:
     """``value`` with containers of its own and NumPy scalars as Python numbers."""
     if type(value) in (list, tuple, dict):
         return _each(plain, value, keys=plain)
@@ -139,7 +139,8 @@ def plain(value: Any) -> Any:
     return bool(value) if known and value.dtype == bool and value.ndim == 0 else value
 
 
-def _each(change: Callable[[Any], Any], value: Any, keys: Callable[[Any], Any] = lambda key: key) -> Any:
+def _each(change: Callable[[PyTree], object], value: PyTree,
+          keys: Callable[[object], object] = lambda key: key) -> PyTree:
     """``change`` of a value, or of each item of the plain containers that hold it."""
     if type(value) in (list, tuple):
         return type(value)(_each(change, item, keys) for item in value)
@@ -148,7 +149,7 @@ def _each(change: Callable[[Any], Any], value: Any, keys: Callable[[Any], Any] =
     return change(value)
 
 
-def dtype_name(name: str, value: Any) -> str | None:
+def dtype_name(name: str, value: DTypeLike | None) -> str | None:
     """A dtype by its name, whichever way it was written; None for None.
 
     Raises:

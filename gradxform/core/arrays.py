@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gradxform.core import checks
 
 
-def floating(name: str, x: Any) -> jax.Array:
+def floating(name: str, x: object) -> jax.Array:
     """``x`` as an array.
 
     Raises:
@@ -20,7 +21,7 @@ def floating(name: str, x: Any) -> jax.Array:
     return _of_kind(name, x, (jnp.floating,), "floating-point numbers")
 
 
-def integers(name: str, x: Any) -> jax.Array:
+def integers(name: str, x: object) -> jax.Array:
     """``x`` as an array.
 
     Raises:
@@ -29,7 +30,7 @@ def integers(name: str, x: Any) -> jax.Array:
     return _of_kind(name, x, (jnp.integer,), "integers")
 
 
-def mask(name: str, x: Any, shape: tuple[int, ...], of: str) -> jax.Array:
+def mask(name: str, x: object, shape: tuple[int, ...], of: str) -> jax.Array:
     """``x`` as an array of the shape that ``of`` describes.
 
     Raises:
@@ -51,7 +52,7 @@ def same_shape(name: str, x: jax.Array, shape: tuple[int, ...], of: str) -> None
         raise ValueError(f"{name}: expected shape {shape}, {of}, got {x.shape}")
 
 
-def size(name: str, value: Any, *, at_least: int = 1, at_most: int | None = None) -> int:
+def size(name: str, value: SupportsIndex, *, at_least: int = 1, at_most: int | None = None) -> int:
     """``value``, an integer that decides over shapes.
 
     Raises:
@@ -67,7 +68,7 @@ def size(name: str, value: Any, *, at_least: int = 1, at_most: int | None = None
     return int(value)
 
 
-def number(name: str, value: Any, *, at_least: float | None = None, above: float | None = None,
+def number(name: str, value: float | jax.Array, *, at_least: float | None = None, above: float | None = None,
            below: float | None = None) -> float:
     """``value``, a real number that decides over shapes.
 
@@ -82,7 +83,8 @@ def number(name: str, value: Any, *, at_least: float | None = None, above: float
     return float(value)
 
 
-def pair(name: str, value: Any, *, at_least: int = 1) -> tuple[int, int]:
+def pair(name: str, value: SupportsIndex | tuple[SupportsIndex, ...] | list[SupportsIndex], *,
+         at_least: int = 1) -> tuple[int, int]:
     """``value`` as two sizes, rows before columns; a single one is both.
 
     Raises:
@@ -97,7 +99,7 @@ def pair(name: str, value: Any, *, at_least: int = 1) -> tuple[int, int]:
     return size(name, value[0], at_least=at_least), size(name, value[1], at_least=at_least)
 
 
-def one_key(name: str, key: Any) -> jax.Array:
+def one_key(name: str, key: object) -> jax.Array:
     """``key`` as a typed key, whether it is one already or the raw data of one.
 
     Raises:
@@ -120,7 +122,7 @@ def one_key(name: str, key: Any) -> jax.Array:
     raise TypeError(f"{name}: expected a key from jax.random.key or jax.random.PRNGKey, got {found}")
 
 
-def _of_kind(name: str, x: Any, kinds: tuple[Any, ...], what: str) -> jax.Array:
+def _of_kind(name: str, x: object, kinds: tuple[DTypeLike, ...], what: str) -> jax.Array:
     dtype = getattr(x, "dtype", None)
     if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
         raise TypeError(f"{name}: expected an array of {what}, got {repr(x) if dtype is None else f'dtype {dtype}'}")

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 from flax.core import meta
 
-from gradxform.core.types import PyTree
+from gradxform.core.types import Axes, PyTree, Shape
 
 NAMES = ("out_sharding", "sharding_names", "sharding")
 """What Flax NNX has called the names of a variable's axes."""
 
 
-def is_box(x: Any) -> bool:
+Names: TypeAlias = tuple[str | tuple[str, ...] | None, ...]
+"""For each axis of an array the axes of a mesh that it is divided over."""
+
+
+def is_box(x: object) -> bool:
     """Whether ``x`` is an array in a box that names its axes; who has a variable has imported Flax NNX."""
-    nnx: Any = sys.modules.get("flax.nnx")
+    nnx = sys.modules.get("flax.nnx")
     return isinstance(x, meta.Partitioned) or (nnx is not None and isinstance(x, nnx.Variable))
 
 
-def map_cut(function: Callable[[Any], Any], params: PyTree, axes: Callable[[tuple[int, ...]], Any]) -> PyTree:
+def map_cut(function: Callable[[jax.Array], jax.Array], params: PyTree, axes: Callable[[Shape], Axes]) -> PyTree:
     """``jax.tree.map`` of a function that keeps some axes of a leaf: the box around it names those.
 
     Args:
@@ -32,7 +36,7 @@ def map_cut(function: Callable[[Any], Any], params: PyTree, axes: Callable[[tupl
     Returns:
       A tree like ``params``, boxes and all.
     """
-    def one(node: Any) -> Any:
+    def one(node: PyTree) -> PyTree:
         if not is_box(node):
             return function(node)
         leaves = jax.tree.leaves(node)
@@ -48,5 +52,5 @@ def map_cut(function: Callable[[Any], Any], params: PyTree, axes: Callable[[tupl
     return jax.tree.map(one, params, is_leaf=is_box)
 
 
-def _cut(names: Any, kept: Any) -> tuple[Any, ...]:
+def _cut(names: Names, kept: Axes) -> Names:
     return (None,) if kept is None else tuple(names[axis] if axis < len(names) else None for axis in kept)

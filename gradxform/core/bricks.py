@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from gradxform.core.manual import AxisName, check_axis_name
 from gradxform.core.numbers import float_dtype, increment
 from gradxform.core.slots import Slot, stored_as
-from gradxform.core.types import Params, State, Updates
+from gradxform.core.types import Params, PyTree, Scalar, State, Updates
 from gradxform.core.which import Where
 
 
@@ -25,7 +26,7 @@ class LeafRule(Protocol):
     the accumulators in the order of the slots. All arrays come in float32 at least.
     """
 
-    def __call__(self, now: Any, g: jax.Array, p: Any, /, *kept: Any) -> Any:
+    def __call__(self, now: Any, g: jax.Array, p: Any, /, *kept: Any) -> ArrayLike | tuple[ArrayLike | None, ...]:
         """The new update, and what is kept."""
 
 
@@ -75,9 +76,9 @@ class Leafwise:
     leaf: LeafRule
     slots: Mapping[str, Slot] = dataclasses.field(default_factory=dict)
     at: Callable[..., Any] | None = None
-    state: Any = optax.EmptyState
+    state: type[PyTree] = optax.EmptyState
     _: dataclasses.KW_ONLY
-    scalars: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scalars: Mapping[str, Scalar | Callable[[], jax.Array]] = dataclasses.field(default_factory=dict)
     whole: bool = False
     needs_params: bool = False
     elementwise: bool = False
@@ -115,9 +116,9 @@ class Leafwise:
         count = {"count": jnp.zeros([], jnp.int32)} if self.counts else {}
         return self.state(**count, **scalars, **{name: slot.new(params) for name, slot in self.slots.items()})
 
-    def begin(self, state: State, updates: Updates) -> tuple[Any, State]:
+    def begin(self, state: State, updates: Updates | None) -> tuple[PyTree, State]:
         """What ``at`` makes of one step, and the state but for its slots."""
-        given: list[Any] = []
+        given: list[PyTree] = []
         if self.counts:
             state = state._replace(count=increment(state.count))
             given.append(state.count)
@@ -134,7 +135,8 @@ class Leafwise:
         return now, state._replace(**{name: stored_as(getattr(state, name), x)
                                       for name, x in zip(self.scalars, new, strict=True)})
 
-    def step(self, now: Any, g: jax.Array, p: Any, kept: Sequence[Any]) -> tuple[jax.Array, list[Any]]:
+    def step(self, now: PyTree, g: jax.Array, p: jax.Array | None,
+             kept: Sequence[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
         """The new update of a leaf and what is kept of it, as they are stored."""
         result = self._call("leaf", ["now", "g", "p", *self.slots], now, g, p, *(
             None if is_empty(x) else slot.read(x) for slot, x in zip(self.slots.values(), kept, strict=True)))
@@ -147,7 +149,7 @@ class Leafwise:
             stored.append(old if is_empty(old) else slot.write(x, old, g.shape))
         return jnp.asarray(update), stored
 
-    def _call(self, function: str, names: list[str], *given: Any) -> Any:
+    def _call(self, function: str, names: list[str], *given: PyTree) -> object:
         try:
             return getattr(self, function)(*given)
         except TypeError:
@@ -158,13 +160,13 @@ class Leafwise:
                 raise TypeError(f"{self.name}: expected {function} to take ({', '.join(names)}), got {found}") from None
             raise
 
-    def _parts(self, function: str, result: Any, names: list[str]) -> Sequence[Any]:
+    def _parts(self, function: str, result: object, names: list[str]) -> Sequence[PyTree]:
         if isinstance(result, (tuple, list)) and len(result) == len(names):
             return result
         found = f"{len(result)} of them" if isinstance(result, (tuple, list)) else _kind(result)
         raise TypeError(f"{self.name}: expected {function} to return ({', '.join(names)}), got {found}")
 
-    def _fits(self, function: str, name: str, x: Any, like: Any) -> None:
+    def _fits(self, function: str, name: str, x: object, like: jax.typing.ArrayLike) -> None:
         expected = f"{self.name}: expected {function} to return"
         if not isinstance(x, (int, float, complex)) and not _is_array(x):
             raise TypeError(f"{expected} an array as {name}, got {_kind(x)}")
@@ -175,14 +177,14 @@ class Leafwise:
                 raise TypeError(f"{expected} {what} as {name}, got {jnp.result_type(x)}")
 
 
-def is_empty(kept: Any) -> bool:
+def is_empty(kept: object) -> bool:
     """Whether an empty node stands where something may be kept of a leaf."""
     return not jax.tree_util.all_leaves([kept])
 
 
-def _is_array(x: Any) -> bool:
+def _is_array(x: object) -> TypeGuard[jax.Array]:
     return isinstance(x, jax.Array) or (hasattr(x, "dtype") and hasattr(x, "shape"))
 
 
-def _kind(x: Any) -> str:
+def _kind(x: object) -> str:
     return "None" if x is None else "an array" if _is_array(x) else f"a {type(x).__name__}"

@@ -9,19 +9,20 @@ import math
 import numbers
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 
-def is_concrete(value: Any) -> bool:
+def is_concrete(value: object) -> TypeGuard[float]:
     """Whether ``value`` can be looked at now: a Python or NumPy number."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def real(name: str, value: Any, *, at_least: float | None = None, below: float | None = None,
+def real(name: str, value: object, *, at_least: float | None = None, below: float | None = None,
          above: float | None = None, at_most: float | None = None, schedule: bool = False) -> None:
     """Refuses an argument that is not a real number (or, where allowed, a schedule) in its range.
 
@@ -46,7 +47,7 @@ def real(name: str, value: Any, *, at_least: float | None = None, below: float |
     _within(name, value, "a real number", at_least=at_least, above=above, below=below, at_most=at_most)
 
 
-def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None,
+def integer(name: str, value: object, *, at_least: int | None = None, at_most: int | None = None,
             known: bool = False) -> None:
     """Refuses an argument that is not an integer in its range.
 
@@ -75,7 +76,7 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
     _within(name, value, "an integer", at_least=at_least, at_most=at_most)
 
 
-def choice(name: str, value: Any, options: tuple[str, ...]) -> None:
+def choice(name: str, value: object, options: tuple[str, ...]) -> None:
     """Refuses an argument that is not one of ``options``.
 
     Raises:
@@ -85,7 +86,7 @@ def choice(name: str, value: Any, options: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
 
 
-def inexact_dtype(name: str, value: Any) -> None:
+def inexact_dtype(name: str, value: DTypeLike | None) -> None:
     """Refuses a dtype to store numbers in that is neither None nor floating-point nor complex.
 
     Raises:
@@ -95,7 +96,7 @@ def inexact_dtype(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected a floating-point dtype, got {value!r}")
 
 
-def function(name: str, value: Any) -> Callable[..., Any]:
+def function(name: str, value: object) -> Callable[..., Any]:
     """Refuses an argument that cannot be called.
 
     Raises:
@@ -106,7 +107,7 @@ def function(name: str, value: Any) -> Callable[..., Any]:
     return value
 
 
-def _is_placeholder(value: Any) -> bool:
+def _is_placeholder(value: object) -> bool:
     # jax fills a tree with shapes, None or bare objects while it works out axes and shardings.
     return type(value) is object or isinstance(value, jax.ShapeDtypeStruct)
 
@@ -115,7 +116,7 @@ _BOUNDS = {"at_least": (">=", operator.ge), "above": (">", operator.gt), "below"
            "at_most": ("<=", operator.le)}
 
 
-def _within(name: str, value: Any, what: str, **bounds: float | None) -> None:
+def _within(name: str, value: float | numbers.Integral, what: str, **bounds: float | None) -> None:
     """Refuses NaN and a number that is out of bounds."""
     limits = [(*_BOUNDS[side], bound) for side, bound in bounds.items() if bound is not None]
     if math.isnan(value) or not all(fits(value, bound) for _, fits, bound in limits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,12 +14,13 @@ import numpy as np
 from gradxform.core.definition import DEFINITIONS
 from gradxform.core.places import is_named, join
 from gradxform.core.suggest import nearest, unknown
+from gradxform.core.types import Json, PyTree
 from gradxform.core.value import Value
 
 VERSION = 1
 
 
-def to_config(value: Value) -> dict[str, Any]:
+def to_config(value: Value) -> dict[str, Json]:
     """A value as a dict that JSON can hold.
 
     Args:
@@ -39,10 +41,10 @@ def to_config(value: Value) -> dict[str, Any]:
     """
     if not isinstance(value, Value):
         raise TypeError(f"value: expected a transformation, schedule or selector of gradxform, got {value!r}")
-    return {"gradxform": VERSION} | _encode(value, "")
+    return {"gradxform": VERSION, **_call(value, "")}
 
 
-def from_config(config: dict[str, Any]) -> Any:
+def from_config(config: Mapping[str, Json]) -> Any:
     """The value that a config describes.
 
     The factories of your own modules are known once those modules are imported; nothing is imported or executed here
@@ -69,13 +71,17 @@ def from_config(config: dict[str, Any]) -> Any:
     return _decode({key: item for key, item in config.items() if key != "gradxform"}, "")
 
 
-def _encode(value: Any, path: str) -> Any:
+def _call(value: Value, path: str) -> dict[str, Json]:
+    parameters = value._definition.signature.parameters
+    return {"call": value._definition.key, "arguments": {
+        # *transformations are a tuple by nature; a plain JSON list says it best.
+        name: _encode(list(item), path) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
+        else _encode(item, join(path, name)) for name, item in value.arguments.items()}}
+
+
+def _encode(value: PyTree, path: str) -> Json:
     if isinstance(value, Value):
-        parameters = value._definition.signature.parameters
-        return {"call": value._definition.key, "arguments": {
-            # *transformations are a tuple by nature; a plain JSON list says it best.
-            name: _encode(list(item), path) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
-            else _encode(item, join(path, name)) for name, item in value.arguments.items()}}
+        return _call(value, path)
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -83,7 +89,7 @@ def _encode(value: Any, path: str) -> Any:
     if isinstance(value, complex):
         return {"complex": [_encode(value.real, path), _encode(value.imag, path)]}
     if type(value) in (list, tuple):
-        items = [{"tuple": [item[0], _encode(item[1], join(path, item[0]))]} if is_named(item)
+        items: list[Json] = [{"tuple": [item[0], _encode(item[1], join(path, item[0]))]} if is_named(item)
                  else _encode(item, join(path, i)) for i, item in enumerate(value)]
         return items if type(value) is list else {"tuple": items}
     if type(value) is dict:
@@ -98,7 +104,7 @@ def _encode(value: Any, path: str) -> Any:
     raise ValueError(f"value: expected what a config can hold at '{path}', got {value!r}")
 
 
-def _decode(item: Any, path: str) -> Any:
+def _decode(item: Json, path: str) -> PyTree:
     if isinstance(item, list):
         return [_decode_item(part, path, i) for i, part in enumerate(item)]
     if not isinstance(item, dict):
@@ -107,8 +113,8 @@ def _decode(item: Any, path: str) -> Any:
         return _decode_call(item, path)
     if isinstance(item.get("tuple"), list):
         return tuple(_decode(item["tuple"], path))
-    if isinstance(item.get("dict"), list):
-        return dict(_decode_pair(pair, path) for pair in item["dict"])
+    if isinstance(pairs := item.get("dict"), list):
+        return dict(_decode_pair(pair, path) for pair in pairs)
     try:
         return _decode_number(item)
     except (TypeError, ValueError, KeyError) as error:
@@ -119,20 +125,20 @@ def _at(path: str) -> str:
     return f"config at '{path}'" if path else "config"
 
 
-def _decode_item(item: Any, path: str, i: int) -> Any:
+def _decode_item(item: Json, path: str, i: int) -> PyTree:
     pair = item.get("tuple") if isinstance(item, dict) else None
     if isinstance(pair, list) and is_named(tuple(pair)):
         return pair[0], _decode(pair[1], join(path, pair[0]))
     return _decode(item, join(path, i))
 
 
-def _decode_pair(pair: Any, path: str) -> tuple[Any, Any]:
+def _decode_pair(pair: Json, path: str) -> tuple[object, object]:
     if not (isinstance(pair, list) and len(pair) == 2):
         raise ValueError(f"{_at(path)}: expected a pair [key, value], got {pair!r}")
     return _decode(pair[0], path), _decode(pair[1], join(path, pair[0]))
 
 
-def _decode_number(item: dict[str, Any]) -> Any:
+def _decode_number(item: Mapping[str, Any]) -> complex | jax.Array | np.ndarray:
     """A number or an array that JSON cannot hold as it is."""
     if "float" in item:
         return float(item["float"])
@@ -147,7 +153,7 @@ def _decode_number(item: dict[str, Any]) -> Any:
     return array if item["numpy"] else jnp.asarray(array)
 
 
-def _decode_call(item: dict[str, Any], path: str) -> Value:
+def _decode_call(item: Mapping[str, Json], path: str) -> Value:
     name, given = item["call"], item.get("arguments")
     definition = DEFINITIONS.get(name) if isinstance(name, str) else None
     if definition is None:

@@ -11,7 +11,7 @@ import jax
 
 from gradxform.core import arguments as given
 from gradxform.core.suggest import unknown
-from gradxform.core.types import Kind
+from gradxform.core.types import Arguments, Kind
 
 DEFINITIONS: dict[str, Definition] = {}
 """The factories whose modules have been imported, by their names in a config."""
@@ -45,7 +45,7 @@ class Definition:
         """The parameters that take a schedule."""
         return frozenset(name for name, kind in self.kinds.items() if kind & Kind.SCHEDULE)
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Arguments:
         """The arguments of one call by name, defaults included, as its value keeps them.
 
         Raises:
@@ -60,17 +60,17 @@ class Definition:
         return {name: given.kept(name, value, self.kinds[name], given.takes_none(parameters[name]))
                 for name, value in bound.arguments.items()}
 
-    def call(self, arguments: Mapping[str, Any]) -> Any:
+    def call(self, arguments: Mapping[str, object]) -> Any:
         """The value with these arguments, checked anew."""
         args, kwargs = self.spread(arguments)
         return self.public(*args, **kwargs)
 
-    def spread(self, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def spread(self, arguments: Mapping[str, object]) -> tuple[tuple[Any, ...], Arguments]:
         """Arguments by name as those of a call, by position and by keyword."""
         bound = inspect.BoundArguments(self.signature, dict(arguments))  # type: ignore[arg-type]
         return bound.args, bound.kwargs
 
-    def build(self, arguments: Mapping[str, Any]) -> Any:
+    def build(self, arguments: Mapping[str, object]) -> Any:
         """What the user's function returns for these arguments, its numbers ready for arithmetic."""
         # What is built once is used in many traces: no number that is known now may become part of the first of them.
         with jax.ensure_compile_time_eval():
@@ -78,7 +78,7 @@ class Definition:
                                         for name, value in arguments.items()})
             return self.function(*args, **kwargs)
 
-    def _misfit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    def _misfit(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str | None:
         """What is wrong with a call that does not fit, None where Python has to say it."""
         parameters = self.signature.parameters.values()
         kinds = {p.kind for p in parameters}
@@ -101,7 +101,7 @@ class Definition:
         return None
 
 
-def names(function: Callable[..., Any]) -> tuple[str, str]:
+def names(function: Callable[..., object]) -> tuple[str, str]:
     """How a factory is called behind ``gx.``, or with its module if it is a user's own; and how in a config."""
     module, name = function.__module__ or "__main__", function.__qualname__
     if module == "__main__":

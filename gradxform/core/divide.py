@@ -8,11 +8,17 @@ tells the mesh of an array at trace time, of Auto axes too; of those it does not
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from gradxform.core.types import PyTree
+
+Whole = TypeVar("Whole")
+Batch = TypeVar("Batch")
+Results = TypeVar("Results")
 
 
 def mesh_around(x: jax.Array) -> AbstractMesh:
@@ -54,7 +60,7 @@ def dividing_axes(x: jax.Array) -> tuple[str, ...]:
     return axes
 
 
-def each_its_own(function: Callable[[Any, Any], Any], whole: Any, batch: Any, like: jax.Array) -> Any:
+def each_its_own(function: Callable[[Whole, Batch], Results], whole: Whole, batch: Batch, like: jax.Array) -> Results:
     """``function(whole, batch)``, with each device working on its own part of the batch and nothing sent.
 
     Args:
@@ -69,7 +75,8 @@ def each_its_own(function: Callable[[Any, Any], Any], whole: Any, batch: Any, li
     return divided(lambda whole, batch, _: function(whole, batch), whole, batch, like)
 
 
-def divided(function: Callable[[Any, Any, Any], Any], whole: Any, batch: Any, like: jax.Array) -> Any:
+def divided(function: Callable[[Whole, Batch, tuple[str, ...] | None], Results], whole: Whole, batch: Batch,
+            like: jax.Array) -> Results:
     """``function(whole, batch, axis_name)``, with each device working on its own part of the batch.
 
     As ``each_its_own``, of a function that looks at the parts of others: ``axis_name`` is the axes of the mesh over
@@ -81,11 +88,12 @@ def divided(function: Callable[[Any, Any, Any], Any], whole: Any, batch: Any, li
     mesh, spec = mesh_around(like), P(axes)
     if any(kind == AxisType.Explicit for kind in mesh.axis_types):
         batch, whole = _placed(batch, mesh, spec), _placed(whole, mesh, P())
-    return jax.shard_map(lambda whole, batch: function(whole, batch, axes), mesh=mesh, in_specs=(P(), spec),
-                         out_specs=spec)(whole, batch)
+    results: Results = jax.shard_map(lambda whole, batch: function(whole, batch, axes), mesh=mesh,
+                                     in_specs=(P(), spec), out_specs=spec)(whole, batch)
+    return results
 
 
-def _placed(tree: Any, mesh: AbstractMesh, spec: P) -> Any:
+def _placed(tree: PyTree, mesh: AbstractMesh, spec: P) -> PyTree:
     def placed(array: jax.Array) -> jax.Array:
         # What is on no mesh yet, a number made outside of jit, shard_map places by itself; of what a program makes it
         # takes only what is whole.

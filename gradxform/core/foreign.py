@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from gradxform.core.trees import align, flatten, is_inexact, structure
 from gradxform.core.types import AnyTransformation, Params, State, Updates
 
 
-def is_transformation(x: Any) -> bool:
+def is_transformation(x: object) -> TypeGuard[AnyTransformation]:
     """Whether ``x`` has the two functions of a transformation."""
     return all(callable(getattr(x, name, None)) for name in ("init", "update"))
 
@@ -32,7 +32,7 @@ def stage_of(transformation: AnyTransformation, name: str = "tx") -> Stage:
         raise TypeError(f"{name}: expected a transformation, got {transformation!r}")
     tx = optax.with_extra_args_support(transformation)
 
-    def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:
+    def update(updates: Updates, state: State, params: Params | None = None, **extra: object) -> tuple[Updates, State]:
         if params is not None:
             # It expects updates in the dtype of the params, not in the one that ours compute in.
             leaves, treedef = flatten(updates)

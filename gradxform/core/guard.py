@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gradxform.core.numbers import cast, no_update
 from gradxform.core.trees import is_inexact
 from gradxform.core.types import State
 
 
-def none_is_nan(numbers: Sequence[Any]) -> jax.Array:
+def none_is_nan(numbers: Sequence[jax.Array]) -> jax.Array:
     """Whether a step may be made with these numbers. Infinite is what a bound may be."""
     return ~functools.reduce(jnp.logical_or, [jnp.any(jnp.isnan(x)) for x in numbers])
 
@@ -31,8 +31,8 @@ def keep(fine: jax.Array, new: State, old: State) -> State:
     return jax.tree.map(functools.partial(jnp.where, fine), new, old)
 
 
-def hold(fine: jax.Array, update: jax.Array, dtype: Any, new: Sequence[Any],
-         old: Sequence[Any]) -> tuple[jax.Array, list[Any]]:
+def hold(fine: jax.Array, update: jax.Array, dtype: DTypeLike, new: Sequence[jax.Array],
+         old: Sequence[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
     """The update of a leaf and what is kept of it, in a step that is made if ``fine``.
 
     Args:
@@ -47,8 +47,8 @@ def hold(fine: jax.Array, update: jax.Array, dtype: Any, new: Sequence[Any],
     finite = [_stays_finite(x, y) for x, y in zip(new, old, strict=True)]
     whole = jnp.isfinite(cast(update, dtype)) if is_inexact(update) else jnp.ones(update.shape, bool)
     whole = fine & functools.reduce(jnp.logical_and, [x for x in finite if x.shape == whole.shape], whole)
-    kept = [jnp.where(whole if x.shape == whole.shape else fine & x, *pair)
-            for x, *pair in zip(finite, new, old, strict=True)]
+    kept = [jnp.where(whole if x.shape == whole.shape else fine & x, now, was)
+            for x, now, was in zip(finite, new, old, strict=True)]
     return jnp.where(whole, update, no_update(update)), kept
 
 

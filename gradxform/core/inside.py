@@ -16,7 +16,7 @@ import jax
 import optax
 
 from gradxform.core.trees import path_name
-from gradxform.core.types import State
+from gradxform.core.types import AnyTransformation, KeyPath, Params, PyTree, State, Treedef
 
 _ASKED: contextvars.ContextVar[bool] = contextvars.ContextVar("asked", default=False)
 _INJECTED = (optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState)
@@ -39,7 +39,7 @@ def asked() -> bool:
     return _ASKED.get()
 
 
-def parts(tx: Any, state: State) -> Iterator[tuple[str, Any, State]]:
+def parts(tx: AnyTransformation, state: State) -> Iterator[tuple[str, AnyTransformation, State]]:
     """Ours in another library's transformation: for each the path of its state in ``state``, itself, and its state.
 
     One that a wrapper makes anew on each call may be another by now, and is left out. Only that of
@@ -48,7 +48,7 @@ def parts(tx: Any, state: State) -> Iterator[tuple[str, Any, State]]:
     Raises:
       ValueError: there are ours in ``tx``, and ``state`` is not its state.
     """
-    flat: Any = jax.tree_util.tree_flatten_with_path(
+    flat: tuple[list[tuple[KeyPath, PyTree]], Treedef] = jax.tree_util.tree_flatten_with_path(
         _places(tx), is_leaf=lambda x: isinstance(x, (Place, *_INJECTED)) or not _any_place(x))
     found, treedef = flat
     try:
@@ -66,11 +66,11 @@ def parts(tx: Any, state: State) -> Iterator[tuple[str, Any, State]]:
                 yield path_name((*path, "inner_state")), inner.replace(own.hyperparams), own.inner_state
 
 
-def _places(tx: Any) -> Any:
+def _places(tx: AnyTransformation) -> PyTree:
     """What ``tx.init`` returns, with a ``Place`` for each of ours; None if it takes no placeholder for params."""
     made = []
 
-    def init(placeholder: Any) -> tuple[()]:
+    def init(placeholder: Params) -> tuple[()]:
         token = _ASKED.set(True)
         try:
             made.append(tx.init(placeholder))
@@ -84,6 +84,6 @@ def _places(tx: Any) -> Any:
     return made[0]
 
 
-def _any_place(tree: Any) -> bool:
+def _any_place(tree: PyTree) -> bool:
     is_place = lambda x: isinstance(x, Place)  # noqa: E731
     return any(map(is_place, jax.tree.leaves(tree, is_leaf=is_place)))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
-def isolated(fun: Callable[..., Any], *args: Any) -> Any:
+
+def isolated(fun: Callable[[Unpack[Args]], T], *args: *Args) -> T:
     """``fun(*args)``, recomputed in a backward pass and, on CPU, compiled by itself.
 
     XLA's CPU backend fuses a reduction together with what feeds it and with what its result is broadcast into, and
@@ -29,13 +32,15 @@ def isolated(fun: Callable[..., Any], *args: Any) -> Any:
     # for which nothing may stand between them.
     recomputed = jax.checkpoint(fun, prevent_cse=False)
 
-    def inlining(*args: Any) -> Any:
+    def inlining(*args: *Args) -> T:
         # What is traced under a mark inherits it, and much of jax.numpy is calls.
         with set_xla_metadata(inlineable="true"):
             return fun(*args)
 
-    def called(*args: Any) -> Any:
+    def called(*args: *Args) -> T:
         with set_xla_metadata(inlineable="false"):
-            return jax.jit(jax.checkpoint(inlining, prevent_cse=False))(*args)
+            made: T = jax.jit(jax.checkpoint(inlining, prevent_cse=False))(*args)
+        return made
 
-    return lax.platform_dependent(*args, cpu=called, default=recomputed)
+    chosen: T = lax.platform_dependent(*args, cpu=called, default=recomputed)
+    return chosen

@@ -8,16 +8,30 @@ nor derivatives with respect to what the function is linear around.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.core import AbstractValue
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
+from gradxform.core.types import Treedef
 
-def linear(push: Callable[[Any, Any], Any], pull: Callable[[Any, Any], Any], around: Any, tangents: Any) -> Any:
+Around = TypeVar("Around")
+Tangents = TypeVar("Tangents")
+Results = TypeVar("Results")
+
+Pull: TypeAlias = Callable[..., list[jax.Array]]
+"""Of the leaves of what a function is linear around and of the cotangents, to those of the tangents."""
+
+Tangent: TypeAlias = jax.Array | ad.Zero
+"""A tangent or cotangent; one that is known to be zero is no array."""
+
+
+def linear(push: Callable[[Around, Tangents], Results], pull: Callable[[Around, Results], Tangents], around: Around,
+           tangents: Tangents) -> Results:
     """``push(around, tangents)``, transposed by ``pull``.
 
     Args:
@@ -33,9 +47,9 @@ def linear(push: Callable[[Any, Any], Any], pull: Callable[[Any, Any], Any], aro
     fixed, fixed_tree = jax.tree.flatten(around)
     moved, moved_tree = jax.tree.flatten(tangents)
     count = len(fixed)
-    made: Any = None
+    made: Treedef
 
-    def flat_push(*leaves: Any) -> list[Any]:
+    def flat_push(*leaves: jax.Array) -> list[jax.Array]:
         nonlocal made
         results, made = jax.tree.flatten(push(jax.tree.unflatten(fixed_tree, leaves[:count]),
                                               jax.tree.unflatten(moved_tree, leaves[count:])))
@@ -43,31 +57,33 @@ def linear(push: Callable[[Any, Any], Any], pull: Callable[[Any, Any], Any], aro
 
     trace = jax.make_jaxpr(flat_push)(*fixed, *moved)
 
-    def flat_pull(*leaves: Any) -> list[Any]:
+    def flat_pull(*leaves: jax.Array) -> list[jax.Array]:
         return jax.tree.leaves(pull(jax.tree.unflatten(fixed_tree, leaves[:count]),
                                     jax.tree.unflatten(made, leaves[count:])))
 
-    results: list[Any] = _linear.bind(*fixed, *moved, push=trace, pull=flat_pull, count=count)
-    return jax.tree.unflatten(made, results)
+    leaves = _linear.bind(*fixed, *moved, push=trace, pull=flat_pull, count=count)
+    results: Results = jax.tree.unflatten(made, leaves)
+    return results
 
 
 _linear = Primitive("linear")
 _linear.multiple_results = True
 
 
-def _results(*args: Any, push: Any, pull: Any, count: int) -> Any:
+def _results(*args: jax.Array, push: ClosedJaxpr, pull: Pull, count: int) -> list[jax.Array]:
     return jaxpr_as_fun(push)(*args)
 
 
-def _shapes(*_: Any, push: Any, pull: Any, count: int) -> Any:
+def _shapes(*_: AbstractValue, push: ClosedJaxpr, pull: Pull, count: int) -> Sequence[AbstractValue]:
     return push.out_avals
 
 
-def _batched(args: Any, axes: Any, *, push: Any, pull: Any, count: int) -> Any:
+def _batched(args: Sequence[jax.Array], axes: Sequence[int | None], *, push: ClosedJaxpr, pull: Pull,
+             count: int) -> tuple[list[jax.Array], tuple[int, ...]]:
     trace = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(push), tuple(axes)))(*args)
     shared = [axis is None for axis in axes[count:]]
 
-    def batched_pull(*leaves: Any) -> list[Any]:
+    def batched_pull(*leaves: jax.Array) -> list[jax.Array]:
         found = jax.vmap(pull, (*axes[:count], *[0] * (len(leaves) - count)))(*leaves)
         # What all elements share gets the sum of what each would give.
         return [jnp.sum(one, 0) if alike else jnp.moveaxis(one, 0, axis or 0)
@@ -77,15 +93,16 @@ def _batched(args: Any, axes: Any, *, push: Any, pull: Any, count: int) -> Any:
     return results, (0,) * len(results)
 
 
-def _pushed_forward(primals: Any, tangents: Any, *, push: Any, pull: Any, count: int) -> Any:
+def _pushed_forward(primals: Sequence[jax.Array], tangents: Sequence[Tangent], *, push: ClosedJaxpr, pull: Pull,
+                    count: int) -> tuple[list[jax.Array], list[Tangent]]:
     results = _linear.bind(*primals, push=push, pull=pull, count=count)
-    total = [ad.Zero(jax.typeof(result)) for result in results]
+    total: list[Tangent] = [ad.Zero(jax.typeof(result)) for result in results]
     if any(type(tangent) is not ad.Zero for tangent in tangents[count:]):
         moved = [ad.instantiate_zeros(tangent) for tangent in tangents[count:]]
         total = _linear.bind(*primals[:count], *moved, push=push, pull=pull, count=count)
     around = [i for i, tangent in enumerate(tangents[:count]) if type(tangent) is not ad.Zero]
     if around:
-        def of_those(*some: Any) -> Any:
+        def of_those(*some: jax.Array) -> list[jax.Array]:
             every = list(primals)
             for i, one in zip(around, some, strict=True):
                 every[i] = one
@@ -96,7 +113,8 @@ def _pushed_forward(primals: Any, tangents: Any, *, push: Any, pull: Any, count:
     return results, total
 
 
-def _transposed(cotangents: Any, *args: Any, push: Any, pull: Any, count: int) -> Any:
+def _transposed(cotangents: Sequence[Tangent], *args: jax.Array | ad.UndefinedPrimal, push: ClosedJaxpr, pull: Pull,
+                count: int) -> list[jax.Array | None]:
     cotangents = [ad.instantiate_zeros(one) for one in cotangents]
     found = pull(*args[:count], *cotangents)
     return [None] * count + [one if ad.is_undefined_primal(arg) else None

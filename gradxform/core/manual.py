@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from gradxform.core.trees import named_leaves
+from gradxform.core.types import Arrays, PyTree
 
 AxisName: TypeAlias = str | tuple[str, ...] | Mapping[str, int] | None
 """The named axes along which leaves are in pieces, and maybe which axis of a leaf each of them divides."""
@@ -38,7 +40,7 @@ def check_axis_name(axis_name: AxisName) -> None:
                         f"of a leaf that it divides, got {axis_name!r}")
 
 
-def refuse_pieces(what: str, axis_name: AxisName, *trees: Any) -> None:
+def refuse_pieces(what: str, axis_name: AxisName, *trees: PyTree) -> None:
     """Refuses pieces where nobody has said what to do with them.
 
     Raises:
@@ -91,7 +93,7 @@ def everywhere(flag: jax.Array, axis_name: AxisName) -> jax.Array:
     return lax.psum(jnp.where(flag, 0, 1), along) == 0 if along else flag
 
 
-def known_devices(tree: Any) -> int:
+def known_devices(tree: PyTree) -> int:
     """How many devices a trace knows of: by the mesh in context, ``shard_map``'s included, or by the types of arrays.
 
     On a mesh of Auto axes that only the arrays handed in name it knows of none, and this is 1.
@@ -100,7 +102,7 @@ def known_devices(tree: Any) -> int:
     return max(mesh.size for mesh in meshes if not mesh.empty) if any(not mesh.empty for mesh in meshes) else 1
 
 
-def varying_like(reference: Any, arrays: Any) -> Any:
+def varying_like(reference: Arrays, arrays: Arrays) -> Arrays:
     """``arrays`` made to differ from device to device along all manual axes along which ``reference`` does.
 
     Inside ``shard_map`` JAX would do so where they meet; done before, the gradient of an array that all devices share
@@ -122,7 +124,7 @@ def varying_like(reference: Any, arrays: Any) -> Any:
     return jax.tree.map(cast, arrays)
 
 
-def _varying(array: Any) -> frozenset[str]:
+def _varying(array: ArrayLike) -> frozenset[str]:
     return jax.typeof(array).manual_axis_type.varying
 
 

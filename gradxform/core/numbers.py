@@ -9,41 +9,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from gradxform.core.types import Scalar
 
 MAX_STEP = 2**31 - 1
 
 
-def float_dtype() -> Any:
+def float_dtype() -> np.dtype:
     """The dtype of a number that is counted with or set: float32, or float64 where jax has 64-bit types on."""
     return jnp.result_type(float)
 
 
-def wide_dtype(dtype: DTypeLike) -> Any:
+def wide_dtype(dtype: DTypeLike) -> np.dtype:
     """The dtype to compute in: float32 for anything narrower, the dtype itself otherwise."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
-        return dtype
-    dtype = jnp.dtype(dtype)
-    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
-        return jnp.dtype(jnp.float32)
-    return dtype
+        return dtype  # type: ignore[return-value]  # that of keys, which NumPy has not
+    wide = jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32) if jnp.issubdtype(wide, jnp.floating) and jnp.finfo(wide).bits < 32 else wide
 
 
-def as_wide(gradient: Any, param: Any) -> Any:
+def as_wide(gradient: DTypeLike, param: DTypeLike | None) -> DTypeLike:
     """Updates leave in the dtype they are computed in, whatever the dtypes of the gradient and the param are."""
     return wide_dtype(gradient)
 
 
-def as_stored(gradient: Any, param: Any) -> Any:
+def as_stored(gradient: DTypeLike, param: DTypeLike | None) -> DTypeLike:
     """Updates leave in the dtype of the param they are for, or of the gradient where no params were given."""
-    alike = param is not None and any(jnp.issubdtype(gradient, kind) and jnp.issubdtype(param, kind)
-                                      for kind in (jnp.floating, jnp.complexfloating))
-    return param if alike else gradient
+    if param is not None and any(jnp.issubdtype(gradient, kind) and jnp.issubdtype(param, kind)
+                                 for kind in (jnp.floating, jnp.complexfloating)):
+        return param
+    return gradient
 
 
-def real_dtype(dtype: DTypeLike) -> Any:
+def real_dtype(dtype: DTypeLike) -> np.dtype:
     """The dtype of ``abs(x)`` for an ``x`` of ``dtype``, no narrower than float32."""
     return wide_dtype(jnp.finfo(dtype).dtype)
 
@@ -53,7 +52,7 @@ def widen(x: jax.Array) -> jax.Array:
     return cast(x, wide_dtype(x.dtype))
 
 
-def cast(x: Any, dtype: DTypeLike) -> jax.Array:
+def cast(x: ArrayLike, dtype: DTypeLike) -> jax.Array:
     """``x`` as an array of ``dtype``; a complex value keeps its real part when ``dtype`` is real."""
     x = jnp.asarray(x)
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
@@ -62,7 +61,7 @@ def cast(x: Any, dtype: DTypeLike) -> jax.Array:
     return x if x.dtype == dtype and not x.weak_type else lax.convert_element_type(x, dtype)
 
 
-def scalar(x: Scalar) -> Any:
+def scalar(x: Scalar | np.ndarray) -> Any:
     """A hyperparameter ready for arithmetic.
 
     A Python number is returned as it is, so that ``1 - b2`` is exact; an array is widened to float32, because a
@@ -75,7 +74,7 @@ def scalar(x: Scalar) -> Any:
     return float(x) if jnp.ndim(x) == 0 and not isinstance(x, int) else x
 
 
-def no_update(like: Any) -> Any:
+def no_update(like: ArrayLike) -> jax.Array:
     """The update of a leaf that is to stay as it is, bit for bit: -0, since -0 + 0 is 0 and -0 + -0 is -0."""
     like = like if hasattr(like, "dtype") else jnp.asarray(like)
     if not jnp.issubdtype(like.dtype, jnp.inexact):
@@ -104,7 +103,8 @@ def _debias(decay: jax.Array, steps: jax.Array) -> jax.Array:
 
 
 @_debias.defjvp
-def _debias_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+def _debias_jvp(primals: tuple[jax.Array, jax.Array],
+                tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     # The logarithm has no slope at a decay of 0; the power has.
     (decay, steps), (d_decay, _) = primals, tangents
     return _debias(decay, steps), -steps * decay ** (steps - 1) * d_decay

@@ -7,40 +7,40 @@ the key of a dict or the position in a list. What a factory takes by position al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TypeGuard, cast
 
 from gradxform.core.pytree import Numbers
 from gradxform.core.suggest import unknown
+from gradxform.core.types import PyTree
 
 
-def join(path: str, key: Any) -> str:
+def join(path: str, key: object) -> str:
     """The path of what stands under ``key`` at ``path``."""
     return f"{path}/{key}" if path else str(key)
 
 
-def is_named(item: Any) -> bool:
+def is_named(item: object) -> TypeGuard[tuple[str, object]]:
     """Whether ``item`` is a pair (name, value), as in a named chain: its path is its name."""
     return type(item) is tuple and len(item) == 2 and isinstance(item[0], str)
 
 
-def replaced(value: Numbers, changes: Mapping[str, Any]) -> Numbers:
+def replaced(value: Numbers, changes: Mapping[str, object]) -> Numbers:
     """``value`` with other arguments, by path.
 
     Raises:
       TypeError: for a path that there is not.
     """
     try:
-        changed: Numbers = _changed(value, changes, "")
+        return cast(Numbers, _changed(value, changes, ""))
     except KeyError as error:
         what = f"{value._definition.name}() has no argument"
         raise TypeError(unknown(what, error.args[0], value._arguments | dict(parts(value, deep=True)))) from None
-    return changed
 
 
-def _changed(item: Any, changes: Mapping[str, Any], path: str) -> Any:
-    new: dict[str, Any] = {}
-    deeper: dict[str, dict[str, Any]] = {}
+def _changed(item: PyTree, changes: Mapping[str, object], path: str) -> PyTree:
+    new: dict[str, object] = {}
+    deeper: dict[str, dict[str, object]] = {}
     inside = _inside(item)
     for name, part in changes.items():
         if name in inside or (isinstance(item, Numbers) and name in item._arguments):
@@ -61,7 +61,7 @@ def _changed(item: Any, changes: Mapping[str, Any], path: str) -> Any:
     return item._definition.call(arguments)
 
 
-def _inside(item: Any) -> dict[str, Any]:
+def _inside(item: object) -> dict[str, object]:
     """What stands directly inside ``item``, by key."""
     if not isinstance(item, Numbers):
         return {key: part for key, part, _ in _entries(item)}
@@ -71,7 +71,7 @@ def _inside(item: Any) -> dict[str, Any]:
                               else [(name, argument)])}
 
 
-def _entries(item: Any) -> Iterator[tuple[str, Any, Any]]:
+def _entries(item: PyTree) -> Iterator[tuple[str, object, Hashable]]:
     """The items of a plain container: the key in a path, the item, and the key in the container."""
     if isinstance(item, Mapping):
         yield from ((str(key), part, key) for key, part in item.items())
@@ -80,7 +80,7 @@ def _entries(item: Any) -> Iterator[tuple[str, Any, Any]]:
             yield (part[0], part[1], i) if is_named(part) else (str(i), part, i)
 
 
-def _put(item: Any, new: Mapping[str, Any]) -> Any:
+def _put(item: PyTree, new: Mapping[str, object]) -> object:
     """A plain container with other items, by their keys in a path."""
     keys = {own: key for key, _, own in _entries(item) if key in new}
     if isinstance(item, Mapping):
@@ -95,7 +95,7 @@ def _spread_over_calls(value: Numbers) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def parts(item: Any, *, deep: bool = False, path: str = "") -> Iterator[tuple[str, Any]]:
+def parts(item: object, *, deep: bool = False, path: str = "") -> Iterator[tuple[str, object]]:
     """What stands inside ``item`` by path; what stands inside other values there too if it is ``deep``."""
     for key, part in _inside(item).items():
         yield join(path, key), part

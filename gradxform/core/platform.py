@@ -7,15 +7,21 @@ shapes are the shapes, its derivatives the derivatives, and every other form has
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
 import jax
-from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.core import AbstractValue
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
+
+from gradxform.core.types import Treedef
 
 PLATFORMS = {"cpu": "cpu", "tpu": "tpu", "cuda": "gpu", "rocm": "gpu"}
 """JAX's names of platforms, and what a form is given for."""
+
+Args = TypeVarTuple("Args")
+Results = TypeVar("Results")
 
 
 class Undivided(NamedTuple):
@@ -27,7 +33,15 @@ class Undivided(NamedTuple):
     form: Callable[..., Any]
 
 
-def by_platform(portable: Callable[..., Any], *args: Any, **forms: Callable[..., Any] | Undivided) -> Any:
+Flat: TypeAlias = Callable[..., list[jax.Array]]
+"""A function of the leaves of its arguments to the leaves of its results."""
+
+Forms: TypeAlias = tuple[tuple[str, Flat | Undivided], ...]
+"""What is done on each platform that has a form of its own."""
+
+
+def by_platform(portable: Callable[[Unpack[Args]], Results], *args: *Args,
+                **forms: Callable[[Unpack[Args]], Results] | Undivided) -> Results:
     """``portable(*args)``, in another form where a program is lowered for a platform that has one of its own.
 
     Args:
@@ -41,10 +55,10 @@ def by_platform(portable: Callable[..., Any], *args: Any, **forms: Callable[...,
       What ``portable`` returns. Derivatives are those of ``portable``.
     """
     leaves, structure = jax.tree.flatten(args)
-    shape: Any = None
+    shape: Treedef
 
-    def flat(function: Callable[..., Any]) -> Callable[..., list[Any]]:
-        def called(*leaves: Any) -> list[Any]:
+    def flat(function: Callable[..., object]) -> Flat:
+        def called(*leaves: jax.Array) -> list[jax.Array]:
             nonlocal shape
             made, shape = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
             return made
@@ -52,31 +66,33 @@ def by_platform(portable: Callable[..., Any], *args: Any, **forms: Callable[...,
         return called
 
     trace = jax.make_jaxpr(flat(portable))(*leaves)
-    results = _bound(leaves, trace, tuple(
+    made = _bound(leaves, trace, tuple(
         (name, Undivided(flat(form.form)) if isinstance(form, Undivided) else flat(form))
         for name, form in forms.items()))
-    return jax.tree.unflatten(shape, results)
+    results: Results = jax.tree.unflatten(shape, made)
+    return results
 
 
 _by_platform = Primitive("by_platform")
 _by_platform.multiple_results = True
 
 
-def _bound(args: Any, portable: Any, forms: tuple[tuple[str, Callable[..., Any] | Undivided], ...]) -> list[Any]:
-    found: list[Any] = _by_platform.bind(*args, portable=portable, forms=forms)
+def _bound(args: Sequence[jax.Array], portable: ClosedJaxpr, forms: Forms) -> list[jax.Array]:
+    found: list[jax.Array] = _by_platform.bind(*args, portable=portable, forms=forms)
     return found
 
 
-def _eager(*args: Any, portable: Any, forms: Any) -> Any:
+def _eager(*args: jax.Array, portable: ClosedJaxpr, forms: Forms) -> list[jax.Array]:
     return jaxpr_as_fun(portable)(*args)
 
 
-def _shapes(*_: Any, portable: Any, forms: Any) -> Any:
+def _shapes(*_: AbstractValue, portable: ClosedJaxpr, forms: Forms) -> Sequence[AbstractValue]:
     return portable.out_avals
 
 
-def _batched(args: Any, axes: Any, *, portable: Any, forms: Any) -> Any:
-    def over_batch(function: Callable[..., Any]) -> Callable[..., Any]:
+def _batched(args: Sequence[jax.Array], axes: Sequence[int | None], *, portable: ClosedJaxpr,
+             forms: Forms) -> tuple[list[jax.Array], tuple[int, ...]]:
+    def over_batch(function: Flat) -> Flat:
         return jax.vmap(function, tuple(axes))
 
     trace = jax.make_jaxpr(over_batch(jaxpr_as_fun(portable)))(*args)
@@ -86,10 +102,11 @@ def _batched(args: Any, axes: Any, *, portable: Any, forms: Any) -> Any:
     return results, (0,) * len(results)
 
 
-def _pushed_forward(primals: Any, tangents: Any, *, portable: Any, forms: Any) -> Any:
+def _pushed_forward(primals: Sequence[jax.Array], tangents: Sequence[jax.Array | ad.Zero], *, portable: ClosedJaxpr,
+                    forms: Forms) -> tuple[list[jax.Array], list[jax.Array | ad.Zero]]:
     moved = [i for i, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
 
-    def of_moved(*some: Any) -> Any:
+    def of_moved(*some: jax.Array) -> list[jax.Array]:
         every = list(primals)
         for i, one in zip(moved, some, strict=True):
             every[i] = one
@@ -99,8 +116,9 @@ def _pushed_forward(primals: Any, tangents: Any, *, portable: Any, forms: Any) -
     return results, [ad.Zero(jax.typeof(slope)) if slope.dtype == jax.dtypes.float0 else slope for slope in slopes]
 
 
-def _lowered_for(platform: str) -> Callable[..., Any]:
-    def lowered(context: Any, *args: Any, portable: Any, forms: Any) -> Any:
+def _lowered_for(platform: str) -> mlir.LoweringRule:
+    def lowered(context: mlir.LoweringRuleContext, *args: object, portable: ClosedJaxpr,
+                forms: Forms) -> Any:
         function = dict(forms).get(platform, jaxpr_as_fun(portable))
         if isinstance(function, Undivided):
             function = function.form if _of_one_device(context) else jaxpr_as_fun(portable)
@@ -109,8 +127,8 @@ def _lowered_for(platform: str) -> Callable[..., Any]:
     return lowered
 
 
-def _of_one_device(context: Any) -> bool:
-    around = context.module_context.axis_context
+def _of_one_device(context: mlir.LoweringRuleContext) -> bool:
+    around: Any = context.module_context.axis_context
     if hasattr(around, "manual_axes"):  # inside shard_map
         return around.manual_axes | set(around.mesh.manual_axes) == set(around.mesh.axis_names)
     return getattr(around, "num_devices", 1) == 1

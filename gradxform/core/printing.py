@@ -36,7 +36,7 @@ def format_call(name: str, signature: inspect.Signature, arguments: Mapping[str,
     return _wrap(f"{name}(", parts, ")", room)
 
 
-def format_argument(value: Any, room: int = WIDTH) -> str:
+def format_argument(value: object, room: int = WIDTH) -> str:
     """One argument as it would be typed."""
     if hasattr(value, "format_in"):
         return value.format_in(room)
@@ -50,18 +50,18 @@ def format_argument(value: Any, room: int = WIDTH) -> str:
         return f"float('{value}')"
     if isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, jax.core.Tracer):
         return " ".join(repr(value).split())
-    if type(value) in (optax.GradientTransformation, optax.GradientTransformationExtraArgs):
+    if isinstance(value, optax.GradientTransformation):
         # Another library's pair, whose own repr is two addresses. A stateless one shares its init with all others;
         # then the update says what it is.
         return _origin(value.update if value.init.__name__ == "init_empty_state" else value.init)
     return _origin(value) if inspect.isfunction(value) else repr(value)
 
 
-def _part(before: str, value: Any) -> Part:
+def _part(before: str, value: object) -> Part:
     return before, lambda room: format_argument(value, room)
 
 
-def _origin(function: Any) -> str:
+def _origin(function: Callable[..., object]) -> str:
     """Where a function comes from: that of the factory, for one made inside it."""
     return f"<{function.__module__}.{function.__qualname__.split('.<locals>')[0]}>"
 

@@ -17,8 +17,10 @@ import numpy as np
 import optax
 
 from gradxform.core.definition import Definition
+from gradxform.core.types import Arguments, KeyPath, Treedef
 
-KeyPath: typing.TypeAlias = tuple[Any, ...]
+Number: typing.TypeAlias = "float | complex | jax.Array | np.ndarray | Numbers"
+"""What of the arguments of a call is a child of its value."""
 
 
 class Numbers:
@@ -28,17 +30,17 @@ class Numbers:
     """Whether values of this class are pytrees; one that never has a number is a fixed argument of others."""
 
     _definition: Definition
-    _arguments: dict[str, Any]
+    _arguments: Arguments
 
     @classmethod
-    def from_arguments(cls, definition: Definition, arguments: dict[str, Any]) -> typing.Self:
+    def from_arguments(cls, definition: Definition, arguments: Arguments) -> typing.Self:
         """Makes a value without checking its arguments: they may be tracers or jax's placeholders."""
         value = cls._allocate(definition, arguments)
         value.__dict__.update(_definition=definition, _arguments=arguments)
         return value
 
     @classmethod
-    def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> typing.Self:
+    def _allocate(cls, definition: Definition, arguments: Arguments) -> typing.Self:
         return object.__new__(cls)
 
     def __eq__(self, other: object) -> bool:
@@ -80,9 +82,9 @@ class _Structure:
 
     value_class: type[Numbers]
     definition: Definition
-    treedef: Any
+    treedef: Treedef
     fixed: tuple[_Fixed, ...]
-    keys: tuple[Any, ...] = dataclasses.field(compare=False)
+    keys: tuple[_Joined, ...] = dataclasses.field(compare=False)
 
     def __repr__(self) -> str:
         return repr(self.definition)
@@ -91,7 +93,7 @@ class _Structure:
 class _Fixed:
     """A fixed argument, compared by type as well as by value: ``True`` is not 1."""
 
-    def __init__(self, value: Any):
+    def __init__(self, value: object):
         self.value = value
 
     def __repr__(self) -> str:
@@ -121,7 +123,7 @@ def _leaf(x: object) -> bool:
     return isinstance(x, Numbers) or is_foreign(x)
 
 
-def _flatten(value: Numbers) -> tuple[tuple[Any, ...], _Structure]:
+def _flatten(value: Numbers) -> tuple[tuple[Number, ...], _Structure]:
     """The numbers of a value and the rest, worked out once."""
     if "_parts" not in value.__dict__:
         pairs, treedef = jax.tree_util.tree_flatten_with_path(value._arguments, is_leaf=_leaf)
@@ -135,12 +137,12 @@ def _flatten(value: Numbers) -> tuple[tuple[Any, ...], _Structure]:
     return value.__dict__["_parts"]
 
 
-def _flatten_with_keys(value: Numbers) -> tuple[list[tuple[Any, Any]], _Structure]:
+def _flatten_with_keys(value: Numbers) -> tuple[list[tuple[_Joined, Number]], _Structure]:
     children, structure = _flatten(value)
     return list(zip(structure.keys, children, strict=True)), structure
 
 
-def _unflatten(structure: _Structure, children: Iterable[Any]) -> Any:
+def _unflatten(structure: _Structure, children: Iterable[object]) -> Any:
     children = tuple(children)
     numbers = iter(children)
     leaves = [next(numbers) if fixed is _NUMBER else fixed.value for fixed in structure.fixed]
@@ -158,7 +160,7 @@ def _identity(value: Numbers) -> tuple[Hashable, ...]:
     return structure, tuple(_number_identity(child) for child in children)
 
 
-def _number_identity(x: Any) -> Hashable:
+def _number_identity(x: Number) -> Hashable:
     if isinstance(x, Numbers):
         return _identity(x)
     if isinstance(x, jax.core.Tracer):

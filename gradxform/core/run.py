@@ -9,11 +9,13 @@ kept is stored as it was, and the update is cast once, at the end; not at all wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from gradxform.core.bricks import Each, Leafwise, is_empty
 from gradxform.core.guard import hold, keep, none_is_nan
@@ -30,12 +32,18 @@ from gradxform.core.trees import (
     subtrees,
     widened,
 )
-from gradxform.core.types import Params, State, Updates
+from gradxform.core.types import Extra, Params, PyTree, State, Treedef, Updates
 from gradxform.core.which import Selection, Selections
 
+Leaving: TypeAlias = Callable[[DTypeLike, DTypeLike | None], DTypeLike]
+"""The dtype that an update leaves in, from that of the gradient and that of the param (None without params)."""
 
-def run(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Mapping[str, Any],
-        name: str = "update", out: Callable[[Any, Any], Any] = as_wide) -> tuple[Updates, State]:
+Kept: TypeAlias = list[jax.Array]
+"""What is kept of a leaf by each slot of a brick, or by one slot of each leaf; an empty node where nothing is."""
+
+
+def run(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Extra,
+        name: str = "update", out: Leaving = as_wide) -> tuple[Updates, State]:
     """Carries out a stage: see the module's text.
 
     Args:
@@ -54,7 +62,7 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
     return _run(stage, updates, state, params, extra, name, out)[:2]
 
 
-def guarded(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Mapping[str, Any], name: str,
+def guarded(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Extra, name: str,
             fine: jax.Array, axis_name: AxisName) -> tuple[Updates, State, jax.Array]:
     """Carries out a stage if ``fine``; if not, the updates are none and the state stays as it is, bit for bit.
 
@@ -69,17 +77,18 @@ def guarded(stage: Stage, updates: Updates, state: State, params: Params | None,
     Returns:
       The updates in the dtype they are computed in, the new state, and whether the step was made.
     """
-    return _run(stage, updates, state, params, extra, name, as_wide, fine, axis_name)
+    updates, state, made = _run(stage, updates, state, params, extra, name, as_wide, fine, axis_name)
+    return updates, state, fine if made is None else made
 
 
-def _run(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Mapping[str, Any], name: str,
-         out: Callable[[Any, Any], Any], fine: Any = None, axis_name: AxisName = None) -> tuple[Updates, State, Any]:
+def _run(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Extra, name: str, out: Leaving,
+         fine: jax.Array | None = None, axis_name: AxisName = None) -> tuple[Updates, State, jax.Array | None]:
     steps = line_up(stage, state, name)
     leaves, treedef = flatten(updates)
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
     which = Selections(updates, params)
     waiting: list[_Step] = []  # bricks that are run with their neighbours
-    finished: list[Any] = []
+    finished: list[_Step | State | Later] = []
     final: set[int] = set()  # the places of updates that leave as they are
 
     def flush(*, last: bool = False) -> None:
@@ -140,13 +149,13 @@ class _Step:
             _ = which.checked  # or it raises
         refuse_pieces(brick.name, brick.axis_name, which.tree, which.params if brick.needs_params else None)
         self.brick, self.which = brick, which
-        self.treedefs: dict[str, Any] = {}
+        self.treedefs: dict[str, Treedef] = {}
         self.now, rest = brick.begin(state, updates)
         self.rest, self.before = (x._replace(**dict.fromkeys(brick.slots)) if brick.slots else x for x in (rest, state))
         self.slots = {name: self._of_leaves(name, getattr(state, name)) for name in brick.slots}
         self.varying = any(isinstance(x, Each) for x in jax.tree.leaves(self.now))
 
-    def _of_leaves(self, name: str, tree: Any) -> list[Any]:
+    def _of_leaves(self, name: str, tree: PyTree) -> Kept:
         which, slot = self.which, self.brick.slots[name]
         if slot.axes is not None and structure(tree) != which.treedef and paths(tree) == paths(which.tree):
             self.treedefs[name] = structure(tree)  # boxes around what has fewer axes name fewer
@@ -162,28 +171,29 @@ class _Step:
                                  f"{jnp.shape(g)}; state: shape {jnp.shape(x)} of {self.brick.name}'s {name}")
         return kept
 
-    def kept(self, place: int) -> list[Any]:
+    def kept(self, place: int) -> Kept:
         return [values[self.which.order[place]] for values in self.slots.values()]
 
-    def told(self, shape: tuple[int, ...], kept: list[Any]) -> list[int]:
+    def told(self, shape: tuple[int, ...], kept: Kept) -> list[int]:
         """Which of these are something that is kept of a leaf of this shape."""
         return [i for i, (x, slot) in enumerate(zip(kept, self.brick.slots.values(), strict=True))
                 if not is_empty(x) and (slot.axes is None or slot.axes(shape) is not None)]
 
-    def keep(self, place: int, new: list[Any]) -> None:
+    def keep(self, place: int, new: Kept) -> None:
         for values, x in zip(self.slots.values(), new, strict=True):
             values[self.which.order[place]] = x
 
-    def numbers(self) -> list[Any]:
+    def numbers(self) -> list[jax.Array]:
         """What ``at`` made."""
         return [x for one in jax.tree.leaves(self.now) for x in (one if isinstance(one, Each) else [one])]
 
-    def each(self, place: int) -> list[Any]:
+    def each(self, place: int) -> list[jax.Array]:
         """What ``at`` made for this leaf alone."""
         own = [x for x in jax.tree.leaves(self.now) if isinstance(x, Each)] if self.varying else []
         return [x[self.which.order[place]] for x in own]
 
-    def leaf(self, each: list[Any], update: Any, param: Any, kept: list[Any]) -> tuple[Any, list[Any]]:
+    def leaf(self, each: list[jax.Array], update: jax.Array, param: jax.Array | None,
+             kept: Kept) -> tuple[jax.Array, list[jax.Array]]:
         now, values = self.now, iter(each)
         if self.varying:
             now = jax.tree.map(lambda x: next(values) if isinstance(x, Each) else x, now)
@@ -195,15 +205,17 @@ class _Step:
         return self.rest._replace(**new) if new else self.rest
 
 
-def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], wides: list[Any], dtypes: list[Any],
-           fine: Any = None, finite_in: list[Any] | None = None) -> list[Any]:
+def _apply(steps: list[_Step], leaves: list[ArrayLike], params: list[ArrayLike | None], wides: list[np.dtype],
+           dtypes: Sequence[DTypeLike], fine: jax.Array | None = None,
+           finite_in: list[DTypeLike] | None = None) -> list[ArrayLike]:
     """The leaves after some bricks in a row, computed in one dtype and left in another.
 
     Each step is given what is kept of its leaves: in a guarded run as ``hold`` says, by what the update is stored in;
     a leaf where that is None goes on as it is.
     """
-    def expression(fine: Any, update: Any, param: Any, kept: Any, each: Any, members: tuple[int, ...], wide: Any,
-                   dtype: Any, narrow: Any) -> Any:
+    def expression(fine: jax.Array | None, update: jax.Array, param: ArrayLike | None, kept: list[Kept],
+                   each: list[list[jax.Array]], members: tuple[int, ...], wide: np.dtype, dtype: DTypeLike,
+                   narrow: DTypeLike | None) -> tuple[jax.Array, list[Kept]]:
         update, param = cast(update, wide), None if param is None else widened(param)
         new = []
         for i, own, value in zip(members, kept, each, strict=True):
@@ -221,7 +233,7 @@ def _apply(steps: list[_Step], leaves: list[Any], params: list[Any], wides: list
 
     # Under a trace, jit records the expression once for each shape and dtype and calls it for the other leaves.
     jitted = jax.jit(expression, static_argnums=(5, 6, 7, 8)) if is_tracing([*leaves, fine]) else expression
-    made: list[Any] = []
+    made: list[ArrayLike] = []
     for place, (leaf, param, wide, dtype) in enumerate(zip(leaves, params, wides, dtypes, strict=True)):
         members = tuple(i for i, step in enumerate(steps) if place in step.which.order)
         if not members and (finite_in is None or dtype == jax.dtypes.float0):

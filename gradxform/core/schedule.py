@@ -8,6 +8,7 @@ from typing import Any, ParamSpec
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core.numbers import MAX_STEP, float_dtype, scalar
 from gradxform.core.pytree import register
@@ -37,7 +38,7 @@ class Schedule(Value):
         return jnp.broadcast_to(value.astype(jnp.promote_types(value.dtype, float_dtype())), step.shape)
 
 
-def schedule(function: Callable[P, Callable[[jax.Array], Any]]) -> Callable[P, Schedule]:
+def schedule(function: Callable[P, Callable[[jax.Array], ArrayLike]]) -> Callable[P, Schedule]:
     """Turns a factory of functions of the step into one of schedules.
 
     Args:
@@ -57,7 +58,7 @@ def schedule(function: Callable[P, Callable[[jax.Array], Any]]) -> Callable[P, S
     return factory(Schedule, function)
 
 
-def at_step(value: ScalarOrSchedule, step: Any) -> Any:
+def at_step(value: ScalarOrSchedule, step: Step) -> Any:
     """A hyperparameter at a step, ready for arithmetic: arrays in float32 at least.
 
     Args:
@@ -72,10 +73,10 @@ def at_step(value: ScalarOrSchedule, step: Any) -> Any:
     if jnp.ndim(step) == 0 or isinstance(value, Schedule):
         return scalar(value(step))
     # Not every function of a step, nor every schedule of optax's, takes an array of steps.
-    return scalar(jax.vmap(value)(step.reshape(-1)).reshape(step.shape))
+    return scalar(jax.vmap(value)(jnp.reshape(step, -1)).reshape(jnp.shape(step)))
 
 
-def as_step(step: Any) -> jax.Array:
+def as_step(step: ArrayLike) -> jax.Array:
     """A step as an array of signed integers that are not negative.
 
     Raises:
@@ -90,7 +91,7 @@ def as_step(step: Any) -> jax.Array:
     return jnp.maximum(step, jnp.zeros_like(step))
 
 
-def whole(steps: Any) -> jax.Array:
+def whole(steps: ArrayLike) -> jax.Array:
     """A count of steps as a signed integer of 32 bits at least, which can be subtracted; a float step stays one."""
     steps = jnp.asarray(steps)
     if not jnp.issubdtype(steps.dtype, jnp.integer):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar, ParamSpec, TypeAlias
+from typing import ClassVar, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.core.trees import named_leaves, structure
@@ -62,10 +63,10 @@ class Selector(Value):
 
 
 P = ParamSpec("P")
-Predicate: TypeAlias = Callable[[str, Any], bool]
+Predicate: TypeAlias = Callable[[str, ArrayLike], bool]
 
 
-def compile_pattern(name: str, pattern: Any) -> re.Pattern[str]:
+def compile_pattern(name: str, pattern: object) -> re.Pattern[str]:
     """A regular expression of paths.
 
     Raises:

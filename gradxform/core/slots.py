@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.typing import ArrayLike, DTypeLike
 
 from gradxform.core import checks
 from gradxform.core.boxes import map_cut
 from gradxform.core.numbers import cast, real_dtype, wide_dtype, widen
 from gradxform.core.trees import is_inexact, refuse_integers
-from gradxform.core.types import DType, Params, PyTree, Scalar
-
-Shape: TypeAlias = tuple[int, ...]
-Axes: TypeAlias = tuple[int, ...] | None
+from gradxform.core.types import Axes, DType, Params, PyTree, Scalar, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +70,11 @@ class Slot:
         axes = self._axes(leaf)
         return (1,) if axes is None else tuple(leaf[axis] for axis in axes)
 
-    def read(self, kept: Any) -> jax.Array:
+    def read(self, kept: jax.Array) -> jax.Array:
         """What was kept, in the dtype it is computed in."""
         return widen(kept) if is_inexact(kept) else kept
 
-    def write(self, x: Any, old: Any, leaf: Shape) -> jax.Array:
+    def write(self, x: ArrayLike, old: jax.Array, leaf: Shape) -> jax.Array:
         """What is kept of ``x`` for a leaf of this shape, stored as ``old`` was."""
         # A number that stands for nothing is written anew: handed through from the old state, it keeps the compiler for
         # a TPU from finishing one leaf before the next (Adafactor: 18.0 bytes a param to and from HBM, not 13.9).
@@ -87,9 +84,9 @@ class Slot:
         axes = tuple(range(len(leaf))) if self.axes is None else self.axes(leaf)
         return None if axes is None else tuple(axis % len(leaf) for axis in axes)
 
-    def _of(self, leaf: Any) -> jax.Array:
+    def _of(self, leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
         own = jnp.result_type(leaf)
-        dtype = real_dtype(own) if self.real else wide_dtype(own)
+        dtype: DTypeLike = real_dtype(own) if self.real else wide_dtype(own)
         if self.dtype is not None and not jnp.issubdtype(dtype, jnp.complexfloating):
             dtype = self.dtype
         shape = jnp.shape(leaf)
@@ -105,12 +102,12 @@ class Slot:
         return jnp.full(shape, self.fill, dtype, device=_layout(leaf, axes))
 
 
-def stored_as(old: Any, x: Any) -> jax.Array:
+def stored_as(old: jax.Array, x: ArrayLike) -> jax.Array:
     """``x`` in the dtype of the value that it takes the place of; a key as it is."""
-    return x if jnp.issubdtype(old.dtype, jax.dtypes.extended) else cast(x, old.dtype)
+    return jnp.asarray(x) if jnp.issubdtype(old.dtype, jax.dtypes.extended) else cast(x, old.dtype)
 
 
-def _layout(leaf: jax.Array, axes: tuple[int, ...]) -> Any:
+def _layout(leaf: jax.Array, axes: tuple[int, ...]) -> Sharding | None:
     """Where an array with some of the axes of a leaf lies; None where nobody has said where the leaf is to lie."""
     sharding = leaf.sharding if leaf.committed else None
     if isinstance(sharding, NamedSharding):

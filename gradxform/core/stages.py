@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 
 from gradxform.core.bricks import Leafwise
 from gradxform.core.trees import refuse_integers
-from gradxform.core.types import Params, State, Updates
+from gradxform.core.types import AnyTransformation, Params, State, Updates
 from gradxform.core.which import Selections, Where
 
 
@@ -67,7 +67,7 @@ class Around:
 
     init: Callable[[Params], State]
     update: Callable[..., tuple[Updates, State]]
-    inner: Callable[[State], Mapping[str, tuple[Any, State]]] | None = None
+    inner: Callable[[State], Mapping[str, tuple[AnyTransformation, State]]] | None = None
     state: type = object
     name: str = ""
     where: tuple[Where, ...] = ()
@@ -130,7 +130,7 @@ def nest(stage: Stage, states: Iterator[State]) -> State:
     return stage.pack([nest(part, states) for part in stage.parts]) if isinstance(stage, Chain) else next(states)
 
 
-def count_of(stage: Stage, state: State, name: str) -> Any:
+def count_of(stage: Stage, state: State, name: str) -> jax.Array | None:
     """The updates that the first part which counts them has seen; None where none does."""
     return next((own.count for _, own in line_up(stage, state, name) if "count" in getattr(own, "_fields", ())), None)
 

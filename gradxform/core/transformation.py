@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, Self
+from typing import TYPE_CHECKING, ParamSpec, Self
 
 import optax
 
@@ -18,7 +18,7 @@ from gradxform.core.pytree import register
 from gradxform.core.run import run
 from gradxform.core.stages import Around, Chain, Stage
 from gradxform.core.trees import widened
-from gradxform.core.types import Params, State, Updates
+from gradxform.core.types import AnyTransformation, Arguments, Params, State, Updates
 from gradxform.core.value import Value, factory
 
 P = ParamSpec("P")
@@ -46,16 +46,16 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
             """The state for params."""
 
         def update(self, updates: Updates, state: State, params: Params | None = None,
-                   **extra: Any) -> tuple[Updates, State]:
+                   **extra: object) -> tuple[Updates, State]:
             """The new updates and the new state."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Transformation:
+    def __new__(cls, *args: object, **kwargs: object) -> Transformation:
         """Refuses: a bare pair has no call to print or pickle."""
         raise TypeError("a Transformation is made by a factory: decorate the function that returns (init, update) "
                         "with @gradxform.transformation, or keep optax.GradientTransformationExtraArgs")
 
     @classmethod
-    def _allocate(cls, definition: Definition, arguments: dict[str, Any]) -> Self:
+    def _allocate(cls, definition: Definition, arguments: Arguments) -> Self:
         anew = inside.asked()
 
         def init(params: Params) -> State:
@@ -64,7 +64,7 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
             return stages.init(tx.stage, params)
 
         def update(updates: Updates, state: State, params: Params | None = None,
-                   **extra: Any) -> tuple[Updates, State]:
+                   **extra: object) -> tuple[Updates, State]:
             return run(tx.stage, updates, state, params, extra, tx.name, as_stored)
 
         tx = tuple.__new__(cls, (init, update))  # the pair knows the value that it is part of
@@ -76,18 +76,18 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
         return _as_stage(self.built, self.name)
 
     @functools.cached_property
-    def built(self) -> Any:
+    def built(self) -> AnyTransformation | Stage:
         """What the factory's function returned, checked to be a transformation."""
         built = self._definition.build(self._arguments)
         _as_stage(built, self.name)
         return built
 
-    def _replace(self, **pair: Any) -> optax.GradientTransformationExtraArgs:  # type: ignore[override]
+    def _replace(self, **pair: Callable[..., object]) -> optax.GradientTransformationExtraArgs:  # type: ignore[override]
         # With another init or update it is no longer what its call makes: a plain pair.
         return optax.GradientTransformationExtraArgs(**({"init": self.init, "update": self.update} | pair))
 
 
-def transformation(function: Callable[P, Any]) -> Callable[P, Transformation]:
+def transformation(function: Callable[P, object]) -> Callable[P, Transformation]:
     """Turns a factory into one of transformations that print, compare, pickle and differentiate.
 
     Args:
@@ -117,7 +117,7 @@ def transformation(function: Callable[P, Any]) -> Callable[P, Transformation]:
     return factory(Transformation, function)
 
 
-def _as_stage(built: Any, name: str) -> Stage:
+def _as_stage(built: object, name: str) -> Stage:
     if isinstance(built, Stage):
         # A brick or control that has no name yet is called by that of its factory.
         return built if isinstance(built, Chain) or built.name else dataclasses.replace(built, name=name)
@@ -129,13 +129,14 @@ def _as_stage(built: Any, name: str) -> Stage:
     raise TypeError(f"{name}: expected the factory to return a pair (init, update) or a transformation, got {built!r}")
 
 
-def _with_extra(update: Callable[..., Any]) -> Callable[..., Any]:
+def _with_extra(update: Callable[..., tuple[Updates, State]]) -> Callable[..., tuple[Updates, State]]:
     """A user's function, given updates in float32 at least and the extra arguments that it takes."""
     parameters = inspect.signature(update).parameters.values()
     anything = any(p.kind == p.VAR_KEYWORD for p in parameters)
     known = [p.name for p in list(parameters)[3:]]
 
-    def with_extra(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> Any:
+    def with_extra(updates: Updates, state: State, params: Params | None = None,
+                   **extra: object) -> tuple[Updates, State]:
         taken = extra if anything else {name: extra[name] for name in known if name in extra}
         return update(widened(updates), state, params, **taken)
 

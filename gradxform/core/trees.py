@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gradxform.core.numbers import widen
-from gradxform.core.types import PyTree
+from gradxform.core.types import IsLeaf, KeyPath, PyTree, Treedef
 
 
-def path_name(path: tuple[Any, ...]) -> str:
+def path_name(path: KeyPath) -> str:
     """A key path as text, ``/`` between its keys; see ``named_leaves`` for those of a tree."""
     return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
 
 
-def keyed_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[tuple[Any, ...], Any]]:
+def keyed_leaves(tree: PyTree, is_leaf: IsLeaf | None = None) -> list[tuple[KeyPath, PyTree]]:
     """``jax.tree_util.tree_leaves_with_path``, but what is inside a variable of Flax NNX has the variable's path.
 
     jax gives it the key ``value``, as it does to a field of that name; which of the two it is only the tree can tell.
     """
-    found: list[tuple[tuple[Any, ...], Any]] = []
+    found: list[tuple[KeyPath, PyTree]] = []
     stop = _is_variable if is_leaf is None else lambda x: _is_variable(x) or is_leaf(x)
     for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=stop):
         if not _is_variable(node) or (is_leaf is not None and is_leaf(node)):
@@ -34,7 +35,7 @@ def keyed_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> 
     return found
 
 
-def named_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+def named_leaves(tree: PyTree, is_leaf: IsLeaf | None = None) -> list[tuple[str, PyTree]]:
     """Every leaf with its path as text, in the order of ``jax.tree.leaves``."""
     return [(path_name(path), leaf) for path, leaf in keyed_leaves(tree, is_leaf)]
 
@@ -44,27 +45,27 @@ def paths(tree: PyTree, *, none: bool = False) -> list[str]:
     return [path for path, _ in named_leaves(tree, (lambda x: x is None) if none else None)]
 
 
-def _is_variable(x: Any) -> bool:
+def _is_variable(x: object) -> bool:
     nnx = sys.modules.get("flax.nnx")  # who has a variable has imported it
     return nnx is not None and isinstance(x, nnx.Variable)
 
 
-def flatten(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], Any]:
+def flatten(tree: PyTree, is_leaf: IsLeaf | None = None) -> tuple[list[PyTree], Treedef]:
     """``jax.tree.flatten``, whose types the stubs of jax leave open."""
     return jax.tree.flatten(tree, is_leaf)
 
 
-def structure(tree: PyTree) -> Any:
+def structure(tree: PyTree) -> Treedef:
     """``jax.tree.structure``, whose type the stubs of jax leave open."""
     return jax.tree.structure(tree)
 
 
-def is_tracing(leaves: list[Any]) -> bool:
+def is_tracing(leaves: Iterable[object]) -> bool:
     """Whether any of ``leaves`` is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
-def is_inexact(leaf: Any) -> bool:
+def is_inexact(leaf: object) -> bool:
     """Whether ``leaf`` is a floating-point or complex number or an array of them."""
     dtype = getattr(leaf, "dtype", None)
     return isinstance(leaf, (float, complex)) if dtype is None else jnp.issubdtype(dtype, jnp.inexact)
@@ -88,7 +89,8 @@ def refuse_integers(tree: PyTree, what: str) -> None:
                             "selective_transform(...)")
 
 
-def align(treedef: Any, reference: PyTree, tree: PyTree, what: str, reference_name: str = "updates") -> list[Any]:
+def align(treedef: Treedef, reference: PyTree, tree: PyTree, what: str,
+          reference_name: str = "updates") -> list[PyTree]:
     """The leaves of ``tree``, which has to have the structure of ``reference``.
 
     Args:
@@ -107,7 +109,7 @@ def align(treedef: Any, reference: PyTree, tree: PyTree, what: str, reference_na
     return parts
 
 
-def subtrees(treedef: Any, reference: PyTree, tree: PyTree, what: str, reference_name: str) -> list[Any]:
+def subtrees(treedef: Treedef, reference: PyTree, tree: PyTree, what: str, reference_name: str) -> list[PyTree]:
     """The subtrees of ``tree`` at the leaves of ``reference``, which has to be a prefix of it: see ``align``."""
     try:
         return treedef.flatten_up_to(tree)
@@ -134,7 +136,7 @@ def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str, *, prefix: bool = F
             raise ValueError(f"{b_name} and {a_name} do not fit at '{path}': "
                              f"{a_name}: {_describe(here, path)}; {b_name}: {_describe(there, path)}")
     # The same leaves in other containers, or None for a subtree: the first node that is another.
-    key_path: tuple[Any, ...] = ()
+    key_path: KeyPath = ()
     while True:
         (ours, a_node), (theirs, b_node) = map(_one_level, (a, b))
         if a_node != b_node:
@@ -144,15 +146,15 @@ def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str, *, prefix: bool = F
                               if structure(x) != structure(y) and not (prefix and jax.tree_util.all_leaves([x])))
 
 
-def _one_level(tree: PyTree) -> Any:
+def _one_level(tree: PyTree) -> tuple[list[tuple[KeyPath, PyTree]], Treedef]:
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
 
 
-def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
+def _leaves_by_path(tree: PyTree) -> dict[str, ArrayLike | None]:
     return dict(named_leaves(tree, lambda x: x is None))
 
 
-def check_shapes(reference: PyTree, leaves: list[Any], others: list[Any], a_name: str, b_name: str) -> None:
+def check_shapes(reference: PyTree, leaves: list[ArrayLike], others: list[ArrayLike], a_name: str, b_name: str) -> None:
     """Refuses two lists of leaves whose shapes differ.
 
     Raises:
@@ -164,7 +166,7 @@ def check_shapes(reference: PyTree, leaves: list[Any], others: list[Any], a_name
                              f"{a_name}: shape {jnp.shape(a)}; {b_name}: shape {jnp.shape(b)}")
 
 
-def _describe(leaves: dict[str, Any], path: str) -> str:
+def _describe(leaves: dict[str, ArrayLike | None], path: str) -> str:
     if path not in leaves:
         return "no leaf"
     leaf = leaves[path]

@@ -2,17 +2,20 @@
 
 ``Scalar``, ``ScalarOrSchedule`` and ``DType`` carry a mark that stays in ``X | None`` and inside of containers. By it,
 and not by the name of a parameter, a factory knows what an argument is; to a type checker they are the plain types.
+
+A checker cannot look into a tree: to it every tree is ``Any``. At run time ``Arrays`` and ``Flags`` say what the leaves
+are, and the tests, which run with jaxtyping and beartype on, hold signatures to it.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 import jax
 import optax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 
 class Kind(enum.Flag):
@@ -24,17 +27,53 @@ class Kind(enum.Flag):
     SCHEDULE = enum.auto()
 
 
-PyTree: TypeAlias = Any
-"""A tree of arrays: any nesting of containers that jax knows. Its type cannot be said, so checkers see ``Any``."""
+if TYPE_CHECKING:
+    PyTree: TypeAlias = Any
+    """A tree: any nesting of containers that jax knows, of whatever leaves."""
+
+    Arrays: TypeAlias = Any
+    """A tree whose leaves are arrays or numbers."""
+
+    Flags: TypeAlias = Any
+    """A tree whose leaves are bools."""
+else:
+    from jaxtyping import PyTree
+
+    Arrays = PyTree[ArrayLike]
+    Flags = PyTree[bool]
 
 Params: TypeAlias = PyTree
-"""The parameters of a model."""
+"""The parameters of a model: arrays, variables and boxes of Flax, shapes and what stands for what a mask hides."""
 
 Updates: TypeAlias = PyTree
 """The gradients, or what transformations made of them: a tree of the structure of the params."""
 
 State: TypeAlias = PyTree
 """What a transformation keeps between steps."""
+
+Treedef: TypeAlias = jax.tree_util.PyTreeDef
+"""The structure of a tree."""
+
+KeyPath: TypeAlias = tuple[Hashable, ...]
+"""The keys from the root of a tree to one of its nodes."""
+
+IsLeaf: TypeAlias = Callable[[object], bool]
+"""Whether a node of a tree is taken for a leaf."""
+
+Shape: TypeAlias = tuple[int, ...]
+"""The shape of an array."""
+
+Axes: TypeAlias = tuple[int, ...] | None
+"""Some of the axes of an array, None for those of another thing."""
+
+Arguments: TypeAlias = dict[str, Any]
+"""The arguments of a call by name. Each is of the type that the signature of its factory gives it."""
+
+Extra: TypeAlias = Mapping[str, object]
+"""What the caller of ``update`` passed beyond updates, state and params: a loss, a function of the params."""
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | bool | None"
+"""What JSON can hold."""
 
 Step: TypeAlias = int | jax.Array
 """A step count: an int, a traced integer or an array of integers."""

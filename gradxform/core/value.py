@@ -20,6 +20,7 @@ from gradxform.core.arguments import kind, plain, signature
 from gradxform.core.definition import DEFINITIONS, Definition, names
 from gradxform.core.printing import WIDTH, format_call
 from gradxform.core.pytree import Numbers
+from gradxform.core.types import Arguments
 
 
 class Value(Numbers):
@@ -31,7 +32,7 @@ class Value(Numbers):
         return self._definition.name
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Arguments:
         """The arguments of the call that made this value, defaults included, by name."""
         return {name: plain(value) for name, value in self._arguments.items()}
 
@@ -40,7 +41,7 @@ class Value(Numbers):
         """What the factory's function returned."""
         return self._definition.build(self._arguments)
 
-    def replace(self, changes: Mapping[str, Any] | None = None, /, **named: Any) -> typing.Self:
+    def replace(self, changes: Mapping[str, object] | None = None, /, **named: object) -> typing.Self:
         """This value with other arguments, its own or those of values inside it.
 
         Args:
@@ -72,13 +73,13 @@ class Value(Numbers):
         """The call that makes this value, in lines of at most ``room`` columns."""
         return format_call(self.name, self._definition.signature, self._arguments, room)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{self.name} is immutable; use .replace({name}=...) for a changed one")
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{self.name} is immutable")
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[..., Value], tuple[object, ...]]:
         return _call, (self._definition.public, *self._definition.spread(self._arguments))
 
 
@@ -86,7 +87,7 @@ P = ParamSpec("P")
 V = TypeVar("V", bound=Value)
 
 
-def factory(value_class: type[V], function: Callable[P, Any]) -> Callable[P, V]:
+def factory(value_class: type[V], function: Callable[P, object]) -> Callable[P, V]:
     """Turns ``function`` into a factory of values of ``value_class``, known by its public name.
 
     Raises:
@@ -106,5 +107,5 @@ def factory(value_class: type[V], function: Callable[P, Any]) -> Callable[P, V]:
     return make
 
 
-def _call(public: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _call(public: Callable[..., Value], args: tuple[object, ...], kwargs: Arguments) -> Value:
     return public(*args, **kwargs)

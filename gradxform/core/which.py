@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import optax
@@ -15,7 +14,7 @@ import optax
 from gradxform.core.arguments import plain
 from gradxform.core.selectors import Selector, compile_pattern, path_matches
 from gradxform.core.trees import align, check_shapes, flatten, mismatch, named_leaves, paths, refuse_integers, structure
-from gradxform.core.types import Mask, Params, PyTree
+from gradxform.core.types import Extra, Mask, Params, PyTree, Treedef
 
 
 def as_mask(name: str, which: Mask | str) -> Mask:
@@ -71,7 +70,7 @@ def keep(mask: PyTree, tree: PyTree, what: str = "updates", name: str = "mask") 
     return treedef.unflatten([part if flag else optax.MaskedNode() for flag, part in zip(chosen, parts, strict=True)])
 
 
-def is_hidden(x: Any) -> bool:
+def is_hidden(x: object) -> bool:
     """Whether ``x`` stands for what a mask has taken out of a tree."""
     return isinstance(x, optax.MaskedNode)
 
@@ -92,7 +91,7 @@ class Where:
       label: what its leaves are where the stage works; one that is no bool is of a function that checks its own.
     """
 
-    mask: Any
+    mask: Mask
     name: str = "mask"
     extra: bool = False
     label: bool | int = True
@@ -114,7 +113,7 @@ class Selection:
     """
 
     tree: PyTree
-    treedef: Any
+    treedef: Treedef
     order: dict[int, int]
     params: Params | None
 
@@ -131,7 +130,7 @@ class Selection:
             check_shapes(self.tree, jax.tree.leaves(self.tree), jax.tree.leaves(self.params), "updates", "params")
         return True
 
-    def take(self, leaves: list[Any]) -> PyTree:
+    def take(self, leaves: Sequence[PyTree]) -> PyTree:
         """The tree of these leaves out of all."""
         return self.treedef.unflatten([leaves[place] for place in self.order])
 
@@ -145,10 +144,11 @@ class Selections:
     def __init__(self, tree: PyTree, params: Params | None = None, *, starts: bool = False):
         leaves, treedef = flatten(tree)
         self._what, self._starts = "params" if starts else "updates", starts
-        self._made, self._labels = dict[tuple[Where, ...], Selection](), dict[tuple[Any, ...], PyTree]()
+        self._made, self._labels = dict[tuple[Where, ...], Selection](), dict[tuple[object, ...], PyTree]()
         # The tree, the places of its leaves and the params, as the masks leave them.
-        self._left: dict[tuple[Where, ...], Any] = {(): (tree, treedef.unflatten(range(len(leaves))), params)}
-        self.param_leaves: list[Any] = [None] * len(leaves)
+        self._left: dict[tuple[Where, ...], tuple[PyTree, PyTree, Params | None]] = {
+            (): (tree, treedef.unflatten(range(len(leaves))), params)}
+        self.param_leaves: list[PyTree] = [None] * len(leaves)
         # What a mask hides may have another structure; what it does not hide is checked where it is used.
         with contextlib.suppress(ValueError, TypeError, KeyError):
             self.param_leaves = [x if jax.tree_util.all_leaves([x]) else None for x in treedef.flatten_up_to(params)]
@@ -168,7 +168,7 @@ class Selections:
             self._made[where] = Selection(tree, treedef, {place: i for i, place in enumerate(places)}, params)
         return self._made[where]
 
-    def extra(self, where: tuple[Where, ...], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def extra(self, where: tuple[Where, ...], given: Extra) -> Extra:
         """The extra arguments of an update, those that are like the updates masked as they are."""
         for n, one in enumerate(where, 1):
             if one.extra:
@@ -187,7 +187,7 @@ class Selections:
         *outer, one = where
         tree, key = self._behind(tuple(outer))[0], (*outer, id(one.mask))
         if key not in self._labels:
-            if self._starts and isinstance(one.mask, Selector):
+            if self._starts:
                 _refuse_idle(one, tree)
             self._labels[key] = one.labels(tree)
         return jax.tree.map(lambda label: label == one.label, self._labels[key])
@@ -215,7 +215,7 @@ def _keep_by_path(mask: PyTree, tree: PyTree, what: str, name: str) -> PyTree:
 def _refuse_idle(where: Where, tree: PyTree) -> None:
     """Refuses a selector with a pattern that no path matches; what an outer mask hides may be what it is for."""
     names = paths(tree)
-    for pattern in where.mask.patterns if names and not is_partial(tree) else ():
+    for pattern in where.mask.patterns if isinstance(where.mask, Selector) and names and not is_partial(tree) else ():
         if not any(pattern.search(name) for name in names):
             raise ValueError(f"{where.name}: expected {pattern.pattern!r} to match some path, got the paths "
                              f"{', '.join(names[:8])}{', ...' * (len(names) > 8)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,13 @@ from gradxform.core.numbers import float_dtype
 from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import named_leaves
-from gradxform.core.types import Params, Scalar, ScalarOrSchedule
+from gradxform.core.types import Params, PyTree, Scalar, ScalarOrSchedule
 from gradxform.transfer.layers import Groups, Layers, groups_of, layers_of
 from gradxform.transforms.combine import chain
 from gradxform.transforms.scale import scale_by_learning_rate
+
+Rate: TypeAlias = Callable[[int, int, int], Scalar]
+"""Of a layer, the number of layers and the last layer that there is."""
 
 
 @transformation
@@ -121,10 +124,10 @@ def discriminative_rates(first: ScalarOrSchedule, last: ScalarOrSchedule, groups
     checks.real("first", first, at_least=0, schedule=True)
     checks.real("last", last, at_least=0, schedule=True)
 
-    def rates(count: jax.Array | None) -> Callable[[int, int, int], Any]:
-        low, high = (at_step(end, count) for end in (first, last))
+    def rates(count: jax.Array | None) -> Rate:
+        low, high = (at_step(end, 0 if count is None else count) for end in (first, last))
 
-        def rate(layer: int, n: int, top: int) -> Any:
+        def rate(layer: int, n: int, top: int) -> Scalar:
             place = layer / top if top > 0 else 1.0
             # Not a power of their ratio, since a schedule may pass through 0.
             return -(low if place == 0 else high if place == 1 else low ** (1 - place) * high ** place)
@@ -163,13 +166,13 @@ def layer_scales(params: Params, decay: float, groups: Groups) -> dict[str, floa
     return {name: own[0] if layers[name].axis is None else own for name, own in factors.items()}
 
 
-def _by_layer(groups: Groups, rates: Callable[[Any], Callable[[int, int, int], Any]], *,
+def _by_layer(groups: Groups, rates: Callable[[jax.Array | None], Rate], *,
               counts: bool = False) -> Leafwise:
     """A stage that multiplies each leaf by ``rates(count)(layer, number of layers, last layer)``."""
     compiled = groups_of("groups", groups)
     stacked = any(group.axis is not None for group in compiled)
 
-    def at(*given: Any) -> Each:
+    def at(*given: PyTree) -> Each:
         *count, updates = given
         layers, n = layers_of(updates, compiled)
         there = {layer for own in layers.values() for layer in own.numbers}
@@ -190,5 +193,5 @@ def _by_layer(groups: Groups, rates: Callable[[Any], Callable[[int, int, int], A
                     state=optax.ScaleByScheduleState if counts else optax.EmptyState)
 
 
-def _array(factor: Any) -> jax.Array:
+def _array(factor: Scalar) -> jax.Array:
     return jnp.asarray(factor, float_dtype() if isinstance(factor, float) else None)

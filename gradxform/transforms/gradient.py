@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -45,7 +43,7 @@ def centralize(output_axis: int = 0, *, axis_name: AxisName = None) -> Leafwise:
     """
     checks.integer("output_axis", output_axis)
 
-    def leaf(now: Any, g: jax.Array, p: Any) -> jax.Array:
+    def leaf(now: object, g: jax.Array, p: object) -> jax.Array:
         if g.ndim < 2 or g.size == 0:
             return g
         if not -g.ndim <= output_axis < g.ndim:
@@ -86,12 +84,12 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int, *, axis_name: Ax
     checks.real("eta", eta, at_least=0)
     checks.real("gamma", gamma, at_least=0)
 
-    def at(count: jax.Array, rng_key: jax.Array, updates: Updates) -> Any:
+    def at(count: jax.Array, rng_key: jax.Array, updates: Updates) -> tuple[tuple[Each, jax.Array], jax.Array]:
         next_key, now = jax.random.split(rng_key)
         keys = Each(jax.random.split(now, max(len(jax.tree.leaves(updates)), 1)))
         return (keys, sqrt(eta / count.astype(float_dtype()) ** gamma)), next_key
 
-    def leaf(now: Any, g: jax.Array, p: Any) -> jax.Array:
+    def leaf(now: tuple[jax.Array, jax.Array], g: jax.Array, p: object) -> jax.Array:
         noise_key, deviation = now
         for name in spread(g, axis_name):
             noise_key = jax.random.fold_in(noise_key, lax.axis_index(name))
@@ -103,4 +101,4 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int, *, axis_name: Ax
     else:
         one_key("key", key)
     return Leafwise(leaf, at=at, state=optax.AddNoiseState, whole=True, axis_name=axis_name,
-                    scalars={"rng_key": lambda: jax.random.key(key) if seeded else key})
+                    scalars={"rng_key": lambda: jax.random.key(key) if seeded else jnp.asarray(key)})

@@ -24,7 +24,7 @@ INVERSIONS = 64
 """Halved steps toward the inverse of a displacement."""
 HORIZON = 2.0**-20
 """Of a projective map's divisor; what is beyond comes from far outside."""
-Addends = tuple[tuple[Any, ...], tuple[Any, ...]]
+Addends = tuple[tuple[Any, ...], ...]
 """What adds up to x, and what to y, in that order."""
 
 
