@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
     return chain(*parts, scale(-1.0))
 
 
-def _relative(learning_rate: ScalarOrSchedule) -> Any:
+def _relative(learning_rate: ScalarOrSchedule) -> Callable[[jax.Array], jax.Array]:
     """The schedule ``min(learning_rate, 1 / sqrt(t))``, t from 1."""
     def rate(count: jax.Array) -> jax.Array:
         return jnp.minimum(at_step(learning_rate, count), jax.lax.rsqrt(count.astype(float_dtype()) + 1))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradxform.core import checks
 from gradxform.core.schedule import at_step
 from gradxform.core.transformation import Transformation
-from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule
+from gradxform.core.types import DType, Mask, Scalar, ScalarOrSchedule, Step
 from gradxform.core.which import as_mask
 from gradxform.transforms.combine import chain, identity
 from gradxform.transforms.decay import add_decayed_weights
@@ -36,7 +34,7 @@ def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:
     if not callable(a) and not callable(b):
         return a * b
 
-    def schedule(step: Any) -> Any:
+    def schedule(step: Step) -> Scalar:
         return at_step(a, step) * at_step(b, step)
 
     return schedule
