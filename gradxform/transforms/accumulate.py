@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gradxform.core import checks, stages
 from gradxform.core.control import branch
@@ -17,7 +18,7 @@ from gradxform.core.slots import Slot
 from gradxform.core.stages import Around, is_final
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.trees import align, check_shapes, flatten, refuse_integers
-from gradxform.core.types import AnySchedule, AnyTransformation, Params, State, Updates
+from gradxform.core.types import AnySchedule, AnyTransformation, Params, Scalar, State, Updates
 
 
 class AccumulateState(NamedTuple):
@@ -81,8 +82,9 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
         return AccumulateState(jnp.zeros([], jnp.int32), Slot().new(params), stages.init(stage, params),
                                jnp.zeros([], float_dtype()), jnp.zeros([], jnp.int32))
 
-    def update(updates: Updates, state: AccumulateState, params: Params | None = None, *, weight: Any = None,
-               flush: Any = False, fine: Any = None, **extra: Any) -> tuple[Updates, AccumulateState]:
+    def update(updates: Updates, state: AccumulateState, params: Params | None = None, *, weight: Scalar | None = None,
+               flush: bool | jax.Array = False, fine: jax.Array | None = None,
+               **extra: object) -> tuple[Updates, AccumulateState]:
         _check(weight, flush)
         refuse_integers(updates, "updates")
         leaves, treedef = flatten(updates)
@@ -123,7 +125,7 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
                   final=is_final(stage), guarded=True)
 
 
-def _plus(total: jax.Array, gradient: Any, weight: Any) -> jax.Array:
+def _plus(total: jax.Array, gradient: ArrayLike, weight: Scalar | None) -> jax.Array:
     """``total + weight * gradient``; nothing is added with weight 0, where the mean over no tokens is NaN."""
     gradient = cast(gradient, total.dtype)
     if weight is None:
@@ -131,7 +133,7 @@ def _plus(total: jax.Array, gradient: Any, weight: Any) -> jax.Array:
     return jnp.where(weight == 0, total, cast(total + weight * gradient, total.dtype))
 
 
-def _check(weight: Any, flush: Any) -> None:
+def _check(weight: Scalar | None, flush: bool | jax.Array) -> None:
     if weight is not None:
         checks.real("weight", weight, at_least=0)
         if jnp.shape(weight) != ():

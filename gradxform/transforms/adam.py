@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,10 @@ from gradxform.core.bricks import Leafwise
 from gradxform.core.numbers import abs_sq, debias, increment, lerp, sqrt
 from gradxform.core.slots import Slot
 from gradxform.core.transformation import transformation
-from gradxform.core.types import DType, PyTree, Scalar
+from gradxform.core.types import DType, PyTree, Scalar, State
+
+Corrections: TypeAlias = tuple[Scalar, Scalar | None, Scalar]
+"""The factors on the first moment, on the gradient beside it and on the second moment; None for no gradient."""
 
 
 @transformation
@@ -52,10 +55,11 @@ def scale_by_adam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_
     return _adam(b1, b2, eps, eps_root, mu_dtype, at=_corrections(b1, b2, nesterov))
 
 
-def _adam(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType = None, *, at: Callable[..., Any],
-          second: Callable[..., Any] | None = None, rule: Callable[..., Any] | None = None,
-          slots: Mapping[str, Slot] | None = None, scalars: Mapping[str, Any] | None = None,
-          state: Any = optax.ScaleByAdamState) -> Leafwise:
+def _adam(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType = None, *,
+          at: Callable[..., tuple[Any, ...]],
+          second: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
+          rule: Callable[..., tuple[jax.Array, ...]] | None = None, slots: Mapping[str, Slot] | None = None,
+          scalars: Mapping[str, float] | None = None, state: type[State] = optax.ScaleByAdamState) -> Leafwise:
     """Adam, with other lines in place of some of its own.
 
     ``at`` returns ``(on_mu, on_g, on_nu, *more)``, for ``m^ = on_mu m + on_g g`` (without ``g`` where ``on_g`` is None)
@@ -70,7 +74,8 @@ def _adam(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType
     second = second or (lambda nu, g, mu: lerp(nu, abs_sq(g), 1 - b2))
     rule = rule or (lambda mu, nu: (_over_root(mu, nu, eps, eps_root),))
 
-    def leaf(now: Any, g: jax.Array, p: Any, mu: jax.Array, nu: jax.Array, *kept: jax.Array) -> tuple[Any, ...]:
+    def leaf(now: tuple[Any, ...], g: jax.Array, p: object, mu: jax.Array, nu: jax.Array,
+             *kept: jax.Array) -> tuple[jax.Array, ...]:
         on_mu, on_g, on_nu, *more = now
         mu = lerp(mu, g, 1 - b1)
         nu = second(nu, g, mu)
@@ -83,9 +88,9 @@ def _adam(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType
 
 
 def _corrections(b1: Scalar, b2: Scalar, nesterov: bool = False, *, mu: bool = True,
-                 nu: bool = True) -> Callable[[jax.Array], tuple[Any, ...]]:
+                 nu: bool = True) -> Callable[[jax.Array], Corrections]:
     """What makes up for the start at 0, as ``at`` returns it; ``mu``, ``nu``: whether to."""
-    def at(count: jax.Array) -> tuple[Any, ...]:
+    def at(count: jax.Array) -> Corrections:
         on_mu, on_nu = 1 / debias(b1, count) if mu else 1, 1 / debias(b2, count) if nu else 1
         return (b1 * (1 / debias(b1, increment(count))), (1 - b1) * on_mu, on_nu) if nesterov else (on_mu, None, on_nu)
 
@@ -134,7 +139,7 @@ def scale_by_nadam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
         steps = count.astype(jnp.result_type(float))
         return b1 * (1 - 0.5 * jnp.exp(math.log(0.96) * momentum_decay * steps))
 
-    def at(count: jax.Array, momentum: jax.Array) -> Any:
+    def at(count: jax.Array, momentum: jax.Array) -> tuple[Corrections, jax.Array]:
         now, ahead = momentum_at(count), momentum_at(increment(count))
         product = momentum * now
         return (ahead / (1 - product * ahead), (1 - now) / (1 - product), 1 / debias(b2, count)), product
@@ -180,11 +185,11 @@ def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, e
     """
     correct = _corrections(b1, b2, mu=bias_correction_mu, nu=bias_correction_nu)
 
-    def at(count: jax.Array) -> Any:
+    def at(count: jax.Array) -> tuple[Scalar | None, ...]:
         on_mu, on_g, on_nu = correct(count)
         return (on_mu, on_g, on_nu, 1) if max_of_corrected else (on_mu, on_g, 1, on_nu)
 
-    def rule(mu: jax.Array, nu: jax.Array, on_largest: Any, largest: jax.Array) -> tuple[jax.Array, ...]:
+    def rule(mu: jax.Array, nu: jax.Array, on_largest: Scalar, largest: jax.Array) -> tuple[jax.Array, ...]:
         largest = jnp.maximum(largest, nu)
         return _over_root(mu, largest * on_largest, eps, eps_root), largest
 
@@ -299,7 +304,7 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
     checks.real("threshold", threshold, at_least=4)
     correct = _corrections(b1, b2, nesterov)
 
-    def at(count: jax.Array) -> Any:
+    def at(count: jax.Array) -> tuple[Scalar | None, ...]:
         rho, rho_inf = _effective_length(b2, count)
         adaptive = rho >= threshold
         safe = jnp.where(adaptive, rho, 5.0)  # the root of a negative number would poison gradients through where
@@ -312,7 +317,7 @@ def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps
     return _adam(b1, b2, eps, eps_root, at=at, rule=rule)
 
 
-def _effective_length(b2: Scalar, count: jax.Array) -> tuple[jax.Array, Any]:
+def _effective_length(b2: Scalar, count: jax.Array) -> tuple[jax.Array, Scalar]:
     """RAdam's ``rho`` and ``rho_inf``.
 
     In the paper's form ``rho`` is a difference of numbers near 2000 that is wrong by 0.03 in float32 when it is 5.
@@ -321,9 +326,9 @@ def _effective_length(b2: Scalar, count: jax.Array) -> tuple[jax.Array, Any]:
     ``x/2 - x**2/12 + x**4/720 - ...``, the series of the Bernoulli numbers.
     """
     known = isinstance(b2, (int, float))
-    rate: Any = -(math.log(b2) if known else jnp.log(b2))
-    rho_inf: Any = 2 / (1 - b2) - 1
-    constant: Any = rho_inf - 2 / rate if known else (1 - b2) / 6
+    rate = -(math.log(b2) if known else jnp.log(b2))
+    rho_inf = 2 / (1 - b2) - 1
+    constant = rho_inf - 2 / rate if known else (1 - b2) / 6
     x = count.astype(jnp.result_type(float)) * rate
     small = x < 0.3
     series = jnp.where(small, x, 0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from gradxform.core.manual import AxisName, refuse_pieces, spread, total
 from gradxform.core.numbers import abs_sq, cast, sqrt, widen
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import refuse_integers
-from gradxform.core.types import PyTree, Scalar, Updates
+from gradxform.core.types import Axes, PyTree, Scalar, Updates
 from gradxform.transforms.scale import block_rms
 
 
@@ -122,7 +121,7 @@ def clip(max_delta: Scalar) -> Leafwise:
     """
     checks.real("max_delta", max_delta, at_least=0)
 
-    def leaf(now: Any, g: jax.Array, p: Any) -> jax.Array:
+    def leaf(now: object, g: jax.Array, p: object) -> jax.Array:
         if jnp.iscomplexobj(g):
             size = sqrt(abs_sq(g))
             return g * (jnp.minimum(size, max_delta) / jnp.where(size > 0, size, 1))
@@ -188,7 +187,7 @@ def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | tuple[i
         checks.integer("axis", one)
     checks.real("eps", eps, at_least=0)
 
-    def leaf(now: Any, g: jax.Array, p: jax.Array) -> jax.Array:
+    def leaf(now: object, g: jax.Array, p: jax.Array) -> jax.Array:
         axes = _unit_axes(g, axis)
         g_norm = sqrt(total(abs_sq(g), axis_name, axes, keepdims=True))
         p_norm = sqrt(total(abs_sq(p), axis_name, axes, keepdims=True))
@@ -198,7 +197,7 @@ def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | tuple[i
     return Leafwise(leaf, needs_params=True, axis_name=axis_name)
 
 
-def _unit_axes(x: jax.Array, axis: int | tuple[int, ...] | None) -> Any:
+def _unit_axes(x: jax.Array, axis: int | tuple[int, ...] | None) -> Axes:
     if axis is not None:
         wanted = (axis,) if isinstance(axis, int) else tuple(axis)
         if any(not -x.ndim <= a < x.ndim for a in wanted):

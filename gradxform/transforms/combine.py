@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from gradxform.core.bricks import Leafwise
 from gradxform.core.foreign import stage_of
@@ -169,7 +169,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 
 
 @jax.jit
-def _add(param: Any, update: Any) -> jax.Array:
+def _add(param: ArrayLike, update: ArrayLike) -> jax.Array:
     param, update = jnp.asarray(param), jnp.asarray(update)
     # A frozen leaf of integers has an update of integers, or of no type at all: jax's float0.
     if not is_inexact(update):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from gradxform.core.types import Scalar
 @transformation
 def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_offset: int = 0,
                           min_dim_size_to_factor: int = 128, epsilon: Scalar = 1e-30,
-                          decay_rate_fn: Callable[[Any, Any], Any] | None = None, *,
+                          decay_rate_fn: Callable[[jax.Array, Scalar], Scalar] | None = None, *,
                           factored_axes: str = "largest", clamp_epsilon: bool = False,
                           axis_name: AxisName = None) -> Leafwise:
     """Divides by the root of a second moment that is kept as row and column means.
@@ -76,11 +75,12 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
     def whole(shape: Shape) -> Axes:
         return tuple(range(len(shape))) if axes_of(shape) is None else None
 
-    def at(count: jax.Array) -> Any:
+    def at(count: jax.Array) -> Scalar:
         step = jnp.maximum(count - 1 - step_offset, 0)
         return _power(step, decay_rate) if decay_rate_fn is None else 1 - decay_rate_fn(step, decay_rate)
 
-    def leaf(weight: Any, g: jax.Array, p: Any, v_row: jax.Array, v_col: jax.Array, v: jax.Array) -> tuple[Any, ...]:
+    def leaf(weight: Scalar, g: jax.Array, p: object, v_row: jax.Array, v_col: jax.Array,
+             v: jax.Array) -> tuple[jax.Array, ...]:
         square = abs_sq(g)
         square = jnp.maximum(square, epsilon) if clamp_epsilon else square + epsilon
         axes = axes_of(g.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeGuard, cast
 
 import jax
 import numpy as np
@@ -14,12 +14,24 @@ from gradxform.core import inside, places
 from gradxform.core.foreign import is_transformation
 from gradxform.core.stages import Around, Chain, count_of
 from gradxform.core.transformation import Transformation
-from gradxform.core.types import AnyTransformation, State
+from gradxform.core.types import AnyTransformation, KeyPath, Scalar, State
 from gradxform.core.value import Value
 from gradxform.transforms.nonfinite import check_finite
 
 
-def hyperparams(tx: Any, state: State = None) -> dict[str, Any]:
+class Trainer(Protocol):
+    """What has a transformation and its state: a train state of flax, an ``nnx.Optimizer``."""
+
+    @property
+    def tx(self) -> AnyTransformation:
+        """The transformation."""
+
+    @property
+    def opt_state(self) -> State:
+        """Its state."""
+
+
+def hyperparams(tx: AnyTransformation | Trainer, state: State = None) -> dict[str, Any]:
     """The current value of every numeric hyperparameter, schedules evaluated at the state's step.
 
     The step is the number of updates made, so a schedule shows the rate of the next one.
@@ -51,15 +63,16 @@ def hyperparams(tx: Any, state: State = None) -> dict[str, Any]:
       {'0/max_norm': 1.0, '0/eps': 0.0, '1/learning_rate': Array(0.5, dtype=float32), '1/momentum': 0.9}
     """
     if state is None and _is_trainer(tx):
-        tx, state = tx.tx, tx.opt_state
+        trainer = tx
+        tx, state = trainer.tx, trainer.opt_state
     if not callable(getattr(tx, "init", None)):
         raise TypeError(f"tx: expected a transformation, or alone what has tx and opt_state, got {type(tx).__name__}")
     if state is None:
         raise TypeError("state: expected the state of tx, got None")
-    return dict(_hyperparams(tx, _pure(state), ""))
+    return dict(_hyperparams(cast(AnyTransformation, tx), _pure(state), ""))
 
 
-def metrics(state: Any) -> dict[str, jax.Array]:
+def metrics(state: State | Trainer) -> dict[str, jax.Array]:
     """What recording transformations stored in a state.
 
     It is read on the host or in a trace. On the host it raises, as ``check_finite`` does, if ``skip_nonfinite`` had to
@@ -92,12 +105,12 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     return found
 
 
-def state_of(state: Any) -> State:
+def state_of(state: State | Trainer) -> State:
     """The state that is meant, where a trainer is given its ``opt_state``, with arrays for variables of Flax NNX."""
     return _pure(state.opt_state if _is_trainer(state) else state)
 
 
-def _is_trainer(x: Any) -> bool:
+def _is_trainer(x: object) -> TypeGuard[Trainer]:
     return hasattr(x, "tx") and hasattr(x, "opt_state")
 
 
@@ -107,7 +120,7 @@ def _pure(state: State) -> State:
     return state if nnx is None else nnx.as_pure(state)
 
 
-def _metrics(state: State, above: tuple[Any, ...]) -> Iterator[tuple[str, str, jax.Array]]:
+def _metrics(state: State, above: KeyPath) -> Iterator[tuple[str, str, jax.Array]]:
     for path, part in jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda x: hasattr(x, "recorded")):
         if hasattr(part, "recorded"):
             path = (*above, *path)
@@ -117,7 +130,7 @@ def _metrics(state: State, above: tuple[Any, ...]) -> Iterator[tuple[str, str, j
             yield from _metrics(getattr(part, "inner_state", ()), (*path, jax.tree_util.GetAttrKey("inner_state")))
 
 
-def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[tuple[str, Any]]:
+def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[tuple[str, Scalar]]:
     if not isinstance(tx, Transformation):
         for path, inner, part in inside.parts(tx, state):
             yield from _hyperparams(inner, part, f"{prefix}{path}/" if path else prefix)
@@ -130,11 +143,11 @@ def _hyperparams(tx: AnyTransformation, state: State, prefix: str) -> Iterator[t
             yield prefix + name, value(step)
         elif _is_numeric(value):
             yield prefix + name, value
-    for key, (inner, part) in _inner(tx, state).items():
-        yield from _hyperparams(inner, part, f"{prefix}{key}/")
+    for key, (within, part) in _inner(tx, state).items():
+        yield from _hyperparams(within, part, f"{prefix}{key}/")
 
 
-def _inner(tx: Transformation, state: State) -> Mapping[str, tuple[Any, State]]:
+def _inner(tx: Transformation, state: State) -> Mapping[str, tuple[AnyTransformation, State]]:
     """The transformations that ``tx`` was given, each with its state; none for a recipe: it has its own."""
     built = tx.built
     if isinstance(built, Chain):
@@ -143,7 +156,7 @@ def _inner(tx: Transformation, state: State) -> Mapping[str, tuple[Any, State]]:
     return built.inner(state) if isinstance(built, Around) and built.inner is not None else {}
 
 
-def _is_numeric(value: Any) -> bool:
+def _is_numeric(value: object) -> TypeGuard[Scalar]:
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return False
     return isinstance(value, (numbers.Number, jax.Array, np.ndarray)) and not isinstance(value, (bool, Value))

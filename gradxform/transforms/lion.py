@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -55,7 +53,7 @@ def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: DType = None, *
         "refined": lambda c: jnp.where(jnp.abs(c) < 1, c, jnp.sign(c)),
     }[mode]
 
-    def leaf(now: Any, g: jax.Array, p: Any, mu: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def leaf(now: object, g: jax.Array, p: object, mu: jax.Array) -> tuple[jax.Array, jax.Array]:
         return squash((1 - b1) * g + b1 * mu), lerp(mu, g, 1 - b2)
 
     return Leafwise(leaf, {"mu": Slot(mu_dtype)}, state=optax.ScaleByLionState, elementwise=True)

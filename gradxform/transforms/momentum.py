@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import optax
 
@@ -44,7 +42,7 @@ def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: DType = None
     checks.real("decay", decay, at_least=0, at_most=1)
     checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
 
-    def leaf(now: Any, g: jax.Array, p: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def leaf(now: object, g: jax.Array, p: object, total: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = g + decay * total
         return (g + decay * total if nesterov else total), total
 
@@ -77,10 +75,10 @@ def ema(decay: Scalar, debias: bool = True, accumulator_dtype: DType = None) -> 
     checks.real("decay", decay, at_least=0, below=1)
     checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
 
-    def at(count: jax.Array) -> Any:
+    def at(count: jax.Array) -> Scalar:
         return 1 / bias_correction(decay, count) if debias else 1
 
-    def leaf(correct: Any, g: jax.Array, p: Any, average: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def leaf(correct: Scalar, g: jax.Array, p: object, average: jax.Array) -> tuple[jax.Array, jax.Array]:
         average = lerp(average, g, 1 - decay)
         return average * correct, average
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core import checks, stages
 from gradxform.core.foreign import stage_of
@@ -103,7 +104,7 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
         return SkipNonfiniteState(consecutive, total, too_many, stages.init(stage, params))
 
     def update(updates: Updates, state: SkipNonfiniteState, params: Params | None = None,
-               *, fine: Any = True, **extra: Any) -> tuple[Updates, SkipNonfiniteState]:
+               *, fine: bool | jax.Array = True, **extra: object) -> tuple[Updates, SkipNonfiniteState]:
         refuse_pieces("skip_nonfinite", axis_name, updates)
         new, inner_state, fine = guarded(stage, updates, state.inner_state, params, extra, "skip_nonfinite",
                                          fine & all_finite(updates, axis_name), axis_name)
@@ -177,7 +178,7 @@ def all_finite(tree: PyTree, axis_name: AxisName = None) -> jax.Array:
     return functools.reduce(jnp.logical_and, parts, jnp.ones([], bool))
 
 
-def _check(too_many: Any, consecutive: Any, total: Any) -> None:
+def _check(too_many: ArrayLike, consecutive: ArrayLike, total: ArrayLike) -> None:
     """Raises for the member of a population that has skipped the most steps in a row; a single run is one of one."""
     if not np.any(too_many):
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +61,8 @@ def record_norms(*, axis_name: AxisName = None) -> Around:
         return RecordNormsState(*(varying_like(params, zeros) if axis_name == () else zeros))
 
     def update(updates: Updates, state: RecordNormsState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, Later]:
-        def norm_of(tree: Any) -> jax.Array:
+               **extra: object) -> tuple[Updates, Later]:
+        def norm_of(tree: Updates) -> jax.Array:
             return global_norm(tree, axis_name).astype(state.param_norm.dtype)
 
         refuse_pieces("record_norms", axis_name, updates)

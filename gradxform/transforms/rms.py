@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,10 +93,10 @@ def _scale_by_second_moment(decay: Scalar, eps: Scalar, initial_scale: Scalar, e
     checks.real("eps", eps, at_least=0)
     checks.real("initial_scale", initial_scale, at_least=0)
 
-    def at(count: jax.Array) -> Any:
+    def at(count: jax.Array) -> jax.Array:
         return 1 / debias(decay, count)
 
-    def leaf(correct: Any, g: jax.Array, p: Any, nu: jax.Array, *mu: jax.Array) -> tuple[jax.Array, ...]:
+    def leaf(correct: Scalar | None, g: jax.Array, p: object, nu: jax.Array, *mu: jax.Array) -> tuple[jax.Array, ...]:
         correct = 1 if correct is None else correct
         nu = lerp(nu, abs_sq(g), 1 - decay)
         mu = tuple(lerp(m, g, 1 - decay) for m in mu)
@@ -140,7 +140,7 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7, *,
     checks.real("initial_accumulator_value", initial_accumulator_value, at_least=0)
     checks.real("eps", eps, at_least=0)
 
-    def leaf(now: Any, g: jax.Array, p: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def leaf(now: object, g: jax.Array, p: object, total: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = total + abs_sq(g)
         return jnp.where(total > 0, g / _root(jnp.where(total > 0, total, 1), eps, eps_in_sqrt), 0), total
 

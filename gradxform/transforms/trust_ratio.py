@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -58,7 +56,7 @@ def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0
     if layer_axis is not None:
         checks.integer("layer_axis", layer_axis)
 
-    def leaf(now: Any, u: jax.Array, p: jax.Array) -> jax.Array:
+    def leaf(now: object, u: jax.Array, p: jax.Array) -> jax.Array:
         p_norm, u_norm = (_norm(x, min_norm, layer_axis, axis_name) for x in (p, u))
         moving = (p_norm > 0) & (u_norm > 0)
         divisor = u_norm + weight_decay * p_norm + eps
