@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from gradxform.schedules.counting import between, check_steps, gone_and_left, ha
 
 
 @schedule
-def constant(value: Scalar) -> Callable[[jax.Array], Any]:
+def constant(value: Scalar) -> Callable[[jax.Array], Scalar]:
     """The same value at every step.
 
     Args:
@@ -37,7 +36,7 @@ def constant(value: Scalar) -> Callable[[jax.Array], Any]:
 
 
 @schedule
-def step(init_value: Scalar, gamma: Scalar, every: int | jax.Array) -> Callable[[jax.Array], Any]:
+def step(init_value: Scalar, gamma: Scalar, every: int | jax.Array) -> Callable[[jax.Array], Scalar]:
     """Multiplies the value by ``gamma`` every so many steps: ``init_value * gamma ** floor(t / every)``.
 
     Args:
@@ -64,7 +63,7 @@ def step(init_value: Scalar, gamma: Scalar, every: int | jax.Array) -> Callable[
 
 
 @schedule
-def exponential(init_value: Scalar, rate: Scalar) -> Callable[[jax.Array], Any]:
+def exponential(init_value: Scalar, rate: Scalar) -> Callable[[jax.Array], Scalar]:
     """Decays continuously: ``init_value * exp(-rate * t)``.
 
     Args:
@@ -90,7 +89,7 @@ def exponential(init_value: Scalar, rate: Scalar) -> Callable[[jax.Array], Any]:
 
 @schedule
 def polynomial(init_value: Scalar, end_value: Scalar, steps: int | jax.Array,
-               power: Scalar) -> Callable[[jax.Array], Any]:
+               power: Scalar) -> Callable[[jax.Array], Scalar]:
     """Goes from one value to another along a power.
 
     ``end_value + (init_value - end_value) * (1 - t / steps) ** power``.
@@ -132,7 +131,7 @@ def polynomial(init_value: Scalar, end_value: Scalar, steps: int | jax.Array,
 
 
 @schedule
-def linear(init_value: Scalar, end_value: Scalar, steps: int | jax.Array) -> Callable[[jax.Array], Any]:
+def linear(init_value: Scalar, end_value: Scalar, steps: int | jax.Array) -> Callable[[jax.Array], Scalar]:
     """Goes from one value to another in a straight line: ``init_value + (end_value - init_value) * t / steps``.
 
     Args:
@@ -159,7 +158,7 @@ def linear(init_value: Scalar, end_value: Scalar, steps: int | jax.Array) -> Cal
 
 
 @schedule
-def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0) -> Callable[[jax.Array], Any]:
+def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0) -> Callable[[jax.Array], Scalar]:
     """Goes from one value to another along half a cosine.
 
     Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (ICLR 2017), equation 5, without a

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from gradxform.schedules.counting import check_steps, since, value_at, whole
 
 @schedule
 def piecewise(init_value: Scalar,
-              boundaries_and_scales: Mapping[int, Scalar] | None = None) -> Callable[[jax.Array], Any]:
+              boundaries_and_scales: Mapping[int, Scalar] | None = None) -> Callable[[jax.Array], Scalar]:
     """A constant that is multiplied by a factor at each of some steps.
 
     The same as ``optax.piecewise_constant_schedule``: at step t the value is ``init_value`` times the product of the
@@ -48,7 +47,7 @@ def piecewise(init_value: Scalar,
         check_steps("boundaries_and_scales: a boundary", boundary, at_least=0)
         checks.real(f"boundaries_and_scales[{boundary}]", factor, at_least=0)
 
-    def value(t: jax.Array) -> Any:
+    def value(t: jax.Array) -> Scalar:
         level = now = init_value
         for boundary, factor in sorted((boundaries_and_scales or {}).items(), key=lambda item: item[0]):
             level = level * factor
@@ -59,7 +58,7 @@ def piecewise(init_value: Scalar,
 
 
 @schedule
-def join(schedules: Sequence[ScalarOrSchedule], boundaries: Sequence[int]) -> Callable[[jax.Array], Any]:
+def join(schedules: Sequence[ScalarOrSchedule], boundaries: Sequence[int]) -> Callable[[jax.Array], Scalar]:
     """One schedule after another, each counting its steps from where it begins.
 
     The same as ``optax.join_schedules``: from step ``boundaries[i]`` on the value is that of

@@ -8,11 +8,11 @@ integers, and only the result becomes a float. No sum or product of two step cou
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.core.numbers import MAX_STEP, float_dtype
@@ -20,12 +20,12 @@ from gradxform.core.schedule import at_step, whole
 from gradxform.core.types import Scalar, ScalarOrSchedule
 
 
-def check_steps(name: str, value: Any, at_least: int = 1) -> None:
+def check_steps(name: str, value: object, at_least: int = 1) -> None:
     """Refuses what is not a count of steps from ``at_least`` to 2**31 - 1."""
     checks.integer(name, value, at_least=at_least, at_most=MAX_STEP)
 
 
-def real(x: Any) -> jax.Array:
+def real(x: ArrayLike) -> jax.Array:
     """``x`` in the dtype of a schedule's value."""
     return jnp.asarray(x).astype(float_dtype())
 

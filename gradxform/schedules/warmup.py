@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ DECAYS = ("linear", "cosine", "sqrt")
 
 @schedule
 def warmup(steps: int | jax.Array, schedule: ScalarOrSchedule,
-           init_value: Scalar = 0.0) -> Callable[[jax.Array], Any]:
+           init_value: Scalar = 0.0) -> Callable[[jax.Array], Scalar]:
     """Rises in a straight line to the first value of a schedule, then follows the schedule.
 
     ``init_value + (schedule(0) - init_value) * t / steps`` up to step ``steps``, from there ``schedule(t - steps)``.
@@ -78,7 +77,7 @@ def _start(schedule: ScalarOrSchedule) -> jax.Array:
 
 
 @schedule
-def inverse_sqrt(peak_value: Scalar, warmup_steps: int | jax.Array) -> Callable[[jax.Array], Any]:
+def inverse_sqrt(peak_value: Scalar, warmup_steps: int | jax.Array) -> Callable[[jax.Array], Scalar]:
     """Rises in a straight line from 0, then decays with the root of the step.
 
     Vaswani et al., "Attention Is All You Need" (NeurIPS 2017), equation 3, in terms of its largest value:
@@ -115,7 +114,7 @@ def inverse_sqrt(peak_value: Scalar, warmup_steps: int | jax.Array) -> Callable[
 @schedule
 def warmup_stable_decay(peak_value: Scalar, warmup_steps: int | jax.Array, stable_steps: int | jax.Array,
                         decay_steps: int | jax.Array, *, init_value: Scalar = 0.0, end_value: Scalar = 0.0,
-                        decay: str = "linear") -> Callable[[jax.Array], Any]:
+                        decay: str = "linear") -> Callable[[jax.Array], Scalar]:
     """Rises in a straight line, stays, and falls at the end.
 
     Hu et al., "MiniCPM" (2024), section 4; the falls are those of Haegele et al., "Scaling Laws and Compute-Optimal
