@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.core import checks
 from gradxform.precision.bits import INFINITY, MAGNITUDE, ROUNDINGS, bits_of, float_of, noise_for, unit
-from gradxform.precision.codec import Pairs, codec
+from gradxform.precision.codec import Pair, Pairs, codec
 from gradxform.precision.dynamic import dynamic
 from gradxform.precision.rows import largest, spread
 
@@ -81,7 +80,7 @@ def int4_blockwise(block: int | str = 128, rounding: str = "stochastic") -> Pair
             _minifloat(size, 4, 0, rounding, jnp.uint4, signed=False))
 
 
-def check_block(block: Any) -> int | None:
+def check_block(block: int | str) -> int | None:
     """How many elements have a scale together; None for a whole row.
 
     Raises:
@@ -96,7 +95,8 @@ def check_block(block: Any) -> int | None:
     return int(block)
 
 
-def _minifloat(block: int | None, exponent: int, fraction: int, rounding: str, dtype: Any, *, signed: bool) -> Any:
+def _minifloat(block: int | None, exponent: int, fraction: int, rounding: str, dtype: DTypeLike, *,
+               signed: bool) -> Pair:
     """Codes that count, in the bits of a float32, steps of ``2**-fraction`` of an octave above the block's least.
 
     Rounding does not depend on the block then, and the block's exponent is that of its largest number *after* it: a
@@ -132,10 +132,10 @@ def _minifloat(block: int | None, exponent: int, fraction: int, rounding: str, d
             bits = bits | ((code >> (exponent + fraction)) << 31)
         return lax.bitcast_convert_type(bits, jnp.float32)
 
-    return encode, decode
+    return Pair(encode, decode)
 
 
-def _linear(block: int | None, rounding: str) -> Any:
+def _linear(block: int | None, rounding: str) -> Pair:
     """Multiples of a power of two, 64 to 127 of which are the block's largest number."""
     def encode(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         noise = noise_for(rounding, noise) >> 16 << 16  # no more digits than a sum with 127 holds
@@ -154,4 +154,4 @@ def _linear(block: int | None, rounding: str) -> Any:
         step = jnp.where(top == 255, jnp.nan, lax.bitcast_convert_type((top - 6) << 23, jnp.float32))
         return code.astype(jnp.float32) * spread(step, code.shape, block)
 
-    return encode, decode
+    return Pair(encode, decode)

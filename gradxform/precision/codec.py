@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, ParamSpec
+from typing import ClassVar, NamedTuple, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gradxform.core.types import PyTree
 from gradxform.core.value import Value, factory
@@ -16,6 +17,9 @@ P = ParamSpec("P")
 Encode = Callable[[jax.Array, jax.Array], PyTree]
 Decode = Callable[[PyTree], jax.Array]
 Pairs = tuple[tuple[Encode, Decode], tuple[Encode, Decode]]
+
+
+_Pair: TypeAlias = tuple[Encode, Decode]
 
 
 class Pair(NamedTuple):
@@ -39,7 +43,7 @@ class Codec(Value):
 
     has_numbers: ClassVar[bool] = False  # they decide over the program, and no one trains them
 
-    def encode(self, x: Any, noise: jax.Array | None = None, *, nonnegative: bool = False) -> PyTree:
+    def encode(self, x: ArrayLike, noise: jax.Array | None = None, *, nonnegative: bool = False) -> PyTree:
         """What is stored of an array.
 
         Args:
@@ -68,18 +72,18 @@ class Codec(Value):
 
     def pair(self, nonnegative: bool) -> Pair:
         """The pair for numbers of both signs, or for those that are never below 0."""
-        pair: Pair = self.built[nonnegative]
-        return pair
+        return self.built[nonnegative]
 
     @property
-    def built(self) -> Any:
+    def built(self) -> tuple[Pair, Pair]:
         """The pairs for numbers of both signs and for those that are never below 0."""
         if "_built" not in self.__dict__:
             self.__dict__["_built"] = _pairs(self._definition.build(self._arguments), self.name)
-        return self.__dict__["_built"]
+        built: tuple[Pair, Pair] = self.__dict__["_built"]
+        return built
 
 
-def codec(function: Callable[P, Any]) -> Callable[P, Codec]:
+def codec(function: Callable[P, _Pair | tuple[_Pair, _Pair]]) -> Callable[P, Codec]:
     """Turns a factory into one of codecs, which print, compare, pickle and are known by their name.
 
     Args:
@@ -108,7 +112,7 @@ def codec(function: Callable[P, Any]) -> Callable[P, Codec]:
     return made
 
 
-def as_codec(name: str, given: Any) -> Codec:
+def as_codec(name: str, given: object) -> Codec:
     """A codec from what the caller gave: a value, or the name of one with its defaults.
 
     Raises:
@@ -127,7 +131,7 @@ def as_codec(name: str, given: Any) -> Codec:
 _FACTORIES: dict[str, Callable[..., Codec]] = {}
 
 
-def _pairs(built: Any, name: str) -> tuple[Pair, Pair]:
+def _pairs(built: PyTree, name: str) -> tuple[Pair, Pair]:
     pairs = built if isinstance(built, tuple) and all(isinstance(part, tuple) for part in built) else (built, built)
     if len(pairs) != 2 or not all(isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair))
                                   for pair in pairs):

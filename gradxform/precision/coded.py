@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradxform.core.numbers import cast
-from gradxform.core.types import PyTree
+from gradxform.core.types import PyTree, Shape, Treedef
 from gradxform.precision.codec import Codec
 from gradxform.precision.noise import noise
 
@@ -56,8 +57,8 @@ class Coded:
       (dtype(bfloat16), dtype('float32'))
     """
 
-    code: Any
-    step: Any
+    code: PyTree
+    step: jax.Array | None
     how: How
 
     def decode(self) -> jax.Array:
@@ -70,7 +71,7 @@ class Coded:
         leaves, treedef = jax.tree.flatten(self.code)
         return _aval(self.how, treedef, tuple((jnp.shape(x), x.dtype) for x in leaves))
 
-    def again(self, x: Any, step: Any) -> Coded:
+    def again(self, x: jax.Array, step: jax.Array) -> Coded:
         """Other numbers in the place of these."""
         return Coded(_encoded(self.how, x, step), None if self.step is None else step, self.how)
 
@@ -78,12 +79,12 @@ class Coded:
 jax.tree_util.register_dataclass(Coded, ["code", "step"], ["how"])
 
 
-def is_coded(x: Any) -> bool:
+def is_coded(x: object) -> TypeGuard[Coded]:
     """Whether ``x`` is the code of a leaf."""
     return isinstance(x, Coded)
 
 
-def first_code(how: How, x: Any, *, counts: bool) -> Coded:
+def first_code(how: How, x: jax.Array, *, counts: bool) -> Coded:
     """The code of a leaf of a state that begins; the first of them counts the steps."""
     step = jnp.zeros([], jnp.int32)
     return Coded(_encoded(how, x, step), step if counts else None, how)
@@ -91,7 +92,7 @@ def first_code(how: How, x: Any, *, counts: bool) -> Coded:
 
 # Calls of one shape are traced once.
 @functools.partial(jax.jit, static_argnums=0)
-def _encoded(how: How, x: Any, step: Any) -> PyTree:
+def _encoded(how: How, x: jax.Array, step: int | jax.Array) -> PyTree:
     return how.codec.encode(x, noise(how.seed, step, how.leaf, jnp.shape(x), 32), nonnegative=how.nonnegative)
 
 
@@ -101,7 +102,7 @@ def _decoded(how: How, code: PyTree) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=4096)
-def _aval(how: How, treedef: Any, arrays: tuple[Any, ...]) -> jax.ShapeDtypeStruct:
+def _aval(how: How, treedef: Treedef, arrays: tuple[tuple[Shape, np.dtype], ...]) -> jax.ShapeDtypeStruct:
     code = treedef.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arrays])
     found: jax.ShapeDtypeStruct = jax.eval_shape(functools.partial(_decoded, how), code)
     return found

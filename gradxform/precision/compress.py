@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,12 @@ from gradxform.precision.codec import Codec, as_codec
 from gradxform.precision.coded import VERSION, How, first_code, is_coded
 from gradxform.precision.fields import nonnegative
 
+Codecs: TypeAlias = Codec | str | Sequence[tuple[Mask | str, Codec | str | None]]
+"""A codec, its name, or for some leaves each its own; None leaves them as they are."""
+
 
 @transformation
-def compress_state(tx: AnyTransformation, codec: Any = "bf16", *, where: Mask | str | None = None,
+def compress_state(tx: AnyTransformation, codec: Codecs = "bf16", *, where: Mask | str | None = None,
                    min_size: int = 4096, seed: int = 0) -> Around:
     """Keeps the state of any transformation in fewer bits.
 
@@ -76,7 +79,7 @@ def compress_state(tx: AnyTransformation, codec: Any = "bf16", *, where: Mask | 
                 leaves[i], counts = first_code(how, leaves[i], counts=counts), False
         return treedef.unflatten(leaves)
 
-    def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:
+    def update(updates: Updates, state: State, params: Params | None = None, **extra: object) -> tuple[Updates, State]:
         plan.check(state)
         updates, new = run(stage, updates, decompress(state), params, extra, "compress_state")
         return updates, _coded_as(state, new, "the state that tx returned", count=increment)
@@ -125,10 +128,11 @@ def compress(state: State, like: State) -> State:
     return _coded_as(like, state, "state", count=lambda step: step)
 
 
-def _coded_as(like: State, state: State, what: str, count: Callable[[Any], Any]) -> State:
+def _coded_as(like: State, state: State, what: str, count: Callable[[jax.Array], jax.Array]) -> State:
     leaves, treedef = flatten(like, is_coded)
     new = subtrees(treedef, jax.tree.map(_shown, like, is_leaf=is_coded), state, what, "like")
-    step = next((count(leaf.step) for leaf in leaves if is_coded(leaf)), None)
+    steps = [leaf.step for leaf in leaves if is_coded(leaf) and leaf.step is not None]
+    step = count(steps[0]) if steps else jnp.zeros([], jnp.int32)
     for i, (old, x) in enumerate(zip(leaves, new, strict=True)):
         if is_coded(old):
             if jnp.shape(x) != old.aval.shape:
@@ -138,14 +142,14 @@ def _coded_as(like: State, state: State, what: str, count: Callable[[Any], Any])
     return treedef.unflatten(new)
 
 
-def _shown(x: Any) -> Any:
+def _shown(x: PyTree) -> PyTree:
     return x.aval if is_coded(x) else x
 
 
 class _Plan:
     """Which codec each leaf of a state is stored by."""
 
-    def __init__(self, codec: Any, where: Any, min_size: int, seed: int):
+    def __init__(self, codec: Codecs, where: Mask | str | None, min_size: int, seed: int):
         self.rules = _rules(codec)
         self.where = None if where is None else as_mask("where", where)
         self.min_size, self.seed = min_size, seed
@@ -166,7 +170,7 @@ class _Plan:
                     chosen[i] = codec if _is_floating(leaf) and leaf.size >= self.min_size else None
         return chosen
 
-    def _taken(self, name: str, mask: Any, tree: PyTree, leaves: list[Any], new: bool) -> list[bool]:
+    def _taken(self, name: str, mask: Mask, tree: PyTree, leaves: list[PyTree], new: bool) -> list[bool]:
         taken = flags(name, mask, tree, "state")
         if not new or not leaves:
             return taken
@@ -195,10 +199,10 @@ class _Plan:
                                          f"{getattr(leaf.how, what)} at '{path}'")
 
 
-def _rules(codec: Any) -> list[tuple[str, Any, Codec | None]]:
+def _rules(codec: Codecs) -> list[tuple[str, Mask | None, Codec | None]]:
     if not isinstance(codec, list | tuple):
         return [("codec", None, as_codec("codec", codec))]
-    rules: list[tuple[str, Any, Codec | None]] = []
+    rules: list[tuple[str, Mask | None, Codec | None]] = []
     for i, pair in enumerate(codec):
         if not (isinstance(pair, list | tuple) and len(pair) == 2):
             raise TypeError(f"codec[{i}]: expected a pair (selector, codec or None), got {pair!r}")
@@ -208,7 +212,7 @@ def _rules(codec: Any) -> list[tuple[str, Any, Codec | None]]:
     return rules
 
 
-def _is_floating(leaf: Any) -> bool:
+def _is_floating(leaf: object) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from gradxform.precision.bits import MAGNITUDE, bits_of, noise_for
+from gradxform.precision.codec import Pair
 from gradxform.precision.rows import largest, spread
 
 
@@ -26,12 +26,12 @@ def table(signed: bool) -> np.ndarray:
     return np.sort(np.array(numbers, np.float32))
 
 
-def dynamic(block: int | None, rounding: str) -> Any:
+def dynamic(block: int | None, rounding: str) -> tuple[Pair, Pair]:
     """The pairs of codes for both signs and for numbers that are never below 0, with a float32 scale a block."""
     return _pair(block, rounding, signed=True), _pair(block, rounding, signed=False)
 
 
-def _pair(block: int | None, rounding: str, *, signed: bool) -> Any:
+def _pair(block: int | None, rounding: str, *, signed: bool) -> Pair:
     numbers = table(signed)
 
     def encode(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -58,4 +58,4 @@ def _pair(block: int | None, rounding: str, *, signed: bool) -> Any:
         code, scale = coded
         return jnp.asarray(numbers)[code] * spread(scale, code.shape, block)
 
-    return encode, decode
+    return Pair(encode, decode)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
 from gradxform.core.bricks import Leafwise
 from gradxform.core.foreign import stage_of
-from gradxform.core.stages import Around, Chain
+from gradxform.core.stages import Around, Chain, Stage
 from gradxform.core.trees import flatten
-from gradxform.core.types import Params, State
+from gradxform.core.types import AnyTransformation, Params, PyTree, State
 from gradxform.precision.coded import is_coded
 
 SQUARES = frozenset({"exp_avg_sq", "nu", "nu_max", "sum_of_squares", "v", "v_col", "v_row"})
 """What means of squares are called in the states of optax."""
 
 
-def nonnegative(tx: Any, state: State, params: Params) -> list[bool]:
+def nonnegative(tx: AnyTransformation, state: State, params: Params) -> list[bool]:
     """Whether each leaf of the state of a transformation is never below 0.
 
     Ours say it by their slots; of another library's the name of the field tells, never the path: an attention block
@@ -35,7 +34,7 @@ def fields(state: State, params: Params) -> list[str]:
     return [name for name, _ in _fields(state, _classes(params), "")]
 
 
-def _collect(tx: Any, numbered: State, classes: set[type], found: set[int]) -> None:
+def _collect(tx: AnyTransformation | Stage, numbered: State, classes: set[type], found: set[int]) -> None:
     stage = tx if isinstance(tx, Leafwise | Chain | Around) else stage_of(tx)
     if isinstance(stage, Leafwise):
         for name, slot in stage.slots.items():
@@ -51,7 +50,7 @@ def _collect(tx: Any, numbered: State, classes: set[type], found: set[int]) -> N
         found.update(leaf for name, leaf in _fields(numbered, classes, "") if name in SQUARES)
 
 
-def _fields(node: Any, classes: set[type], name: str) -> Iterator[tuple[str, Any]]:
+def _fields(node: PyTree, classes: set[type], name: str) -> Iterator[tuple[str, PyTree]]:
     """Every leaf with the innermost field around it, of a state's own named tuples and not of the params'."""
     children = jax.tree_util.default_registry.flatten_one_level(node) if not is_coded(node) else None
     if children is None:
@@ -71,7 +70,7 @@ def _classes(params: Params) -> set[type]:
     """The classes of the nodes in a tree of params: a field of one of them is the name of a param."""
     found: set[type] = set()
 
-    def visit(node: Any) -> bool:
+    def visit(node: object) -> bool:
         found.add(type(node))
         return False
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,13 @@ from gradxform.core.stages import Around, Chain, is_final
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import is_inexact
 from gradxform.core.types import AnyTransformation, Params, Scalar, State, Updates
-from gradxform.transforms.inspect import state_of
+from gradxform.transforms.inspect import Trainer, state_of
 from gradxform.transforms.nonfinite import all_finite
 
 LARGEST = 2.0**126
 """Of scales: its inverse is still a normal float32."""
+P = ParamSpec("P")
+T = TypeVar("T")
 NextScale: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
@@ -93,9 +95,8 @@ def dynamic_loss_scale(tx: AnyTransformation, initial: Scalar = 2.0**15, growth_
     _power_of_two("backoff_factor", backoff_factor, above=0, below=1)
     _power_of_two("min_scale", min_scale, above=0, at_most=LARGEST)
     _power_of_two("max_scale", max_scale, above=0, at_most=LARGEST)
-    bounds = {"at_least": min_scale if checks.is_concrete(min_scale) else None,
-              "at_most": max_scale if checks.is_concrete(max_scale) else LARGEST}
-    _power_of_two("initial", initial, above=0, **bounds)
+    _power_of_two("initial", initial, above=0, at_least=min_scale if checks.is_concrete(min_scale) else None,
+                  at_most=max_scale if checks.is_concrete(max_scale) else LARGEST)
     checks.integer("growth_interval", growth_interval, at_least=1)
 
     def following(fine: jax.Array, scale: jax.Array, good: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -150,8 +151,8 @@ def _scaled(tx: AnyTransformation, start: Scalar, following: NextScale, axis_nam
         scale, good, skipped = varying_like(params, mine) if axis_name == () else mine
         return LossScaleState(scale, good, skipped, state)
 
-    def update(updates: Updates, state: LossScaleState, params: Params | None = None, *, fine: Any = True,
-               **extra: Any) -> tuple[Updates, LossScaleState]:
+    def update(updates: Updates, state: LossScaleState, params: Params | None = None, *, fine: bool | jax.Array = True,
+               **extra: object) -> tuple[Updates, LossScaleState]:
         refuse_pieces(name, axis_name, updates)
         # A brick of its own, so that it is fused with those inside.
         unscale = Leafwise(lambda factor, g, p: g * factor if is_inexact(g) else g, at=lambda: 1 / state.scale,
@@ -167,7 +168,7 @@ def _scaled(tx: AnyTransformation, start: Scalar, following: NextScale, axis_nam
                   final=is_final(inner), guarded=True)
 
 
-def loss_scale(state: Any) -> jax.Array:
+def loss_scale(state: State | Trainer) -> jax.Array:
     """What the next loss is to be multiplied by.
 
     Args:
@@ -193,7 +194,8 @@ def loss_scale(state: Any) -> jax.Array:
     return found[0].scale
 
 
-def value_and_grad(fun: Callable[..., Any], state: Any, has_aux: bool = False) -> Callable[..., Any]:
+def value_and_grad(fun: Callable[P, T], state: State | Trainer,
+                   has_aux: bool = False) -> Callable[P, tuple[T, Updates]]:
     """``jax.value_and_grad``, with gradients of the scaled loss for the transformation that ``state`` is of.
 
     Args:
@@ -217,12 +219,13 @@ def value_and_grad(fun: Callable[..., Any], state: Any, has_aux: bool = False) -
     checks.function("fun", fun)
     scale = loss_scale(state)
 
-    def scaled(*args: Any, **kwargs: Any) -> tuple[jax.Array, Any]:
+    def scaled(*args: P.args, **kwargs: P.kwargs) -> tuple[jax.Array, T]:
         result = fun(*args, **kwargs)
-        value = result[0] if has_aux else result
+        value: Any = result
+        value = value[0] if has_aux else value
         return (widen(value) if isinstance(value, jax.Array) else value) * scale, result
 
-    def call(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> tuple[T, Updates]:
         (_, result), gradients = jax.value_and_grad(scaled, has_aux=True)(*args, **kwargs)
         return result, gradients
 
@@ -234,14 +237,15 @@ def _scales(state: State) -> list[LossScaleState]:
     return list(filter(is_scale, jax.tree.leaves(state, is_leaf=is_scale)))
 
 
-def _power_of_two(name: str, value: Any, **bounds: Any) -> None:
+def _power_of_two(name: str, value: Scalar, *, at_least: float | None = None, above: float | None = None,
+                  below: float | None = None, at_most: float | None = None) -> None:
     """Refuses what is not a power of two in its range.
 
     Raises:
       TypeError: ``value`` is no real number.
       ValueError: ``value`` is NaN, out of range or not a power of two.
     """
-    checks.real(name, value, **bounds)
+    checks.real(name, value, at_least=at_least, above=above, below=below, at_most=at_most)
     if isinstance(value, jax.core.Tracer) or not (checks.is_concrete(value) or hasattr(value, "__array__")):
         return
     for x in np.asarray(value, np.float64).ravel().tolist():

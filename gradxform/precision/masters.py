@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextvars
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from gradxform.core import stages
 from gradxform.core.bricks import is_empty
@@ -24,7 +26,7 @@ from gradxform.precision import words
 from gradxform.precision.noise import noise
 
 NAME = "precision.master_weights"
-_EXACT: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("exact", default=None)
+_EXACT: contextvars.ContextVar[dict[str, jax.Array] | None] = contextvars.ContextVar("exact", default=None)
 """The masters that a run starts from, by path, where they are more than its params say: see ``split``."""
 
 
@@ -88,7 +90,7 @@ def master_weights(tx: AnyTransformation, bits: int = 32) -> Around:
 
     def init(params: Params) -> MasterWeightsState:
         exact = _EXACT.get() or {}
-        treedef: Any = structure(params)
+        treedef = structure(params)
         masters, remainder = [], []
         for path, leaf in named_leaves(params):
             dtype = _lost(path, leaf, bits)
@@ -105,7 +107,7 @@ def master_weights(tx: AnyTransformation, bits: int = 32) -> Around:
                                   jnp.zeros([], jnp.int32) if bits == 24 else None)
 
     def update(updates: Updates, state: MasterWeightsState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, MasterWeightsState]:
+               **extra: object) -> tuple[Updates, MasterWeightsState]:
         if params is None:
             raise ValueError(f"{NAME}: expected params, got None: call update(updates, state, params)")
         leaves, treedef = flatten(updates)
@@ -202,7 +204,7 @@ def split(params: Params, tx: AnyTransformation, *, keep: Mask | str | None = No
     return treedef.unflatten(narrow), state
 
 
-def _lost(path: str, leaf: Any, bits: int) -> Any:
+def _lost(path: str, leaf: ArrayLike | jax.ShapeDtypeStruct, bits: int) -> np.dtype | None:
     """The dtype of what a param lacks of its master, None where that is nothing."""
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating) or dtype == jnp.float32:
@@ -215,7 +217,7 @@ def _lost(path: str, leaf: Any, bits: int) -> Any:
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else None
 
 
-def _master(p: Any, rest: Any) -> Any:
+def _master(p: ArrayLike, rest: jax.Array) -> jax.Array:
     """The master of a param and what that lacks of it."""
     if is_empty(rest):
         return words.widened(p)
@@ -224,7 +226,7 @@ def _master(p: Any, rest: Any) -> Any:
 
 @jax.jit
 def _move(p: jax.Array, master: jax.Array, update: jax.Array, rest: jax.Array,
-          now: tuple[jax.Array, Any] | None) -> tuple[jax.Array, jax.Array]:
+          now: tuple[jax.Array, int] | None) -> tuple[jax.Array, jax.Array]:
     """The update that takes a param to where its master goes, and what the new param lacks; see ``noise`` for now."""
     new = master + update
     if is_inexact(rest):
@@ -233,7 +235,7 @@ def _move(p: jax.Array, master: jax.Array, update: jax.Array, rest: jax.Array,
     return words.move(p, new, None if now is None else noise(0, *now, new.shape, 16 - low), low=low)
 
 
-def _kept(state: State) -> dict[str, Any]:
+def _kept(state: State) -> dict[str, jax.Array]:
     """What the params lack, by path.
 
     Raises:
@@ -247,7 +249,7 @@ def _kept(state: State) -> dict[str, Any]:
     return {path: rest for part in found for path, rest in named_leaves(part.remainder)}
 
 
-def _check_kept(tree: PyTree, params: list[Any], kept: list[Any]) -> None:
+def _check_kept(tree: PyTree, params: list[ArrayLike], kept: list[jax.Array]) -> None:
     """Refuses params of another shape or dtype than those that the state is of, with the path."""
     for i, (p, rest) in enumerate(zip(params, kept, strict=True)):
         if is_empty(rest):

@@ -6,11 +6,11 @@ import collections
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core.trees import named_leaves
 from gradxform.core.types import Params, State
@@ -112,12 +112,12 @@ def _share_at_top(coded: Coded) -> float:
     return float(np.mean(np.isin(_raw(arrays[0]), _raw(ends))))
 
 
-def _raw(x: Any) -> np.ndarray:
+def _raw(x: ArrayLike) -> np.ndarray:
     array = np.asarray(x)
     return array if array.dtype.kind in "iu" else array.view(f"u{array.dtype.itemsize}")
 
 
-def _bits(x: Any) -> int:
+def _bits(x: ArrayLike) -> int:
     dtype = jnp.result_type(x)
     size = math.prod(jnp.shape(x))
     if jnp.issubdtype(dtype, jnp.integer):

@@ -5,11 +5,10 @@ The same seed, step and element give the same bits on any mesh and after any int
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from gradxform.core.types import Step
 
@@ -38,7 +37,7 @@ def noise(seed: Step, step: Step, leaf: int, shape: tuple[int, ...], bits: int) 
     return _mix(x) >> jnp.uint32(32 - bits)
 
 
-def _word(x: Any) -> jax.Array:
+def _word(x: ArrayLike) -> jax.Array:
     """An integer as 32 bits; NumPy's scalars would warn where they wrap around."""
     return jnp.asarray(x).astype(jnp.uint32)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradxform.core import checks
 from gradxform.core.numbers import cast
@@ -64,21 +65,21 @@ class Policy(Value):
         """See the text of the class."""
         return _policy(params, compute, output, keep)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[Policy], tuple[object, ...]]:
         return Policy, tuple(self._arguments.values())
 
     @property
-    def params(self) -> Any:
+    def params(self) -> np.dtype:
         """The dtype that params are stored in."""
         return jnp.dtype(self._arguments["params"])
 
     @property
-    def compute(self) -> Any:
+    def compute(self) -> np.dtype:
         """The dtype of arithmetic."""
         return jnp.dtype(self._arguments["compute"])
 
     @property
-    def output(self) -> Any:
+    def output(self) -> np.dtype:
         """The dtype of results."""
         return jnp.dtype(self._arguments["output"])
 
@@ -107,7 +108,7 @@ class Policy(Value):
         checks.function("function", function)
 
         @functools.wraps(function)
-        def cast_around(*args: Any, **kwargs: Any) -> Any:
+        def cast_around(*args: P.args, **kwargs: P.kwargs) -> T:
             if not args:
                 raise TypeError(f"{getattr(function, '__name__', 'function')}: expected the params as the first "
                                 "argument by position, got none")
@@ -124,7 +125,7 @@ def _make(params: DType, compute: DType, output: DType, keep: Mask | str | None)
     as_mask("keep", keep)
 
 
-def _cast(x: Any, dtype: Any) -> Any:
+def _cast(x: PyTree, dtype: np.dtype) -> PyTree:
     return cast(x, dtype) if is_inexact(x) and not jnp.iscomplexobj(x) else x
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def stochastic_rounding(tx: AnyTransformation, seed: int = 0) -> Around:
         return StochasticRoundingState(jnp.zeros([], jnp.int32), stages.init(stage, wide))
 
     def update(updates: Updates, state: StochasticRoundingState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, StochasticRoundingState]:
+               **extra: object) -> tuple[Updates, StochasticRoundingState]:
         if params is None:
             raise ValueError(f"{NAME}: expected params, got None: call update(updates, state, params)")
         leaves, treedef = flatten(updates)
@@ -89,5 +89,5 @@ def stochastic_rounding(tx: AnyTransformation, seed: int = 0) -> Around:
 
 
 @jax.jit
-def _round(p: jax.Array, update: jax.Array, seed: Any, step: jax.Array, leaf: Any) -> jax.Array:
+def _round(p: jax.Array, update: jax.Array, seed: int, step: jax.Array, leaf: int) -> jax.Array:
     return words.between(p, words.truncate(widen(p) + update, noise(seed, step, leaf, p.shape, 16)))

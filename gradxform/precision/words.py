@@ -7,14 +7,13 @@ Half to even, as a cast rounds, is no pair: to an even ``hi`` round 65,537 float
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core.numbers import widen
 from gradxform.core.trees import is_inexact
+from gradxform.core.types import PyTree
 
 NAN, INF, MAGNITUDE = 0x7FC00000, 0x7F800000, 0x7FFFFFFF
 
@@ -83,7 +82,7 @@ def same(p: jax.Array, q: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(p, jnp.uint16) == lax.bitcast_convert_type(q, jnp.uint16)
 
 
-def widened(p: Any) -> Any:
+def widened(p: PyTree) -> PyTree:
     """A param in float32 at least, and a shape as the shape of that; a leaf of integers or keys as it is."""
     if not is_inexact(p):
         return p
