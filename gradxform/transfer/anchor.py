@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.core.bricks import Leafwise
@@ -29,7 +30,8 @@ class PullState(NamedTuple):
     count: jax.Array = None  # type: ignore[assignment]
 
 
-def check(strength: Any, head_strength: Any, head: Any, *, schedule: bool) -> None:
+def check(strength: ScalarOrSchedule, head_strength: ScalarOrSchedule, head: Mask | str | None, *,
+          schedule: bool) -> None:
     """Refuses bad arguments; a strength for new leaves needs to be told which they are.
 
     Raises:
@@ -80,10 +82,11 @@ def pull(anchor: Params | None, weight: PyTree | None, strength: ScalarOrSchedul
     def start(tree: Params | None, what: str) -> Slot:
         return Slot(start=lambda params: _copies(params, tree, flags("head", head, params), what))
 
-    def at(count: jax.Array) -> tuple[Any, Any]:
+    def at(count: jax.Array) -> tuple[Scalar, Scalar]:
         return at_step(strength, count - 1), at_step(head_strength, count - 1)
 
-    def leaf(now: Any, g: jax.Array, p: jax.Array, a: jax.Array | None, *w: jax.Array) -> tuple[Any, ...]:
+    def leaf(now: tuple[Scalar, Scalar], g: jax.Array, p: jax.Array, a: jax.Array | None,
+             *w: jax.Array) -> tuple[jax.Array | None, ...]:
         old, new = now
         if a is None:  # a new leaf is pulled to 0, and all of it counts alike
             return g + new * p, a, *w
@@ -104,14 +107,14 @@ def _copies(params: Params, tree: Params | None, new: list[bool], what: str) -> 
         New() if is_new else jnp.array(leaf, copy=True) for leaf, is_new in zip(own, new, strict=True)])
 
 
-def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[Any]:
+def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[ArrayLike | None]:
     """The leaf of ``tree`` at the path of each leaf of ``params``, None for the new ones.
 
     Raises:
       ValueError: a leaf is missing or has another shape, with its path.
     """
     there = dict(named_leaves(tree))
-    found: list[Any] = []
+    found: list[ArrayLike | None] = []
     for path, leaf, is_new in zip(paths(params), jax.tree.leaves(params), new, strict=True):
         if not is_new and path not in there:
             raise ValueError(f"{what}: expected an array of shape {jnp.shape(leaf)} at '{path}', got no leaf; name the "

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 SIXTY_FOUR_BITS = ("float64", "int64", "uint64", "complex128")
 
 
-def why_not(stored: Any, wanted: Any, *, on_host: bool = False) -> str:
+def why_not(stored: np.dtype, wanted: np.dtype, *, on_host: bool = False) -> str:
     """Why numbers of one dtype cannot become those of another; '' where they can.
 
     Args:
@@ -28,7 +27,7 @@ def why_not(stored: Any, wanted: Any, *, on_host: bool = False) -> str:
     return f"a cast from {_kind(stored)} to {_kind(wanted)} numbers would change what they mean"
 
 
-def cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any] | str:
+def cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray | str:
     """An array of its own with another dtype, or what keeps its numbers from being held by it."""
     if array.dtype == dtype:
         return np.array(array, order="C")
@@ -43,6 +42,6 @@ def cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, A
     return f"has {count} numbers of {array.dtype} that {dtype} cannot hold" if count else made
 
 
-def _kind(dtype: Any) -> str:
+def _kind(dtype: DTypeLike) -> str:
     kinds = {"integer": jnp.integer, "real": jnp.floating, "complex": jnp.complexfloating}
     return next((name for name, kind in kinds.items() if jnp.issubdtype(dtype, kind)), "logical")

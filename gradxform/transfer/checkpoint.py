@@ -14,9 +14,11 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
+
+from gradxform.core.types import Json
 
 FORMATS = "a .safetensors or .npz file, a .safetensors.index.json file or a directory with one, or an Orbax checkpoint"
 
@@ -37,7 +39,7 @@ class Entry:
     """
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any] | None
+    dtype: np.dtype | None
     stored: str
     hint: str = ""
 
@@ -57,7 +59,7 @@ class Checkpoint:
 
     path: pathlib.Path
     entries: Mapping[str, Entry]
-    read: Callable[[Sequence[str]], Iterator[tuple[str, np.ndarray[Any, Any]]]]
+    read: Callable[[Sequence[str]], Iterator[tuple[str, np.ndarray]]]
 
 
 def refuse(path: pathlib.Path, why: str) -> NoReturn:
@@ -117,7 +119,7 @@ def require(library: str, path: pathlib.Path) -> ModuleType:
 def parse_json(path: pathlib.Path, data: bytes) -> Any:
     """The value of a JSON text, in which every key occurs once and every number is finite."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         made = dict(pairs)
         if len(made) < len(pairs):
             keys = [key for key, _ in pairs]
@@ -131,7 +133,7 @@ def parse_json(path: pathlib.Path, data: bytes) -> Any:
         return json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=no_number)
 
 
-def is_shape(value: Any) -> bool:
+def is_shape(value: object) -> TypeGuard[Sequence[int]]:
     """Whether ``value`` is a list of integers >= 0, as many as an array can have axes."""
     return isinstance(value, (list, tuple)) and len(value) <= 32 and all(
         isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,14 @@ KINDS = ("true", "sampled", "empirical")
 POSITIONS = ("sum", "mean")
 
 
-def fisher_diagonal(apply: Callable[[Params, Any], jax.Array], params: Params, data: Iterable[Any], *,
+Apply: TypeAlias = Callable[[Params, PyTree], jax.Array]
+"""The logits of a batch of inputs."""
+
+
+def fisher_diagonal(apply: Apply, params: Params, data: Iterable[PyTree], *,
                     kind: str = "true", key: jax.Array | None = None, num_samples: int = 1, positions: str = "sum",
-                    mask: Callable[[Any], jax.Array] | None = None, chunk: int = 16,
-                    progress: Callable[[int, int], Any] | None = None) -> PyTree:
+                    mask: Callable[[PyTree], jax.Array] | None = None, chunk: int = 16,
+                    progress: Callable[[int, int], object] | None = None) -> PyTree:
     """The diagonal of the Fisher information of a classifier, for ``ewc_penalty``.
 
     ``F = E_x E_{y ~ p(y|x)} [(d log p(y|x) / d w)**2]`` (Kirkpatrick et al., PNAS 2017; Kunstner, Balles and Hennig,
@@ -87,7 +91,7 @@ def fisher_diagonal(apply: Callable[[Params, Any], jax.Array], params: Params, d
     params = jax.tree.map(jnp.asarray, params)
     total = jax.tree.leaves(Slot(real=True).new(params))
     seeds = Seeds(kind, num_samples, positions)
-    steps: dict[Any, tuple[int, Callable[..., list[jax.Array]], tuple[int, ...]]] = {}
+    steps: dict[Hashable, tuple[int, Callable[..., list[jax.Array]], tuple[int, ...]]] = {}
     done = 0
     for number, batch in enumerate(data):
         inputs, labels, size = _take(batch, kind, number)
@@ -164,7 +168,7 @@ class Seeds(NamedTuple):
         return jnp.where((position * classes + place if self.kind == "true" else position) == number, made, 0)
 
 
-def _step(apply: Callable[..., jax.Array], mask: Callable[[Any], jax.Array] | None, params: Params, inputs: PyTree,
+def _step(apply: Apply, mask: Callable[[PyTree], jax.Array] | None, params: Params, inputs: PyTree,
           rows: int, seeds: Seeds, chunk: int) -> Callable[..., list[jax.Array]]:
     """The compiled function that adds the squares of a batch to the total."""
     dense = fisher_dense.find(apply, params, inputs, rows)
@@ -188,8 +192,9 @@ def _step(apply: Callable[..., jax.Array], mask: Callable[[Any], jax.Array] | No
     return jax.jit(step, donate_argnums=0)
 
 
-def _dense(dense: fisher_dense.Dense, params: Params, inputs: PyTree, seeds: Seeds, made: jax.Array) -> dict[int, Any]:
-    def outputs(added: dict[int, jax.Array]) -> tuple[jax.Array, Any]:
+def _dense(dense: fisher_dense.Dense, params: Params, inputs: PyTree, seeds: Seeds,
+           made: jax.Array) -> dict[int, jax.Array]:
+    def outputs(added: dict[int, jax.Array]) -> tuple[jax.Array, dict[int, jax.Array]]:
         logits, xs = dense.logits(params, inputs, added)
         return log_probabilities(logits), xs
 
@@ -204,7 +209,7 @@ def _dense(dense: fisher_dense.Dense, params: Params, inputs: PyTree, seeds: See
     return lax.scan(add, zeros, jnp.arange(seeds.count(log_p)))[0]
 
 
-def _slow(apply: Callable[..., jax.Array], params: Params, inputs: PyTree, seeds: Seeds, made: jax.Array,
+def _slow(apply: Apply, params: Params, inputs: PyTree, seeds: Seeds, made: jax.Array,
           which: list[int], chunk: int) -> dict[int, jax.Array]:
     leaves, treedef = jax.tree.flatten(params)
     chosen = {leaf: leaves[leaf] for leaf in which}
@@ -227,7 +232,7 @@ def _slow(apply: Callable[..., jax.Array], params: Params, inputs: PyTree, seeds
         x = jnp.pad(x, [(0, rows - x.shape[0]), *[(0, 0)] * (x.ndim - 1)]) if zeros else _fill(x, rows)
         return x.reshape(-1, chunk, *x.shape[1:])
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
+    def add(total: dict[int, jax.Array], part: tuple[PyTree, jax.Array]) -> tuple[dict[int, jax.Array], None]:
         return jax.tree.map(lambda a, s: a + jnp.sum(s, 0), total, jax.vmap(example)(*part)), None
 
     # What fills up the last chunk has no weight.
@@ -249,7 +254,7 @@ def _fill(x: jax.Array, rows: int) -> jax.Array:
     return x if missing == 0 else jnp.concatenate([x, jnp.broadcast_to(x[:1], (missing, *x.shape[1:]))])
 
 
-def _take(batch: Any, kind: str, number: int) -> tuple[PyTree, Any, int]:
+def _take(batch: PyTree, kind: str, number: int) -> tuple[PyTree, jax.Array | None, int]:
     """The inputs, labels and size of a batch."""
     inputs, labels = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
@@ -265,7 +270,7 @@ def _take(batch: Any, kind: str, number: int) -> tuple[PyTree, Any, int]:
     return inputs, arrays.integers("labels", labels), size
 
 
-def _shape(apply: Callable[..., jax.Array], mask: Callable[[Any], jax.Array] | None, params: Params, inputs: PyTree,
+def _shape(apply: Apply, mask: Callable[[PyTree], jax.Array] | None, params: Params, inputs: PyTree,
            size: int) -> tuple[int, ...]:
     """The shape of labels; refuses logits or a mask of another one."""
     shape = jax.eval_shape(apply, params, inputs).shape
@@ -276,7 +281,7 @@ def _shape(apply: Callable[..., jax.Array], mask: Callable[[Any], jax.Array] | N
     return shape[:-1]
 
 
-def _check_rows(apply: Callable[..., jax.Array], params: Params, inputs: PyTree, size: int) -> None:
+def _check_rows(apply: Apply, params: Params, inputs: PyTree, size: int) -> None:
     """Refuses an ``apply`` whose rows of logits depend on other examples."""
     @jax.jit
     def difference(params: Params, inputs: PyTree) -> tuple[jax.Array, jax.Array]:

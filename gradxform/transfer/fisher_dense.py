@@ -8,7 +8,7 @@ is used once an example; the program is searched for the leaves of which that ca
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from jax.extend import core as jex
 
 from gradxform.core.numbers import widen
 from gradxform.core.types import Params, PyTree
+
+Value: TypeAlias = Any
+"""What a number of a program stands for, an array or what is not known."""
 
 
 class Step(NamedTuple):
@@ -42,7 +45,7 @@ class Program:
         closed = jax.make_jaxpr(fun)(params, inputs)
         self.empty = closed.jaxpr.replace(constvars=[], invars=[], outvars=[], eqns=[])
         self.steps: list[Step] = []
-        self.known: dict[int, Any] = {}
+        self.known: dict[int, Value] = {}
         self.size = len(closed.jaxpr.invars)
         self.outputs = self._inline(closed, list(range(self.size)))
         self.users: dict[int, list[int]] = {}
@@ -52,13 +55,13 @@ class Program:
         for output in self.outputs:
             self.users.setdefault(output, []).append(-1)
 
-    def _new(self, value: Any = None) -> int:
+    def _new(self, value: Value | None = None) -> int:
         self.size += 1
         if value is not None:
             self.known[self.size - 1] = value
         return self.size - 1
 
-    def _inline(self, closed: Any, operands: list[int]) -> list[int]:
+    def _inline(self, closed: jex.ClosedJaxpr, operands: list[int]) -> list[int]:
         numbers = dict(zip(closed.jaxpr.invars, operands, strict=True))
         numbers |= {var: self._new(value) for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True)}
         read = lambda atom: self._new(atom.val) if isinstance(atom, jex.Literal) else numbers[atom]  # noqa: E731
@@ -72,9 +75,9 @@ class Program:
             numbers |= dict(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in closed.jaxpr.outvars]
 
-    def run(self, inputs: list[Any], added: dict[int, Any]) -> list[Any]:
+    def run(self, inputs: list[Value], added: dict[int, jax.Array]) -> list[Value]:
         """The value of every number, ``added`` being added to the results of those steps."""
-        values: dict[int, Any] = self.known | dict(enumerate(inputs))
+        values: dict[int, Value] = self.known | dict(enumerate(inputs))
         for i, step in enumerate(self.steps):
             given = {var: values[k] for var, k in zip(step.eqn.invars, step.operands, strict=True)
                      if not isinstance(var, jex.Literal)}
@@ -122,7 +125,8 @@ class Dense(NamedTuple):
     program: Program
     taps: dict[int, Tap]
 
-    def logits(self, params: Params, inputs: PyTree, added: dict[int, jax.Array]) -> tuple[Any, Any]:
+    def logits(self, params: Params, inputs: PyTree,
+               added: dict[int, jax.Array]) -> tuple[jax.Array, dict[int, jax.Array]]:
         """The logits, and the input of each kernel."""
         values = self.program.run(jax.tree.leaves((params, inputs)), {
             self.taps[leaf].step: extra for leaf, extra in added.items()})

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
 
 import jax
 from flax import nnx
 
 from gradxform.core.trees import align, check_shapes, structure
-from gradxform.core.types import Mask, PyTree
+from gradxform.core.types import KeyPath, Mask, PyTree
 from gradxform.core.which import as_mask, flags
 
 
@@ -24,7 +23,7 @@ class Trainable:
 
     frozen: str
 
-    def __call__(self, path: tuple[Any, ...], value: Any) -> bool:
+    def __call__(self, path: KeyPath, value: object) -> bool:
         """Whether this variable is a param that trains."""
         return isinstance(value, nnx.Param) and re.search(self.frozen, _name(path)) is None
 
@@ -115,5 +114,5 @@ def keep_frozen(old: PyTree, new: PyTree, frozen: Mask | str) -> PyTree:
     return jax.tree.unflatten(treedef, kept)
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def _name(path: KeyPath) -> str:
     return "/".join(map(str, path))

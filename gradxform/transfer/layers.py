@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gradxform.core import checks
 from gradxform.core.selectors import compile_pattern
 from gradxform.core.trees import keyed_leaves, named_leaves, path_name
-from gradxform.core.types import Params, PyTree
+from gradxform.core.types import KeyPath, Params, PyTree
 from gradxform.core.which import is_hidden, is_partial
 
 Groups = str | Sequence[str | tuple[str, int]]
@@ -82,7 +82,7 @@ def layers_of(tree: PyTree, groups: list[Group]) -> tuple[dict[str, Layers], int
             for path, own in members.items()}, len(rank)
 
 
-def _counts(leaves: dict[str, Any], stacks: dict[str, tuple[int, ...]],
+def _counts(leaves: dict[str, PyTree], stacks: dict[str, tuple[int, ...]],
             groups: list[Group]) -> dict[tuple[int, ...], int]:
     """How many layers there are along the axis of each key of a group that has one."""
     seen: dict[tuple[int, ...], tuple[int, str]] = {}
@@ -141,10 +141,10 @@ def layers_at_depth(params: Params, depth: int = 1) -> tuple[str, ...]:
       ('^Dense_0(?:/|$)', '^Dense_2(?:/|$)')
     """
     checks.integer("depth", depth, at_least=1)
-    order: dict[tuple[Any, ...], int] = {}
-    prefixes: dict[str, list[Any]] = {}
+    order: dict[KeyPath, int] = {}
+    prefixes: dict[str, list[list[int | str] | int]] = {}
     for path, _ in keyed_leaves(params):
-        rank: list[Any] = []
+        rank: list[list[int | str] | int] = []
         for i, key in enumerate(path[:depth]):
             seen = order.setdefault(path[:i + 1], len(order))
             rank.append(natural(str(key.key)) if isinstance(key, jax.tree_util.DictKey) else seen)
@@ -153,6 +153,6 @@ def layers_at_depth(params: Params, depth: int = 1) -> tuple[str, ...]:
     return tuple(f"^{re.escape(name)}(?:/|$)" for name in names[:-1])
 
 
-def natural(name: str) -> list[Any]:
+def natural(name: str) -> list[int | str]:
     """A key to sort names by, the numbers in them as numbers."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

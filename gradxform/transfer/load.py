@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core.trees import is_tracing, named_leaves
 from gradxform.core.types import Mask, Params
@@ -159,12 +160,16 @@ def load_pretrained(path: str | os.PathLike[str], params: Params, *, rename: Ren
               if not rule.hits))
 
 
+Leaf: TypeAlias = ArrayLike | jax.ShapeDtypeStruct
+"""What stands in params for an array that is loaded."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Target:
     """A leaf of params and its rules."""
 
     path: str
-    leaf: Any
+    leaf: Leaf
     new: bool | None
     axes: tuple[int, ...] | None
     reshape: bool | None
@@ -175,7 +180,7 @@ class _Target:
         return tuple(jnp.shape(self.leaf))
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         return self.leaf.dtype if hasattr(self.leaf, "dtype") else jnp.result_type(self.leaf)
 
     def route(self, pieces: list[Piece]) -> Route:
@@ -230,7 +235,7 @@ def _match(pieces: list[Piece], targets: list[_Target],
 def _compare(routes: list[Route], entries: Mapping[str, Entry]) -> tuple[list[tuple[Route, bool]], list[str]]:
     """The routes that may lead to their params, and whether it is known that they do; why the others do not."""
     fit, misfits = list[tuple[Route, bool]](), list[str]()
-    forms = {name: Form(entry.shape, entry.dtype) for name, entry in entries.items()}
+    forms = {name: Form(entry.shape, entry.dtype) for name, entry in entries.items() if entry.dtype is not None}
     for route in routes:
         strange = [f"{name} is {entries[name]}, which is no dtype of an array here{entries[name].hint}"
                    for name in route.sources if entries[name].dtype is None]
@@ -244,14 +249,14 @@ def _compare(routes: list[Route], entries: Mapping[str, Entry]) -> tuple[list[tu
 
 
 def _read(checkpoint: Checkpoint, routes: list[Route],
-          leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loaded], list[str]]:
+          leaves: Mapping[str, Leaf]) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Loaded], list[str]]:
     """The value for each path, what was done to it, and what has turned out not to fit."""
     wanted: dict[str, list[Route]] = {}
     for route in routes:
         for name in dict.fromkeys(route.sources):
             wanted.setdefault(name, []).append(route)
-    values, loaded, misfits = dict[str, Any](), dict[str, Loaded](), list[str]()
-    waiting: dict[str, dict[str, Any]] = {route.path: {} for route in routes}
+    values, loaded, misfits = dict[str, jax.Array | np.ndarray](), dict[str, Loaded](), list[str]()
+    waiting: dict[str, dict[str, np.ndarray]] = {route.path: {} for route in routes}
     for name, array in checkpoint.read(list(wanted)):
         for route in wanted[name]:
             waiting[route.path][name] = array
@@ -268,7 +273,7 @@ def _read(checkpoint: Checkpoint, routes: list[Route],
     return values, loaded, misfits
 
 
-def _placed(array: np.ndarray[Any, Any], leaf: Any) -> Any:
+def _placed(array: np.ndarray, leaf: Leaf) -> jax.Array | np.ndarray:
     """The array where the leaf is: on the host, on its devices, or wherever jax puts what is not told."""
     if isinstance(leaf, (np.ndarray, np.generic)):
         return array

@@ -6,7 +6,6 @@ import math
 import pathlib
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +31,7 @@ def open_file(path: pathlib.Path) -> Checkpoint:
                 refuse(path, f"'{name}' occurs twice")
             entries[name] = _entry(path, name, archive, member)
 
-    def read(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    def read(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         with refusing(path), zipfile.ZipFile(path) as archive:
             for name in names:
                 with archive.open(f"{name}.npy") as stream:

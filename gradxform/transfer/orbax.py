@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import numpy as np
 
 from gradxform.core.trees import path_name
+from gradxform.core.types import KeyPath
 from gradxform.transfer.checkpoint import (
     FORMATS,
     Checkpoint,
@@ -69,7 +70,7 @@ def open_directory(path: pathlib.Path, roots: Roots) -> Checkpoint:
                               type(leaf).__name__ if dtype is None else str(dtype))
         check_ratio(path, name, entries[name], stored, ZSTD)
 
-    def read(wanted: Sequence[str]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    def read(wanted: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         # What is not wanted, such as the state of an optimizer, stays a placeholder and is not read.
         needed = set(wanted)
         item = jax.tree.unflatten(jax.tree.structure(tree), [
@@ -106,7 +107,7 @@ def _recorded(path: pathlib.Path) -> int:
     return sum(full)
 
 
-def _names(keys: Sequence[tuple[Any, ...]]) -> list[str]:
+def _names(keys: Sequence[KeyPath]) -> list[str]:
     """The paths of the leaves; those of a state of Flax NNX, which all end in ``value``, without that."""
     names = [path_name(key) for key in keys]
     if all(name.endswith("/value") for name in names):

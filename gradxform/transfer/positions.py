@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gradxform.core import arrays, checks
 from gradxform.core.numbers import wide_dtype
@@ -14,7 +14,7 @@ from gradxform.core.numbers import wide_dtype
 METHODS = {"bilinear": "linear", "bicubic": "cubic", "nearest": "nearest"}
 
 
-def resize_positions(embedding: Any, shape: tuple[int, ...], *, prefix_tokens: int = 1,
+def resize_positions(embedding: ArrayLike, shape: tuple[int, ...], *, prefix_tokens: int = 1,
                      grid: tuple[int, int] | None = None, new_grid: tuple[int, int] | None = None,
                      method: str = "bicubic", antialias: bool = True) -> jax.Array:
     """Resizes the position embeddings of an image's patches to another grid of patches.

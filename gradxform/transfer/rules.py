@@ -7,18 +7,21 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.core.selectors import Selector, compile_pattern, path_matches
-from gradxform.core.types import Mask, PyTree
+from gradxform.core.types import Mask, PyTree, Shape
 from gradxform.core.which import flags
 from gradxform.transfer.layers import natural
 
-Shape: TypeAlias = tuple[int, ...]
-Convert: TypeAlias = Callable[[Any, Shape], Any]
+Convert: TypeAlias = Callable[[np.ndarray, Shape], ArrayLike]
+"""A function of an array of a file and the shape of its param."""
+Joiner: TypeAlias = Callable[[list[np.ndarray]], ArrayLike]
+"""A function that makes one array of several."""
 Where: TypeAlias = str | Selector
 
 
@@ -89,7 +92,7 @@ class Join:
     """
 
     name: str
-    by: Callable[[list[Any]], Any] = np.stack
+    by: Joiner = np.stack
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -108,14 +111,15 @@ class Piece:
     source: str
     name: str
     cut: tuple[int, int] | None = None
-    join: Callable[[list[Any]], Any] | None = None
+    join: Joiner | None = None
 
     @property
-    def place(self) -> tuple[Any, ...]:
+    def place(self) -> tuple[list[int | str], tuple[int, int]]:
         """Where it stands among those that are joined."""
         return natural(self.source), self.cut or (0, 1)
 
 
+U = TypeVar("U")
 V = TypeVar("V")
 
 
@@ -131,7 +135,7 @@ class Rule(Generic[V]):
     """
 
     argument: str
-    where: Any
+    where: Mask | str
     value: V
     hits: int = 0
 
@@ -149,8 +153,7 @@ class NameRule(Rule[V]):
     """
 
     def __post_init__(self) -> None:
-        compile_pattern(self.argument, self.where)
-        self.pattern = re.compile(spelled(self.where))
+        self.pattern = re.compile(spelled(compile_pattern(self.argument, self.where).pattern))
 
     def applies(self, name: str) -> bool:
         """Whether the pattern is found in a name with slashes."""
@@ -204,8 +207,8 @@ def name_rules(argument: str, rules: Mapping[str, V] | Iterable[tuple[str, V]]) 
             for where, value in (rules.items() if isinstance(rules, Mapping) else rules)]
 
 
-def param_rules(argument: str, rules: Mapping[Where, Any] | None,
-                check: Callable[[str, Any], V]) -> list[ParamRule[V]]:
+def param_rules(argument: str, rules: Mapping[Where, U] | None,
+                check: Callable[[str, U], V]) -> list[ParamRule[V]]:
     """The rules of params in an argument, each value as ``check`` returns it.
 
     Raises:
@@ -243,9 +246,11 @@ def renamed(sources: Iterable[str], rules: Sequence[NameRule[Replacement]]) -> l
 
 
 def _renamed(piece: Piece, rule: NameRule[Replacement]) -> list[Piece]:
-    def to(name: str | Callable[[re.Match[str]], str], **changes: Any) -> Piece:
+    def to(name: str | Callable[[re.Match[str]], str], cut: tuple[int, int] | None = piece.cut,
+           join: Joiner | None = piece.join) -> Piece:
         try:
-            return dataclasses.replace(piece, name=with_slashes(rule.pattern.sub(name, piece.name)), **changes)
+            return dataclasses.replace(piece, name=with_slashes(rule.pattern.sub(name, piece.name)),
+                                       cut=cut, join=join)
         except re.error as error:
             raise ValueError(f"rename: {rule.value!r} does not fit {rule.where!r} ({error})") from error
 
@@ -264,7 +269,7 @@ def _renamed(piece: Piece, rule: NameRule[Replacement]) -> list[Piece]:
     return [to(name, cut=(i, len(value))) for i, name in enumerate(value)]
 
 
-def permutation(name: str, value: Any) -> tuple[int, ...]:
+def permutation(name: str, value: Iterable[int]) -> tuple[int, ...]:
     """A permutation of axes as a tuple.
 
     Raises:
@@ -276,7 +281,7 @@ def permutation(name: str, value: Any) -> tuple[int, ...]:
     return axes
 
 
-def function(name: str, value: Any) -> Convert:
+def function(name: str, value: Convert) -> Convert:
     """A function of an array and a shape.
 
     Raises:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
 
+from gradxform.core.types import Json
 from gradxform.transfer.checkpoint import (
     Checkpoint,
     Entry,
@@ -30,7 +31,14 @@ NUMPY = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "i
          "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64"}
 OTHERS = {"BF16": jnp.bfloat16, "F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}
 """Dtypes that NumPy has no name for: their bytes are taken as they are."""
-DTYPES: dict[str, np.dtype[Any]] = {stored: np.dtype(dtype) for stored, dtype in {**NUMPY, **OTHERS}.items()}
+DTYPES: dict[str, np.dtype] = {stored: np.dtype(dtype) for stored, dtype in {**NUMPY, **OTHERS}.items()}
+
+
+class _File(Protocol):
+    """A file that the library has open."""
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        """The array of a name."""
 
 
 def open_file(path: pathlib.Path) -> Checkpoint:
@@ -38,7 +46,7 @@ def open_file(path: pathlib.Path) -> Checkpoint:
     library = require("safetensors", path)
     entries, starts = _header(path)
 
-    def read(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    def read(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         with refusing(path), library.safe_open(path, framework="np") as file:
             for name in names:
                 yield name, _array(path, name, entries[name], starts[name], file)
@@ -63,7 +71,7 @@ def open_index(path: pathlib.Path, roots: Roots) -> Checkpoint:
             f"'{name}' is {'not in the index' if (name, file) in found else 'not there'} for {file}"
             for name, file in wrong))
 
-    def read(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    def read(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         for file, part in parts.items():
             yield from part.read([name for name in names if places[name] == file])
 
@@ -106,7 +114,7 @@ def _header(path: pathlib.Path) -> tuple[dict[str, Entry], dict[str, int]]:
     return entries, {name: 8 + length + start for name, (start, _) in ranges.items()}
 
 
-def _entry(path: pathlib.Path, name: str, fields: Any) -> tuple[Entry, tuple[int, int]]:
+def _entry(path: pathlib.Path, name: str, fields: Json) -> tuple[Entry, tuple[int, int]]:
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         refuse(path, f"expected dtype, shape and data_offsets of '{name}', got {str(fields)[:200]}")
     stored, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
@@ -119,11 +127,11 @@ def _entry(path: pathlib.Path, name: str, fields: Any) -> tuple[Entry, tuple[int
     return entry, (offsets[0], offsets[1])
 
 
-def _array(path: pathlib.Path, name: str, entry: Entry, start: int, file: Any) -> np.ndarray[Any, Any]:
+def _array(path: pathlib.Path, name: str, entry: Entry, start: int, file: _File) -> np.ndarray:
     if entry.stored in OTHERS:
         count = math.prod(entry.shape)
         return np.fromfile(path, entry.dtype, count, offset=start).reshape(entry.shape)
-    array: np.ndarray[Any, Any] = file.get_tensor(name)
+    array: np.ndarray = file.get_tensor(name)
     if entry.stored == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
         refuse(path, f"'{name}' has truth values other than 0 and 1")
     return array

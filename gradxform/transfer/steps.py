@@ -9,15 +9,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from gradxform.transfer.cast import cast, why_not
-from gradxform.transfer.rules import Convert, Shape, hint
+from gradxform.transfer.rules import Convert, Joiner, Shape, hint
 
-Array = np.ndarray[Any, Any]
+Array: TypeAlias = np.ndarray
 
 
 class Misfit(ValueError):
@@ -28,7 +28,10 @@ class Form(NamedTuple):
     """What is known of an array before it is read."""
 
     shape: Shape
-    dtype: Any
+    dtype: np.dtype
+
+
+Known: TypeAlias = Form | Array
 
 
 class Step(Protocol):
@@ -55,17 +58,17 @@ class Cut:
     part: int
     parts: int
 
-    def form(self, x: Any) -> Form:
+    def form(self, x: Known) -> Form:
         """A part of the first axis."""
         if not x.shape or x.shape[0] % self.parts:
             raise Misfit(f"which cannot be cut into {self.parts} equal parts")
         return Form((x.shape[0] // self.parts, *x.shape[1:]), x.dtype)
 
-    def array(self, x: Any) -> Array:
+    def array(self, x: Array) -> Array:
         """The part."""
         return np.split(x, self.parts)[self.part]
 
-    def text(self, x: Any) -> str:
+    def text(self, x: Known) -> str:
         """Which part of how many."""
         return f"part {self.part + 1} of {self.parts}"
 
@@ -74,9 +77,9 @@ class Cut:
 class Joined:
     """Several arrays made one by a function of the list of them."""
 
-    by: Callable[[list[Any]], Any]
+    by: Joiner
 
-    def form(self, x: Any) -> Form | None:
+    def form(self, x: Sequence[Known]) -> Form | None:
         """A new axis in front, if they are stacked."""
         if self.by is not np.stack:
             return None
@@ -85,11 +88,11 @@ class Joined:
             raise Misfit(f"which cannot be stacked, for their shapes are {', '.join(map(str, shapes))}")
         return Form((len(x), *shapes[0]), functools.reduce(jnp.promote_types, [one.dtype for one in x]))
 
-    def array(self, x: Any) -> Array:
+    def array(self, x: list[Array]) -> Array:
         """What the function makes of the list."""
         return _called(self.by, x)
 
-    def text(self, x: Any) -> str:
+    def text(self, x: Sequence[Known]) -> str:
         """Which function, of how many."""
         return f"{_name(self.by)} of {len(x)}"
 
@@ -100,17 +103,17 @@ class Transposed:
 
     axes: tuple[int, ...]
 
-    def form(self, x: Any) -> Form:
+    def form(self, x: Known) -> Form:
         """The axes in the new order."""
         if len(x.shape) != len(self.axes):
             raise Misfit(f"which cannot be transposed by {self.axes}")
         return Form(tuple(x.shape[axis] for axis in self.axes), x.dtype)
 
-    def array(self, x: Any) -> Array:
+    def array(self, x: Array) -> Array:
         """The same."""
         return x.transpose(self.axes)
 
-    def text(self, x: Any) -> str:
+    def text(self, x: Known) -> str:
         """The order."""
         return f"transpose {self.axes}"
 
@@ -121,17 +124,17 @@ class Reshaped:
 
     shape: Shape
 
-    def form(self, x: Any) -> Form:
+    def form(self, x: Known) -> Form:
         """The shape of the param, if it has as many numbers."""
         if math.prod(x.shape) != math.prod(self.shape):
             raise Misfit(f"{self.shape} expected")
         return Form(self.shape, x.dtype)
 
-    def array(self, x: Any) -> Array:
+    def array(self, x: Array) -> Array:
         """The same."""
         return x.reshape(self.shape)
 
-    def text(self, x: Any) -> str:
+    def text(self, x: Known) -> str:
         """The shape before, if it was another."""
         return "" if x.shape == self.shape else f"reshape {x.shape}"
 
@@ -143,15 +146,15 @@ class Converted:
     function: Convert
     shape: Shape
 
-    def form(self, x: Any) -> None:
+    def form(self, x: Known) -> None:
         """Nobody knows."""
         return
 
-    def array(self, x: Any) -> Array:
+    def array(self, x: Array) -> Array:
         """What the function makes of the array."""
         return _called(self.function, x, self.shape)
 
-    def text(self, x: Any) -> str:
+    def text(self, x: Known) -> str:
         """The shape before, and the function."""
         return f"{x.shape} by {_name(self.function)}"
 
@@ -161,10 +164,10 @@ class Cast:
     """The last step: the shape and the dtype of the param, in memory of its own."""
 
     shape: Shape
-    dtype: Any
+    dtype: np.dtype
     on_host: bool
 
-    def form(self, x: Any) -> Form:
+    def form(self, x: Known) -> Form:
         """That of the param."""
         if x.shape != self.shape:
             raise Misfit(f"{self.shape} expected{hint(x.shape, self.shape)}")
@@ -172,17 +175,21 @@ class Cast:
             raise Misfit(f"{self.dtype} expected; {reason}")
         return Form(self.shape, self.dtype)
 
-    def array(self, x: Any) -> Array:
+    def array(self, x: Array) -> Array:
         """Its own numbers, or the error that they do not fit."""
         made = cast(x, np.dtype(self.dtype))
         if isinstance(made, str):
             raise Misfit(f"which {made}")
         return made
 
-    def text(self, x: Any) -> str:
+    def text(self, x: Known) -> str:
         """The dtype before, if it was another."""
         return "" if x.dtype == self.dtype else f"from {x.dtype}"
 
+
+
+K = TypeVar("K", Form, Array)
+M = TypeVar("M")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,13 +222,13 @@ class Route:
         Raises:
           Misfit: it does not fit, or a function raised an error.
         """
-        def take(step: Step, x: Any) -> Array:
+        def take(step: Step, x: Array | list[Array]) -> Array:
             step.form(x)
             return step.array(x)
 
         return self._walk(arrays, take)
 
-    def _walk(self, starts: Mapping[str, Any], take: Callable[[Step, Any], Any]) -> tuple[Any, tuple[str, ...]]:
+    def _walk(self, starts: Mapping[str, K], take: Callable[[Step, Any], M]) -> tuple[M, tuple[str, ...]]:
         done: list[str] = []
 
         def walk(x: Any, steps: Sequence[Step]) -> Any:
@@ -233,7 +240,7 @@ class Route:
                     after = take(step, x)
                 except Misfit as error:
                     several = f" and {len(self.sources) - 1} more" if len(self.sources) > 1 else ""
-                    now = [f"makes {_text(x)}"] if done and not isinstance(x, list) else []
+                    now: list[str] = [f"makes {_text(x)}"] if done and not isinstance(x, list) else []
                     raise Misfit(", ".join([f"{_text(starts[self.sources[0]])} of {self.sources[0]}{several}", *done,
                                             *now, str(error)])) from error
                 if text and text not in done:
@@ -246,16 +253,16 @@ class Route:
         return walk(parts if isinstance(self.steps[0], Joined) else parts[0], self.steps), tuple(done)
 
 
-def _called(function: Callable[..., Any], *given: Any) -> Array:
+def _called(function: Callable[..., object], *given: object) -> Array:
     try:
         return np.asarray(function(*given))
     except Exception as error:  # whatever it is: its path, and all other problems, are to be told with it
         raise Misfit(f"{_name(function)} raised {type(error).__name__}: {error}") from error
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Callable[..., object]) -> str:
     return getattr(function, "__name__", str(function))
 
 
-def _text(x: Any) -> str:
+def _text(x: Known) -> str:
     return f"{tuple(x.shape)} {x.dtype}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
             str(start): stages.init(stage, _part(params, own, start)) for start in starts})
 
     def update(updates: Updates, state: UnfreezeState, params: Params | None = None,
-               **extra: Any) -> tuple[Updates, UnfreezeState]:
+               **extra: object) -> tuple[Updates, UnfreezeState]:
         own = _starts(updates, pairs)
         leaves, treedef = jax.tree.flatten(updates)
         live = {start: jnp.asarray(True) if start == 0 else state.step >= start for start in starts}
@@ -100,10 +100,11 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
             part_params = None if params is None else _part(params, own, start)
             old = state.inner_states[str(start)]
 
-            def train(part: Any = part, part_params: Any = part_params, old: Any = old) -> tuple[Updates, State]:
+            def train(part: Updates = part, part_params: Params | None = part_params,
+                      old: State = old) -> tuple[Updates, State]:
                 return run(stage, part, old, part_params, extra, "gradual_unfreeze")
 
-            def wait(part: Any = part, old: Any = old) -> tuple[Updates, State]:
+            def wait(part: Updates = part, old: State = old) -> tuple[Updates, State]:
                 return jax.tree.map(no_update, part), old
 
             moved, inner_states[str(start)] = train() if start == 0 else branch(live[start], train, wait)
@@ -116,7 +117,7 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Sequence[tuple[str,
                   final=is_final(stage))
 
 
-def _pairs(schedule: Any) -> list[tuple[re.Pattern[str], int | None]]:
+def _pairs(schedule: Sequence[tuple[str, int | None]]) -> list[tuple[re.Pattern[str], int | None]]:
     if not isinstance(schedule, (list, tuple)) or not all(
             isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in schedule):
         raise TypeError(f"schedule: expected pairs (regular expression, step), got {schedule!r}")
