@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +81,7 @@ def _block_masking(key: jax.Array, batch: int, rows: int, columns: int, num_mask
     def active(mask: jax.Array, failures: jax.Array) -> jax.Array:
         return (missing(mask) > 0) & (failures < ATTEMPTS)
 
-    def lay(carry: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+    def lay(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         draw, mask, failures = carry
         left = missing(mask)
         block, fits = _block(jax.random.uniform(jax.random.fold_in(block_key, draw), (4, batch)), rows, columns,
@@ -93,7 +92,8 @@ def _block_masking(key: jax.Array, batch: int, rows: int, columns: int, num_mask
 
     # Of the noise, so that inside shard_map they vary with the devices as the key does.
     nothing, never = noise < 0, jnp.zeros_like(noise[:, 0, 0], jnp.int32)
-    _, mask, _ = lax.while_loop(lambda carry: jnp.any(active(carry[1], carry[2])), lay, (0, nothing, never))
+    start = jnp.zeros([], jnp.int32), nothing, never
+    _, mask, _ = lax.while_loop(lambda carry: jnp.any(active(carry[1], carry[2])), lay, start)
 
     # The count of masked neighbors decides, the noise between equals.
     beside = jnp.pad(mask, ((0, 0), (1, 1), (1, 1))).astype(noise.dtype)

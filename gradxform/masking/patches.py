@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -152,13 +151,13 @@ def denormalize_patches(normalized: jax.Array, patches: jax.Array, *, epsilon: S
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _normalize_patches(patches: jax.Array, epsilon: Any, ddof: int) -> jax.Array:
+def _normalize_patches(patches: jax.Array, epsilon: Scalar, ddof: int) -> jax.Array:
     mean, var = _mean_and_var(patches, ddof)
     return ((widen(patches) - mean) * lax.rsqrt(var + epsilon)).astype(patches.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _denormalize_patches(normalized: jax.Array, patches: jax.Array, epsilon: Any, ddof: int) -> jax.Array:
+def _denormalize_patches(normalized: jax.Array, patches: jax.Array, epsilon: Scalar, ddof: int) -> jax.Array:
     mean, var = _mean_and_var(patches, ddof)
     return (widen(normalized) * jnp.sqrt(var + epsilon) + mean).astype(normalized.dtype)
 
@@ -169,7 +168,7 @@ def _mean_and_var(patches: jax.Array, ddof: int) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.sum(jnp.square(x - mean), -1, keepdims=True) / (x.shape[-1] - ddof)
 
 
-def _statistical(patches: Any, epsilon: Scalar, ddof: int) -> tuple[jax.Array, Scalar, int]:
+def _statistical(patches: jax.Array, epsilon: Scalar, ddof: int) -> tuple[jax.Array, Scalar, int]:
     """The checked arguments of which a mean and a variance are made."""
     patches = arrays.floating("patches", patches)
     checks.real("epsilon", epsilon, at_least=0)
@@ -186,7 +185,7 @@ def _reshaped(x: jax.Array, *shape: int) -> jax.Array:
     return jnp.reshape(x, shape, out_sharding=PartitionSpec(first) if named else None)
 
 
-def _array(name: str, x: Any, ndims: tuple[int, ...], of: str) -> jax.Array:
+def _array(name: str, x: jax.Array, ndims: tuple[int, ...], of: str) -> jax.Array:
     if not hasattr(x, "dtype"):
         raise TypeError(f"{name}: expected an array, got {x!r}")
     if x.ndim not in ndims:

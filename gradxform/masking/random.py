@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def within(lengths: jax.Array, length: int) -> jax.Array:
     return jnp.arange(length) < lengths[:, None]
 
 
-def sizes(name: str, value: Any, batch: int) -> jax.Array:
+def sizes(name: str, value: int | jax.Array, batch: int) -> jax.Array:
     """A number for each example as an array.
 
     Raises:

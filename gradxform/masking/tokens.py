@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,8 +99,8 @@ def mlm_corrupt(
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7, 8))
-def _mlm_corrupt(key: jax.Array, ids: jax.Array, attention_mask: jax.Array | None, ratio: Any, mask_share: Any,
-                 random_share: Any, mask_id: int, vocab_size: int, special: tuple[int, ...]) -> CorruptedTokens:
+def _mlm_corrupt(key: jax.Array, ids: jax.Array, attention_mask: jax.Array | None, ratio: Scalar, mask_share: Scalar,
+                 random_share: Scalar, mask_id: int, vocab_size: int, special: tuple[int, ...]) -> CorruptedTokens:
     choice_key, kind_key, token_key = jax.random.split(key, 3)
     chosen = jax.random.uniform(choice_key, ids.shape) < ratio
     chosen &= ~jnp.isin(ids, jnp.array(special, ids.dtype))
@@ -192,7 +192,7 @@ def scatter_tokens(x: jax.Array, ids_restore: jax.Array, fill: jax.Array | float
     return jnp.where(ids < visible, found, _placed_like(found, fill))
 
 
-def _tokens(x: Any, ids: jax.Array, name: str) -> jax.Array:
+def _tokens(x: jax.Array, ids: jax.Array, name: str) -> jax.Array:
     if not hasattr(x, "dtype"):
         raise TypeError(f"x: expected an array, got {x!r}")
     x = jnp.asarray(x)
