@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 from gradxform.core import checks
 from gradxform.core.schedule import Schedule
+from gradxform.core.types import AnySchedule
 from gradxform.plot.style import axes, finish, lines, named
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def schedules(
-    schedules: Mapping[str, Callable[[Any], Any]] | Sequence[Callable[[Any], Any]],
+    schedules: Mapping[str, AnySchedule] | Sequence[AnySchedule],
     steps: int,
     *,
     ax: Axes | None = None,
@@ -58,7 +59,7 @@ def schedules(
     return ax
 
 
-def _values(label: str, schedule: Callable[[Any], Any], steps: int) -> np.ndarray:
+def _values(label: str, schedule: AnySchedule, steps: int) -> np.ndarray:
     checks.function(f"schedules[{label!r}]", schedule)
     if isinstance(schedule, Schedule):
         return np.asarray(schedule(jnp.arange(steps)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.plot.style import axes, finish, lines
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def distributions(
-    values: Mapping[str, Any],
+    values: Mapping[str, ArrayLike],
     *,
     bins: int = 60,
     range: tuple[float, float] | None = None,
@@ -91,7 +92,7 @@ class _Sample(NamedTuple):
         return f"{told}, {self.others:,} not finite" if self.others else told
 
 
-def _sample(label: str, value: Any) -> _Sample:
+def _sample(label: str, value: ArrayLike) -> _Sample:
     name, array = f"values[{label!r}]", np.asarray(value)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}")
@@ -102,7 +103,7 @@ def _sample(label: str, value: Any) -> _Sample:
     return _Sample(finite, numbers.size - finite.size)
 
 
-def _limits(limits: Any, samples: list[_Sample]) -> tuple[float, float]:
+def _limits(limits: tuple[float, float] | None, samples: list[_Sample]) -> tuple[float, float]:
     if limits is None:
         low = min(float(sample.finite.min()) for sample in samples)
         high = max(float(sample.finite.max()) for sample in samples)

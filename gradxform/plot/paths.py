@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.core.foreign import stage_of
 from gradxform.core.numbers import float_dtype
-from gradxform.core.types import AnyTransformation
+from gradxform.core.types import AnyTransformation, State
 from gradxform.plot.style import axes, finish, lines, named
 from gradxform.transforms.combine import apply_updates
 
@@ -26,7 +27,7 @@ _LEVELS = 14
 
 
 def trajectories(
-    loss: Callable[[jax.Array], Any],
+    loss: Callable[[jax.Array], ArrayLike],
     transformations: Mapping[str, AnyTransformation] | Sequence[AnyTransformation],
     start: Sequence[float],
     steps: int,
@@ -90,12 +91,12 @@ def trajectories(
     return ax
 
 
-def _path(label: str, loss: Callable[[jax.Array], Any], tx: AnyTransformation, start: jax.Array,
+def _path(label: str, loss: Callable[[jax.Array], ArrayLike], tx: AnyTransformation, start: jax.Array,
           steps: int) -> np.ndarray:
     """The parameters before every update and after the last, as an array of shape (steps + 1, 2)."""
     stage_of(tx, f"transformations[{label!r}]")  # or it raises
 
-    def step(carry: tuple[jax.Array, Any], _: None) -> tuple[tuple[jax.Array, Any], jax.Array]:
+    def step(carry: tuple[jax.Array, State], _: None) -> tuple[tuple[jax.Array, State], jax.Array]:
         params, state = carry
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         params = apply_updates(params, updates)
@@ -105,7 +106,7 @@ def _path(label: str, loss: Callable[[jax.Array], Any], tx: AnyTransformation, s
     return np.concatenate([np.asarray(start)[None], np.asarray(after)])
 
 
-def _heights(loss: Callable[[jax.Array], Any], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _heights(loss: Callable[[jax.Array], ArrayLike], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     points = jnp.stack(jnp.meshgrid(jnp.asarray(x), jnp.asarray(y)), axis=-1)
     return np.asarray(jax.vmap(jax.vmap(loss))(points))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from gradxform.core.printing import format_argument
 from gradxform.core.value import Value
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette without its yellow, which vanishes on white paper; the darkest of its hues come first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-DASHES: tuple[Any, ...] = ("solid", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
+Dashes: TypeAlias = str | tuple[int, tuple[float, ...]]
+"""A line style of matplotlib: a name, or an offset and the lengths of strokes and gaps in turn."""
+
+DASHES: tuple[Dashes, ...] = ("solid", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 LABEL_WIDTH = 48
 """Letters in a line of a label made here."""
+
+T = TypeVar("T")
 
 
 class Line(NamedTuple):
@@ -32,7 +37,7 @@ class Line(NamedTuple):
     """
 
     color: str
-    dashes: Any
+    dashes: Dashes
     marker: str
 
 
@@ -41,7 +46,7 @@ def lines() -> Iterator[Line]:
     return map(Line, itertools.cycle(COLORS), itertools.cycle(DASHES), itertools.cycle(MARKERS))
 
 
-def named(values: Mapping[str, Any] | Sequence[Any]) -> list[tuple[str, Any]]:
+def named(values: Mapping[str, T] | Sequence[T]) -> list[tuple[str, T]]:
     """What to draw, each with its label; one without is labelled by the call that makes it, in short."""
     if isinstance(values, Mapping):
         return list(values.items())
@@ -49,7 +54,7 @@ def named(values: Mapping[str, Any] | Sequence[Any]) -> list[tuple[str, Any]]:
     return [(textwrap.fill(short(value), LABEL_WIDTH, break_on_hyphens=False), value) for value in values]
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """The call that makes ``value``, less the room it is in, the defaults and the names of what has no default."""
     if isinstance(value, Value):
         parts: list[str] = []
