@@ -12,6 +12,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.as_in_use
+
 matplotlib.use("Agg")
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
@@ -90,6 +92,7 @@ def test_the_first_line_says_what_it_is(name: str) -> None:
     assert not rest or rest[0] == ""
 
 
+@pytest.mark.kinds_by("name")
 @pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES, *METHODS])
 def test_the_example_runs(name: str) -> None:
     item = (PUBLIC | METHODS)[name]

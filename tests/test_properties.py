@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, assume, given, settings
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 SETTINGS = settings(deadline=None, derandomize=True, database=None, print_blob=False,
                     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 

@@ -12,6 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from gradxform.augment.pixels.arithmetic import exact, quotient, whole, within
 
+pytestmark = pytest.mark.long
+
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 SPECIAL = np.float32([np.nan, np.inf, -np.inf, 0, -1, 1, 0.5, 255, 256, 2**24, -2**24])
 
@@ -65,6 +67,7 @@ def test_quotients_are_those_of_integers() -> None:
     np.testing.assert_array_equal(jax.jit(quotient)(a, b[:, None]), a // b[:, None])
 
 
+@pytest.mark.as_in_use
 def test_an_exact_product_is_rounded_before_it_is_added() -> None:
     """(1 + 2^-12)^2 - 1 is 2^-11 with its product rounded, and 2^-11 + 2^-24 with one rounding in the end."""
     x, one = jnp.full(64, 1 + 2.0**-12, jnp.float32), jnp.full(64, -1.0, jnp.float32)
@@ -76,6 +79,7 @@ def test_what_is_known_beforehand_stays_as_exact_as_it_is(value: float) -> None:
     assert exact(value) == value and not isinstance(exact(value), jax.Array)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks how XLA's CPU backend has it")
 def test_the_program_has_exact_arithmetic_without_minima() -> None:
     """A choice between two numbers is one instruction; XLA's minimum, clamp and rounding to integers are several."""

@@ -16,6 +16,8 @@ from scipy import stats
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 augment = gx.augment
 LIKELY = 1e-4
 
@@ -104,6 +106,7 @@ def test_levels_are_uniform_and_signs_fair() -> None:
 # The mixture.
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("options", [
     pytest.param({"severity": 10.0, "width": 2, "depth": 3, "all_ops": True, "interpolation": "nearest", "fill": 0.5},
                  marks=pytest.mark.exhaustive), {}], ids=str)
@@ -142,6 +145,7 @@ def test_weights_of_nothing_and_of_everything() -> None:
         assert (got[i] != want).mean() <= (0.003 if turned else 0)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.exhaustive
 def test_strategies_agree_and_images_are_independent() -> None:
     images, key = oracles.photographs(7, 12, 17), jax.random.key(5)

@@ -13,6 +13,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 KEY = jax.random.PRNGKey(0)
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from devices import eight_devices
 
+pytestmark = pytest.mark.long
+
 PROGRAM = pathlib.Path(__file__).parent / "augment_sharded_program.py"
 CHECKS = [f"{chain}, uint8, {place}" for chain in ("moves", "colours")
           for place in ("jit, auto mesh", "jit, explicit mesh", "shard_map, check_vma=True")]

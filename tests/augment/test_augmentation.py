@@ -255,6 +255,7 @@ def test_equal_images_do_not_move_alike() -> None:
 # Strategies.
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("batching", ["map", "vmap"])
 def test_all_strategies_give_the_same(batching: str, dtype: Any) -> None:
@@ -269,6 +270,7 @@ def test_all_strategies_give_the_same(batching: str, dtype: Any) -> None:
         np.testing.assert_allclose(np.float32(got), np.float32(wanted), rtol=2**-7, atol=1e-6)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("batching", ["map", "vmap"])
 def test_strategies_on_all_targets_and_uneven_batches(batching: str) -> None:
     aug = A.one_of(A.random_flip_left_right(1.0), A.invert(), A.chain(A.random_rotation(20), A.invert()),

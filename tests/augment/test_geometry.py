@@ -78,6 +78,7 @@ def test_a_crop_of_the_middle(shape: tuple[int, int], size: tuple[int, int]) -> 
     np.testing.assert_array_equal(got, image[top:top + size[0], left:left + size[1]])
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize(("channels", "dtype"), KINDS)
 def test_a_mirror_image_is_exact(channels: int, dtype: Any) -> None:
     image = oracles.noise(5, 4, channels, dtype)
@@ -113,6 +114,7 @@ SIZES = [((37, 53), (16, 20)), ((37, 53), (64, 99)), ((37, 53), (80, 7)), ((37, 
          ((224, 200), (9, 17)), ((1, 5), (4, 1)), ((3, 2), (7, 11)), ((100, 90), (33, 45))]
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize(("shape", "size"), SIZES)
 def test_resize_is_pillows_to_the_bit(shape: tuple[int, int], size: tuple[int, int]) -> None:
     for image in (oracles.photo(*shape), oracles.noise(*shape, 1)):
@@ -145,6 +147,7 @@ def test_resized_white_stays_white(shape: tuple[int, int], size: tuple[int, int]
             gx.augment.invert()(KEY, got)
 
 
+@pytest.mark.as_in_use
 def test_without_antialias_eight_bits_are_interpolated() -> None:
     image = oracles.photo(40, 50)
     got = gx.augment.resize((13, 11), antialias=False)(KEY, image)
@@ -160,6 +163,7 @@ def windows(size: tuple[int, int], image: Any, **options: Any) -> Any:
     return gx.augment.random_resized_crop(size, **options).apply(params, many(jnp.asarray(image), len(WINDOWS)))
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize(("size", "share"), [((17, 13), 0.98), ((24, 35), 0.97), ((5, 59), 0.8)])
 def test_a_resized_crop_is_pillows_with_a_box(size: tuple[int, int], share: float) -> None:
     """To a level: the weights are rounded to float32 first."""
@@ -288,6 +292,7 @@ def test_wide_types_change_nothing_about_types(aug: Any) -> None:
             assert got.dtype == image.dtype and len(jnp.unique(got)) > 1
 
 
+@pytest.mark.as_in_use
 def test_positions_just_beyond_the_rim_are_mirrored_exactly() -> None:
     position = jnp.asarray([-0.8, -1e-3, 0.3, 8190.75, 8191.25, 16382.5], jnp.float32)
     got = inward_position(position, 8192, "reflect")

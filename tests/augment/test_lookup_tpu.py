@@ -17,6 +17,8 @@ from gradxform.augment.geometry.placement import Affine, Displacement, Map, comp
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.core.platform import by_platform
 
+pytestmark = pytest.mark.long
+
 TURNS: Any = np.array([[0.8, -0.6, 3.0, 0.6, 0.8, -4.0], [1, 0, 0, 0, 1, 0], [0.9, 0.2, 1.3, -0.1, 1.3, 0.7],
                     [-1.5, 0.2, 130.0, 0.3, 0.5, 1.0]], np.float32)
 

@@ -19,6 +19,8 @@ import gradxform as gx
 from gradxform.augment import mixing
 from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
 
+pytestmark = pytest.mark.long
+
 B, H, W, C, K = 6, 9, 12, 3, 5
 RANDOM = np.random.RandomState(0)
 BYTES = RANDOM.randint(0, 256, (B, H, W, C)).astype(np.uint8)

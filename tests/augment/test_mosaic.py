@@ -12,6 +12,8 @@ import scipy.stats
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 B, H, W = 5, 12, 16
 RNG = np.random.default_rng(0)

@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 from gradxform.augment.pixels import color, filters, histogram, tone
 from gradxform.augment.pixels.canvas import Canvas
 
+pytestmark = pytest.mark.long
+
 NUMBERS: dict[str, Any] = {
     "brightness": FACTORS, "contrast": FACTORS, "saturation": FACTORS, "sharpness": FACTORS, "hue": SHIFTS,
     "posterize": np.arange(9, dtype=np.int32), "solarize": THRESHOLDS,
@@ -33,6 +35,7 @@ def assert_equal(got: Any, wanted: Any, what: Any = "") -> None:
     assert not len(different), f"{what}: {len(different)} differ, first at {different[0]}"
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("name", NUMBERS)
 def test_8_bits_are_pillows(name: str) -> None:
     for title, image in (IMAGES | GRAY).items():
@@ -42,12 +45,14 @@ def test_8_bits_are_pillows(name: str) -> None:
             assert_equal(got, oracles.pillow(name, image, number), (name, title, number))
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("name", PLAIN)
 def test_8_bits_without_a_number_are_pillows(name: str) -> None:
     for title, image in (IMAGES | GRAY).items():
         assert_equal(oracles.ours(name, image), oracles.pillow(name, image), (name, title))
 
 
+@pytest.mark.as_in_use
 def test_every_colour_comes_back_from_hue_as_from_pillows() -> None:
     """A grid that meets all sectors and the levels where floats fall short of a whole number."""
     levels = np.unique(np.concatenate([np.arange(0, 256, 6), [1, 17, 51, 85, 127, 128, 170, 204, 254, 255]]))
@@ -57,6 +62,7 @@ def test_every_colour_comes_back_from_hue_as_from_pillows() -> None:
         assert_equal(got, oracles.pillow("hue", grid, shift), shift)
 
 
+@pytest.mark.as_in_use
 def test_hues_at_whole_levels_are_pillows() -> None:
     """All colours with a spread that divides 255 times six often: whole levels, where Pillow's floats are short."""
     colours = []
@@ -69,6 +75,7 @@ def test_hues_at_whole_levels_are_pillows() -> None:
     assert_equal(np.stack(got, -1).astype(np.uint8), np.asarray(Image.fromarray(image).convert("HSV")))
 
 
+@pytest.mark.as_in_use
 def test_autocontrast_of_every_range_is_pillows() -> None:
     """For every least and greatest level, all the levels between: Pillow's table of float64."""
     low, high = (x.astype(np.int32) for x in np.triu_indices(256, 1))
@@ -88,6 +95,7 @@ def test_autocontrast_of_every_range_is_pillows() -> None:
         assert_equal(oracles.ours("autocontrast", image), oracles.pillow("autocontrast", image), (a, b))
 
 
+@pytest.mark.as_in_use
 def test_equalize_of_skewed_and_small_images_is_pillows() -> None:
     rng = np.random.default_rng(0)
     for i in range(60):
@@ -133,6 +141,7 @@ def test_solarize_add_is_the_policies_table(title: str) -> None:
     assert_equal(down, np.where(image < 128, np.clip(image.astype(int) - 50, 0, 255), image).astype(np.uint8))
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (9, 2), (3, 3), (3, 20)])
 def test_sharpness_of_narrow_images_is_pillows(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8)
@@ -154,6 +163,7 @@ def test_floats_are_the_formula(name: str, channels: int) -> None:
         np.testing.assert_allclose(oracles.ours(name, image), oracles.expected(name, image), rtol=0, atol=1e-6)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("name", ["invert", "posterize", "solarize", "equalize"])
 def test_floats_made_of_8_bits_give_what_the_8_bits_give(name: str) -> None:
     """Whichever way they were made: a division or a product, rounded up or down."""
@@ -181,6 +191,7 @@ def test_a_float_channel_of_one_level_stays() -> None:
         assert np.isfinite(oracles.ours(name, image)).all()
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize(("shape", "radius"), [((20, 31, 3), 1), ((20, 31, 3), 11), ((5, 3, 1), 8), ((1, 4, 3), 2)])
 def test_the_blur_is_scipys(sigma: float, shape: tuple[int, ...], radius: int) -> None:
@@ -233,6 +244,7 @@ def test_kernels_keep_their_form(name: str) -> None:
             assert jax.eval_shape(kernel, planes, *map(jnp.asarray, numbers)) == planes
 
 
+@pytest.mark.as_in_use
 def test_thresholds_of_pillow_are_ours() -> None:
     """The oracle of the test above, checked itself: Pillow's rule is below, not at."""
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)

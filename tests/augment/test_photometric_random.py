@@ -17,6 +17,8 @@ import scipy.stats
 from gradxform.augment.augmentation import Augmentation
 from gradxform.augment.photometry import erase, jitter, levels, normalize
 
+pytestmark = pytest.mark.long
+
 MANY = 4000
 IMAGES = np.stack([np.roll(oracles.photograph("china.jpg", 32, 32), i, 0) for i in range(6)])
 FLOATS = (IMAGES / 255).astype(np.float32)
@@ -379,6 +381,7 @@ def test_traced_numbers_give_the_same_and_one_program_serves_all(name: str) -> N
     assert traces == 1
 
 
+@pytest.mark.as_in_use
 def test_traced_bits() -> None:
     run = jax.jit(lambda x, bits: levels.posterize(bits)(KEY, x))
     for bits in range(9):

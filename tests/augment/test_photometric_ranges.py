@@ -16,6 +16,8 @@ import gradxform as gx
 from gradxform.augment.photometry.normalize import PRESETS
 from gradxform.augment.pixels import color, tone
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 KEY = jax.random.key(5)
 IMAGES = np.stack([np.roll(oracles.photograph("china.jpg", 24, 32), i, 0) for i in range(8)])

@@ -18,6 +18,8 @@ from scipy import stats
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 augment = gx.augment
 RAND = ("torchvision", "timm", "google")
 LIKELY = 1e-4
@@ -91,6 +93,7 @@ def cases() -> list[tuple[str, str]]:
                    for name in oracles.PRESETS for op in oracles.OPERATIONS[name]})
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize(("op", "interpolation"), cases())
 def test_operations_are_pillows(op: str, interpolation: str) -> None:
     """At every magnitude of every policy, with both signs, for photographs of three sizes."""
@@ -116,6 +119,7 @@ def test_operations_are_pillows(op: str, interpolation: str) -> None:
                 assert apart.max() == 0, (number, (height, width), (apart > 0).mean())
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("op", ["color", "contrast", "equalize", "sharpness", "rotate", "shear_y", "cutout"])
 def test_operations_of_gray_images_are_pillows(op: str) -> None:
     image = np.asarray(photograph("china.jpg", 32, 32).mean(2, keepdims=True), np.uint8)
@@ -265,6 +269,7 @@ def test_a_policy_is_its_operations_one_by_one(name: str, num_ops: int) -> None:
     assert changed > 24
 
 
+@pytest.mark.as_in_use
 @pytest.mark.exhaustive
 def test_bilinear_policies_are_pillows_but_for_roundings() -> None:
     images = oracles.photographs(32, 57, 91)
@@ -277,6 +282,7 @@ def test_bilinear_policies_are_pillows_but_for_roundings() -> None:
         assert np.abs(got[i] - want).mean() < 0.5, oracles.names_of("timm", steps["op"])
 
 
+@pytest.mark.as_in_use
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "dtype"), [("google", jnp.uint8), ("timm", jnp.float32)])
 def test_strategies_agree(name: str, dtype: Any) -> None:

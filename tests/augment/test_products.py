@@ -19,6 +19,8 @@ from gradxform.augment.pixels import canvas, filters, histogram
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import canvas_of
 
+pytestmark = pytest.mark.long
+
 RNG = np.random.default_rng(0)
 PICTURES = {
     **{shape: RNG.integers(0, 256, shape, np.uint8) for shape in ((1, 1, 1), (33, 129, 4))},
@@ -38,6 +40,7 @@ def by_pillow(name: str, image: np.ndarray) -> np.ndarray:
     return np.concatenate([pillow(name, image[..., i:i + 1]) for i in range(image.shape[2])], -1)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("name", PICTURES, ids=str)
 def test_levels_are_spread_as_pillow_does(name: Any) -> None:
     image = PICTURES[name]
@@ -81,6 +84,7 @@ def test_windows_of_bytes_are_slices(mode: str | None, dtype: Any) -> None:
                     np.testing.assert_array_equal(way(jnp.asarray(array), fill, rows, columns), wanted)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("size", [1, 2, 20])
 def test_a_band_is_scipys_blur_of_each_pixel(size: int) -> None:
     for radius in (2, 40):

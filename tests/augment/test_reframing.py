@@ -14,6 +14,8 @@ from PIL import Image
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 KEY = jax.random.key(0)
 PHOTO = oracles.photo(57, 91, 1)
@@ -73,6 +75,7 @@ def test_sides_are_torchvisions(shape: tuple[int, int], asked: dict[str, int], s
     assert A.resize(**asked).stage.out_shape((*shape, 3)) == (*size, 3)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("size", [(64, 99), (16, 20), (80, 7), (3, 91)])
 def test_bicubic_is_pillows_to_the_bit(size: tuple[int, int]) -> None:
     """Black and white beside each other, so that sums leave the range on both sides."""
@@ -82,6 +85,7 @@ def test_bicubic_is_pillows_to_the_bit(size: tuple[int, int]) -> None:
         np.testing.assert_array_equal(run(image), pillow(image, size, "bicubic"))
 
 
+@pytest.mark.as_in_use
 def test_a_bicubic_window_is_pillows_with_a_box() -> None:
     windows = np.array([[0, 0, 57, 91], [3, 7, 20, 30], [11, 2, 9, 8]])
     top, left, height, width = windows.T.astype(np.int32)

@@ -17,6 +17,8 @@ from scipy import stats
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 augment = gx.augment
 LIKELY = 1e-4
 COUNT = 6000
@@ -165,6 +167,7 @@ def test_it_is_two_views_of_the_chain_of_its_steps() -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.exhaustive
 def test_strategies_agree_and_dtypes_stay() -> None:
     images, key = oracles.photographs(24, 30, 42), jax.random.key(3)

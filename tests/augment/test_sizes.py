@@ -13,6 +13,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 KEY = jax.random.key(3)
 ROOM = (24, 30)

@@ -13,6 +13,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 HEIGHT, WIDTH = 40, 48
 BATCH = 6
@@ -120,6 +122,7 @@ def test_a_label_stays(name: str) -> None:
 # Points and boxes against the map's own inverse, in float64.
 
 
+@pytest.mark.as_in_use
 def test_points_and_boxes_of_an_affine_map_are_exact() -> None:
     """Points outside the image, too: they are not cut to it."""
     aug = A.random_affine(30, (0.2, 0.2), (0.7, 1.4), (15, 15))

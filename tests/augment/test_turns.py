@@ -15,6 +15,8 @@ from PIL import Image
 import gradxform as gx
 from gradxform.augment.geometry.placement import composed, moved
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 KEY = jax.random.key(0)
 PHOTO = oracles.photo(57, 91, 1)
@@ -109,6 +111,7 @@ def coefficients(shape: tuple[int, ...], inward: np.ndarray) -> np.ndarray:
     return np.linalg.solve(np.array(rows), np.array(wanted))
 
 
+@pytest.mark.as_in_use
 def test_perspective_is_pillows() -> None:
     aug = A.random_perspective(0.6, 0.5, fill=0.2)
     params = aug.sample(jax.random.key(3), (6, *PHOTO.shape))

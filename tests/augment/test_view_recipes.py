@@ -14,6 +14,8 @@ import scipy.stats
 import gradxform as gx
 from gradxform.augment.policies import presets
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 KEY = jax.random.key(2)
 COUNT = 3000

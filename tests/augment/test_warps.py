@@ -19,6 +19,8 @@ from gradxform.augment.geometry.borders import border_of
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.policies.operations import operation
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 KEY = jax.random.key(0)
 ANGLES = np.float32([0, 7.3, -30, 45, 90, 133.7, -180, 1e-3])
@@ -43,6 +45,7 @@ def off_lines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.abs(np.round(x) - x) > 4e-3) & (np.abs(np.round(y) - y) > 4e-3)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("at", PHOTOS)
 def test_a_rotation_is_pillows(at: tuple[int, int, int]) -> None:
     """Pillow finds the nearest pixel in steps of 2^-16, so the formula itself is asked, too."""
@@ -80,6 +83,7 @@ def matrices(shape: tuple[int, ...]) -> list[np.ndarray]:
     return [oracles.affine(shape, **{name: float(values[i]) for name, values in AFFINE.items()}) for i in range(5)]
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("at", PHOTOS[:2])
 def test_an_affine_map_is_pillows(at: tuple[int, int, int]) -> None:
     image = oracles.photo(*at)
@@ -97,6 +101,7 @@ def test_an_affine_map_is_pillows(at: tuple[int, int, int]) -> None:
             assert np.mean(difference > (interpolation == "bilinear")) <= 2e-3, i
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("border", ["edge", "reflect", "constant"])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 def test_an_affine_map_of_floats_is_scipys(interpolation: str, border: str) -> None:
@@ -157,6 +162,7 @@ def noise_of(aug: Any, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.asarray(aug.sample(jax.random.key(seed), shape)[0]["noise"], np.float64)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize(("border", "sigma"), [("edge", 4.0), ("reflect", 2.5), ("constant", 1.0)])
 def test_an_elastic_deformation_is_scipys(border: str, sigma: float) -> None:
     image = oracles.smooth(20, 31, 2)

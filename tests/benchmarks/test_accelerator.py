@@ -15,6 +15,8 @@ import jax
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 ROOT = pathlib.Path(__file__).parents[2]
 ONE_OF_EACH = ("check: adamw", "check: siglip", "check: flip", "check: patchify", "copy",
                "matmul, float32", "clip + AdamW, 8 leaves", "RMSNorm, float32", "nt_xent, 16 x 8, t=0.5, float32",

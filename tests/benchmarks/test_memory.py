@@ -11,6 +11,8 @@ import pytest
 import gradxform as gx
 from benchmarks.memory import codecs, peers, tasks, training
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 
 def test_bytes_are_those_of_the_codes() -> None:
     sizes = codecs.state_bytes(codecs.abstract({"w": (1024, 1024)}))

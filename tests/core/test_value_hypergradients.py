@@ -10,6 +10,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 STEPS = 4
 CURVATURE = {"w": np.array([[1.0, 0.3], [2.0, 0.7]]), "b": np.array([0.5, 0.0])}
 START = {"w": np.array([[0.9, -0.4], [0.6, 1.2]]), "b": np.array([0.8, 0.3])}

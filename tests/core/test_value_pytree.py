@@ -288,6 +288,7 @@ def test_a_value_comes_out_of_jit() -> None:
     equal_trees(steps(made)[0], steps(gx.chain(gx.clip(1.0), gx.sgd(0.5)))[0])
 
 
+@pytest.mark.as_in_use
 def test_closed_over_numbers_are_exact_constants() -> None:
     """1 - b2 is worked out in Python: 0.001, where float32 has 0.0010000467."""
     tx = gx.scale_by_adam(b1=0.9, b2=0.999)

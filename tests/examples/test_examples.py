@@ -14,6 +14,8 @@ import pytest
 
 from gradxform.plot.style import COLORS
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 

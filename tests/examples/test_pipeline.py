@@ -18,6 +18,8 @@ from jax import lax
 
 import gradxform as gx
 
+pytestmark = pytest.mark.as_in_use
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 Load = Callable[[str], types.ModuleType]
 

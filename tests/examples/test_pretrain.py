@@ -14,6 +14,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 NAMES = ("pretrain_mae", "pretrain_simclr")
 

@@ -15,6 +15,8 @@ from flax import nnx
 
 from gradxform.transfer import load_pretrained
 
+pytestmark = pytest.mark.as_in_use
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 DEPTHS = {"basic": (4, (2, 1, 1, 1)), "bottleneck": (2, (2, 1, 2, 1))}
 

@@ -18,6 +18,8 @@ from PIL import Image
 
 import gradxform as gx
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 

@@ -15,6 +15,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 TEMPERATURES = (1.0, 0.5, 0.1, 0.03, 0.01)
 NEGATIVES = 11
 # Pairs, features, block: one tile; ragged; the dense form; one feature; whole tiles; larger ragged ones.
@@ -505,6 +507,7 @@ def largest(jaxpr: Any) -> int:
     return max(sizes + inner, default=0)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("temperature", [0.5, 0.01])
 def test_memory_is_linear(temperature: float) -> None:
     """At 2,048 pairs: no matrix of all pairs, and little of what the dense form takes."""

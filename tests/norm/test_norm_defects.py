@@ -17,6 +17,8 @@ from hypothesis import example, given, settings
 import gradxform as gx
 from gradxform.norm import BatchStats, moments
 
+pytestmark = pytest.mark.as_in_use
+
 SETTINGS = settings(deadline=None, derandomize=True, database=None, print_blob=False, max_examples=30)
 NOISE = np.random.RandomState(0).standard_normal((8, 1024))
 

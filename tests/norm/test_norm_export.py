@@ -17,6 +17,8 @@ from gradxform.core.isolate import isolated
 from gradxform.norm import linen as linen_norms
 from gradxform.norm import nnx as nnx_norms
 
+pytestmark = pytest.mark.as_in_use
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 RANDOM = np.random.RandomState(0)
 X: Any = np.float32(RANDOM.standard_normal((4, 5, 8)) + 3)

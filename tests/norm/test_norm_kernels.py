@@ -21,6 +21,8 @@ from hypothesis import given, settings
 import gradxform as gx
 from gradxform.norm import BatchStats
 
+pytestmark = pytest.mark.as_in_use
+
 SETTINGS = settings(deadline=None, derandomize=True, database=None, print_blob=False, max_examples=15)
 
 MEAN, VAR = np.array([0.4, -0.2, 1.1]), np.array([0.5, 2.0, 1.3])

@@ -21,6 +21,8 @@ import gradxform as gx
 from gradxform.norm import linen as linen_norms
 from gradxform.norm import nnx as nnx_norms
 
+pytestmark = pytest.mark.kinds_by("name")
+
 NAMES = ["BatchNorm", "BatchRenorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"]
 SHAPE = (4, 3, 5, 8)
 RANDOM = np.random.RandomState(3)

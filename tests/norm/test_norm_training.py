@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 
 from gradxform.norm import nnx as norms
 
+pytestmark = pytest.mark.long
+
 STEPS = 200
 BATCH = 64
 NAMES = ["BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"]

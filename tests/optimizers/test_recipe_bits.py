@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 MAKE = runpy.run_path(str(GOLDEN / "make_recipe_bits.py"))
 ROUNDING = 1e-6

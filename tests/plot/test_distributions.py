@@ -18,6 +18,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:

@@ -22,6 +22,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 CURVATURE = np.array([0.5, 4.0])
 
 

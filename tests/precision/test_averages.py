@@ -13,6 +13,8 @@ from codec_checks import NEAREST, STOCHASTIC, P
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 SHAPE = (16, 256)
 HALF = np.arange(4096).reshape(SHAPE) % 2 == 0
 """Of the elements, whose gradient falls."""

@@ -15,6 +15,8 @@ from codec_checks import NEAREST, SIGNS, STEP, STOCHASTIC, P, numbers, same_code
 import gradxform as gx
 from gradxform.precision.noise import noise
 
+pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
+
 DRAWS = 100
 BOTH = {**STOCHASTIC, **{f"{name}, nearest": codec for name, codec in NEAREST.items()}}
 eyes = functools.partial(pytest.mark.parametrize, "above", SIGNS.values(), ids=SIGNS)

@@ -69,6 +69,7 @@ def test_a_part_of_the_tree_has_masters() -> None:
     assert same_bytes(P.masters(params, state)["bias"], params["bias"])
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("bits", [24, 32])
 def test_a_skipped_step_keeps_every_bit(bits: int) -> None:
     tx = gx.skip_nonfinite(P.master_weights(ADAMW, bits), 3)

@@ -7,6 +7,8 @@ import pathlib
 import pytest
 from devices import eight_devices
 
+pytestmark = pytest.mark.long
+
 PROGRAM = pathlib.Path(__file__).with_name("compressed_sharded_program.py")
 
 

@@ -17,6 +17,8 @@ from harness import same_bytes
 
 import gradxform as gx
 
+pytestmark = pytest.mark.as_in_use
+
 X = gx.precision
 PARAMS = {"kernel": jnp.cos(jnp.arange(12.0)).reshape(4, 3), "bias": jnp.array([0.5, -0.25, 0.0])}
 GRADS = jax.tree.map(lambda p: 0.3 * p - 0.1, PARAMS)

@@ -71,6 +71,7 @@ def differing(a: Tree, b: Tree) -> jax.Array:
                for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("name", TX)
 def test_a_thousand_steps_are_exactly_those_of_float32(name: str) -> None:
     """Each step beside one of float32 training from the same masters, moments and gradients, of float32 and bfloat16.
@@ -130,6 +131,7 @@ def test_split_loses_nothing() -> None:
     assert sum(leaf.nbytes for leaf in jax.tree.leaves((params, state.remainder))) == 4 * 17
 
 
+@pytest.mark.as_in_use
 def test_24_bits_start_with_16_significant_ones() -> None:
     tx = P.master_weights(ADAMW, bits=24)
     params, state = P.split(WEIGHTS, tx)

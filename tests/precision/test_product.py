@@ -19,6 +19,8 @@ from harness import at_step, same_bytes
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 P = gx.precision
 STEPS, KEPT = 5, 3
 """Steps of a run, and those after which it is saved."""

@@ -86,6 +86,7 @@ def test_plain_bfloat16_under_adam_at_1e_4_does_not_move_and_these_do() -> None:
     assert abs(moved.mean() - 0.01) < 4 * np.sqrt(0.01 * ULP / moved.size)
 
 
+@pytest.mark.as_in_use
 def test_24_bits_move_by_less_than_half_of_their_last() -> None:
     """By 1e-6 a weight of 1 with 16 significant bits, rounded to nearest, would stay where it is."""
     tx = P.master_weights(gx.sgd(1.0), bits=24)
@@ -98,6 +99,7 @@ def test_24_bits_move_by_less_than_half_of_their_last() -> None:
     assert abs(moved.mean() - 20 * 2.0**-20) < 4 * np.sqrt(20 * 2.0**-20 * 2.0**-15 / N)
 
 
+@pytest.mark.as_in_use
 def test_seed_and_step_make_the_bits_and_nothing_else_does() -> None:
     params = {"a": jnp.full(256, 0.75, jnp.bfloat16), "b": jnp.full(256, 0.75, jnp.bfloat16), "c": jnp.ones(3)}
     grads = jax.tree.map(lambda p: jnp.full(p.shape, 1e-3), params)

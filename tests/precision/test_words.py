@@ -110,6 +110,7 @@ def sigmas(x: Any, mean: float, variance: float) -> float:
     return float((np.mean(x) - mean) / np.sqrt(variance / np.size(x)))
 
 
+@pytest.mark.as_in_use
 def test_random_bits_are_uniform(drawn: np.ndarray) -> None:
     assert drawn.min() >= 0 and drawn.max() < 2**16
     assert abs(sigmas(drawn.astype(float), (2**16 - 1) / 2, (2**32 - 1) / 12)) < 4
@@ -141,6 +142,7 @@ def test_the_times_an_element_rounds_up_are_binomial(drawn: np.ndarray) -> None:
         assert abs(ratio - 1) < 5 * np.sqrt(2 / up.shape[1 - axis])
 
 
+@pytest.mark.as_in_use
 def test_seed_step_and_leaf_each_give_other_bits() -> None:
     found = [np.asarray(noise(*where, (64, 64), 32)).tobytes() for where in
              ((0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1), (-1, 1, 2), (0, jnp.int32(3), 2))]

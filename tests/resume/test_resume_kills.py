@@ -14,6 +14,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 PROGRAM = pathlib.Path(__file__).with_name("resume_program.py")
 STEPS, EVERY = 40, 4
 

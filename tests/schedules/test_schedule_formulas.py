@@ -206,6 +206,7 @@ def test_gradients_are_those_of_the_formula(name, arguments, boundaries):
         np.testing.assert_allclose(got[key], slope, rtol=2e-3, atol=1e-5 * max(1, max(map(abs, slope))), err_msg=key)
 
 
+@pytest.mark.as_in_use
 def test_ends_are_exact():
     for made in (gx.schedules.linear(0.3, 0.1, 7), gx.schedules.cosine(0.3, 7, 0.1),
                  gx.schedules.polynomial(0.3, 0.1, 7, 2.5),

@@ -16,6 +16,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 PROGRAM = pathlib.Path(__file__).with_name("process_program.py")
 
 

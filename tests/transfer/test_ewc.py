@@ -35,6 +35,7 @@ def test_the_penalty_and_the_transformation_are_the_formula() -> None:
     assert harness.distance(updates, jax.tree.map(lambda g, d: g + d, GRADS, slope)) < 1e-6
 
 
+@pytest.mark.as_in_use
 def test_on_a_softmax_model_it_has_its_exact_value() -> None:
     """The Fisher information of a softmax model in closed form, and the penalty with it, in float64."""
     apply = lambda p, x: x @ p["kernel"] + p["bias"]  # noqa: E731

@@ -282,6 +282,7 @@ def test_radam_is_rectified_from_the_first_step_above_the_threshold() -> None:
     np.testing.assert_allclose(updates["w"][:, 0], wanted, rtol=2e-6)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("count", [10, 10**4, 10**6, 10**8])
 def test_adafactor_weighs_late_gradients_exactly(count: int) -> None:
     # The weight of a square in step t is t**-0.8: as a float32 difference from 1 it is 15 percent off at 10**8.

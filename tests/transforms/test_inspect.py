@@ -15,6 +15,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 PARAMS = {"body": {"bias": jnp.ones(2), "kernel": jnp.full((2, 2), 2.0)}, "head": jnp.full(3, -1.0)}
 GRADIENTS = jax.tree.map(lambda p: 3.0 * p, PARAMS)
 
@@ -289,6 +291,7 @@ def test_norms_without_params_and_before_the_first_step() -> None:
     np.testing.assert_allclose(gx.metrics(state)["gradient_norm"], norm(GRADIENTS), rtol=1e-6)
 
 
+@pytest.mark.as_in_use
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_norms_of_narrow_leaves_are_exact(dtype: str) -> None:
     params = {f"leaf{i}": jnp.full(300, 1.7, dtype) for i in range(10)}

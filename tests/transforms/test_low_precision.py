@@ -14,6 +14,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 # A unit in the last place of the narrow dtypes; of float32 the 1 - 0.999 that a traced b2 cannot do exactly.
 ULP = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 1e-4}
 
@@ -208,6 +210,7 @@ def test_array_hyperparameters_of_any_width_match_constants(name: str, dtype: st
         assert_same_updates(jax.tree.map(lambda *x: np.stack(x), *got), wanted)
 
 
+@pytest.mark.as_in_use
 def test_b2_of_bf16_is_used_with_all_its_bits_in_f32() -> None:
     # bfloat16 holds 0.98828125; a product of it with another bfloat16 would be rounded.
     b2 = jnp.asarray(0.98828125, jnp.bfloat16)

@@ -14,6 +14,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.long
+
 PARAMS = {
     "body": {"bias": jnp.array([1.0, -2.0]), "kernel": jnp.array([[3.0, -1.0], [0.5, 2.0]])},
     "head": {"bias": jnp.array([0.5]), "kernel": jnp.array([[1.0], [4.0]])},
