@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gradxform.core import checks
 from gradxform.core.schedule import schedule
 from gradxform.core.types import Scalar
-from gradxform.schedules.counting import between, check_steps, gone_and_left, half_cosine, raised, real, whole
+from gradxform.schedules.counting import between, check_steps, gone_and_left, half_cosine, powered, raised, real, whole
 
 
 @schedule
@@ -116,18 +116,7 @@ def polynomial(init_value: Scalar, end_value: Scalar, steps: int | jax.Array,
     checks.real("end_value", end_value)
     check_steps("steps", steps, at_least=0)
     checks.real("power", power, above=0)
-
-    def value(t: jax.Array) -> jax.Array:
-        gone, left = gone_and_left(t, steps)
-        over = left == 0
-        # 0 ** power has an infinite logarithm in its derivative.
-        left = jnp.where(over, 1, left)
-        log_left = jnp.where(gone < 0.5, jnp.log1p(-jnp.minimum(gone, 0.5)), jnp.log(left))
-        weight = jnp.power(left, power)
-        return jnp.where(over, end_value, between(
-            init_value, end_value, -jnp.expm1(power * log_left), weight))
-
-    return value
+    return lambda t: between(init_value, end_value, *powered(*gone_and_left(t, steps), power))
 
 
 @schedule
@@ -158,24 +147,26 @@ def linear(init_value: Scalar, end_value: Scalar, steps: int | jax.Array) -> Cal
 
 
 @schedule
-def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0) -> Callable[[jax.Array], Scalar]:
+def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0,
+           exponent: Scalar = 1.0) -> Callable[[jax.Array], Scalar]:
     """Goes from one value to another along half a cosine.
 
     Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (ICLR 2017), equation 5, without a
-    restart: ``end_value + (init_value - end_value) * (1 + cos(pi t / steps)) / 2``. (optax's ``alpha`` is
-    ``end_value / init_value``.)
+    restart: ``end_value + (init_value - end_value) * ((1 + cos(pi t / steps)) / 2) ** exponent``. The third argument is
+    the value at the end; that of optax's ``cosine_decay_schedule``, ``alpha``, is ``end_value / init_value``.
 
     Args:
       init_value: the value at step 0.
       steps: the steps to ``end_value``, >= 0; with 0 it is ``end_value`` throughout.
       end_value: the value from step ``steps`` on. A run of ``steps`` updates makes its last one at ``steps - 1``.
+      exponent: the power of the cosine, > 0; more than 1 falls earlier.
 
     Returns:
       A schedule.
 
     Raises:
       TypeError: ``steps`` is not an integer, or a value is not a real number.
-      ValueError: ``steps`` is negative.
+      ValueError: ``steps`` is negative, or ``exponent`` is not positive.
 
     Example:
       >>> import gradxform as gx, jax.numpy as jnp
@@ -185,4 +176,12 @@ def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0) 
     checks.real("init_value", init_value)
     check_steps("steps", steps, at_least=0)
     checks.real("end_value", end_value)
-    return lambda t: between(init_value, end_value, *half_cosine(*gone_and_left(t, steps)))
+    checks.real("exponent", exponent, above=0)
+
+    def value(t: jax.Array) -> jax.Array:
+        weights = half_cosine(*gone_and_left(t, steps))
+        if not (checks.is_concrete(exponent) and exponent == 1):
+            weights = powered(*weights, exponent)
+        return between(init_value, end_value, *weights)
+
+    return value

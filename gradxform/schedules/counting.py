@@ -66,6 +66,14 @@ def half_cosine(gone: jax.Array, left: jax.Array) -> tuple[jax.Array, jax.Array]
     return jnp.square(jnp.sin(0.5 * jnp.pi * gone)), jnp.square(jnp.sin(0.5 * jnp.pi * left))
 
 
+def powered(gone: jax.Array, left: jax.Array, power: Scalar) -> tuple[jax.Array, jax.Array]:
+    """The weights ``1 - left ** power`` and ``left ** power``, neither a difference of nearly equal numbers."""
+    over = left == 0
+    left = jnp.where(over, 1, left)  # 0 ** power has an infinite logarithm in its derivative
+    log_left = jnp.where(gone < 0.5, jnp.log1p(-jnp.minimum(gone, 0.5)), jnp.log(left))
+    return jnp.where(over, 1, -jnp.expm1(power * log_left)), jnp.where(over, 0, jnp.power(left, power))
+
+
 def raised(base: Scalar, exponent: jax.Array) -> jax.Array:
     """``base ** exponent`` for a positive base and a whole exponent of any size."""
     exponent = real(exponent)

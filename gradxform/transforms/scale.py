@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,7 +12,7 @@ from gradxform.core import checks
 from gradxform.core.bricks import LeafRule, Leafwise
 from gradxform.core.manual import AxisName, size, total
 from gradxform.core.numbers import abs_sq, sqrt
-from gradxform.core.schedule import at_step
+from gradxform.core.schedule import Schedule, at_step
 from gradxform.core.transformation import Transformation, transformation
 from gradxform.core.types import AnySchedule, Scalar, ScalarOrSchedule
 from gradxform.transforms.combine import identity
@@ -69,7 +71,8 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None = None, *,
     """Multiplies updates by the negated learning rate, so that adding them descends.
 
     Args:
-      learning_rate: a number, a schedule of it, or None for no scaling at all.
+      learning_rate: a number, a schedule of it, or None for no scaling at all. A ``schedules.cosine`` that rises from
+        a value above 0 is warned of.
       flip_sign: whether to negate.
 
     Returns:
@@ -87,8 +90,22 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None = None, *,
     if learning_rate is None:
         return identity()
     checks.real("learning_rate", learning_rate, schedule=True)
+    _warn_if_it_rises(learning_rate)
     sign = -1 if flip_sign else 1
     return scheduled(learning_rate, lambda rate, g, p: (sign * rate) * g)
+
+
+def _warn_if_it_rises(rate: ScalarOrSchedule) -> None:
+    """Warns of a cosine that rises: whoever comes from optax has given its ``alpha`` for the value at the end."""
+    while isinstance(rate, Schedule) and rate.name == "schedules.warmup":
+        rate = rate.arguments["schedule"]
+    if not (isinstance(rate, Schedule) and rate.name == "schedules.cosine"):
+        return
+    first, last = (rate.arguments[name] for name in ("init_value", "end_value"))
+    if checks.is_concrete(first) and checks.is_concrete(last) and 0 < first < last:
+        warnings.warn(f"learning_rate: expected a cosine that falls, got one from {first} to {last}; the third "
+                      f"argument is the value at the end, and optax's alpha={last} is end_value={first * last:.6g}",
+                      UserWarning, stacklevel=2)
 
 
 @transformation

@@ -48,7 +48,8 @@ def test_lines_fit(name: str) -> None:
      "chain(clip_by_global_norm(max_norm=1.0), scale(step_size=-0.1))"),
     (gx.named_chain(("clip", gx.clip(1.0)), ("rate", gx.scale(-0.1))),
      "named_chain(('clip', clip(max_delta=1.0)), ('rate', scale(step_size=-0.1)))"),
-    (gx.schedules.cosine(3e-4, 1000, 1e-5), "schedules.cosine(init_value=0.0003, steps=1000, end_value=1e-05)"),
+    (gx.schedules.cosine(3e-4, 1000, 1e-5),
+     "schedules.cosine(init_value=0.0003, steps=1000, end_value=1e-05, exponent=1.0)"),
     (gx.scale_by_schedule(gx.schedules.linear(1, 0, 4)),
      "scale_by_schedule(step_size_fn=schedules.linear(init_value=1.0, end_value=0.0, steps=4))"),
     (gx.schedules.piecewise(1.0, {2: 0.5, 4: 0.1}),
@@ -75,7 +76,7 @@ chain(
   adamw(
     learning_rate=schedules.warmup(
       steps=100,
-      schedule=schedules.cosine(init_value=0.0003, steps=1000, end_value=1e-05),
+      schedule=schedules.cosine(init_value=0.0003, steps=1000, end_value=1e-05, exponent=1.0),
       init_value=0.0,
     ),
     b1=0.9,

@@ -221,7 +221,8 @@ case(S.polynomial, {"init_value": 1.0, "end_value": 0.1, "steps": 10, "power": 2
      end_value=real(0.2), steps=STEPS, power=positive(3.0))
 case(S.linear, {"init_value": 1.0, "end_value": 0.1, "steps": 10}, init_value=real(0.25), end_value=real(0.2),
      steps=STEPS)
-case(S.cosine, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=STEPS, end_value=real(0.2))
+case(S.cosine, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=STEPS, end_value=real(0.2),
+     exponent=positive(2.0))
 case(S.cosine_restarts, {"init_value": 1.0, "steps": 10}, init_value=real(0.25), steps=PERIOD, end_value=real(0.2),
      factor=integer(2, 1), decay=positive(0.5))
 case(S.triangular, {"base_value": 0.1, "max_value": 1.0, "half_cycle": 10}, base_value=real(0.25),

@@ -74,3 +74,11 @@ def test_refused(make, error, message):
     with pytest.raises(error) as caught:
         make()
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("rate", [s.cosine(1e-2, 100, 0.1), s.warmup(5, s.cosine(1e-2, 100, 0.1))])
+def test_a_learning_rate_that_rises_along_a_cosine_is_warned_of(rate):
+    with pytest.warns(UserWarning, match=r"got one from 0.01 to 0.1; .* alpha=0.1 is end_value=0.001$"):
+        gx.adamw(rate)
+    gx.adamw(s.cosine(0.0, 100, 0.1), weight_decay=s.cosine(0.04, 100, 0.4))  # a rise that is meant
+    gx.adamw(s.warmup(5, s.cosine(1e-2, 100, 1e-3)))

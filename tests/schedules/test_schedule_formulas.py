@@ -53,11 +53,11 @@ class Formula:
         return float(Fraction(init_value) + (Fraction(end_value) - Fraction(init_value)) * x)
 
     @staticmethod
-    def cosine(t, init_value, steps, end_value):
+    def cosine(t, init_value, steps, end_value, exponent=1.0):
         x = Fraction(min(t, steps), steps)
         if x < Fraction(1, 2):
-            return between(init_value, end_value, half_cosine(x))
-        return between(end_value, init_value, half_cosine(1 - x))
+            return between(init_value, end_value, -math.expm1(exponent * math.log1p(-half_cosine(x))))
+        return between(end_value, init_value, half_cosine(1 - x) ** exponent)
 
     @staticmethod
     def cosine_restarts(t, init_value, steps, end_value, factor, decay):
@@ -126,6 +126,7 @@ CASES = [
     ("cosine", dict(init_value=1.0, steps=LAST, end_value=0.0), [2**30, LAST]),
     ("cosine", dict(init_value=0.0, steps=2**25, end_value=1.0), [2**25]),
     ("cosine", dict(init_value=1.0, steps=1, end_value=0.1), [1]),
+    ("cosine", dict(init_value=0.1, steps=10, end_value=0.01, exponent=2.5), [5, 10]),
     ("cosine_restarts", dict(init_value=0.1, steps=5, end_value=0.01, factor=1, decay=0.5), [5, 10, 15]),
     ("cosine_restarts", dict(init_value=0.1, steps=5, end_value=0.01, factor=2, decay=0.7), [5, 15, 35, 75]),
     ("cosine_restarts", dict(init_value=1.0, steps=1, end_value=0.0, factor=2, decay=1.0), [3, 7, 2**30 - 1, LAST]),
@@ -258,6 +259,7 @@ OPTAX = [
     (gx.schedules.polynomial(0.1, 0.01, 12, 2.0), optax.polynomial_schedule(0.1, 0.01, 2.0, 12)),
     (gx.schedules.linear(0.1, 0.01, 12), optax.linear_schedule(0.1, 0.01, 12)),
     (gx.schedules.cosine(0.1, 12, 0.01), optax.cosine_decay_schedule(0.1, 12, 0.1)),
+    (gx.schedules.cosine(0.1, 12, 0.01, 2.5), optax.cosine_decay_schedule(0.1, 12, 0.1, 2.5)),
     (gx.schedules.one_cycle(0.1, 20), optax.cosine_onecycle_schedule(20, 0.1)),
     (gx.schedules.cosine_restarts(0.1, 5, 0.01, factor=2, decay=0.5), optax.sgdr_schedule([
         dict(init_value=0.0, peak_value=0.1 * 0.5**i, decay_steps=5 * 2**i, warmup_steps=0, end_value=0.01)

@@ -48,14 +48,14 @@ def test_print_pickle_equality(made):
 
 
 def test_print():
-    assert repr(s.cosine(1, 10)) == "schedules.cosine(init_value=1.0, steps=10, end_value=0.0)"
+    assert repr(s.cosine(1, 10)) == "schedules.cosine(init_value=1.0, steps=10, end_value=0.0, exponent=1.0)"
     assert repr(s.warmup(5, s.constant(0.1))) == (
         "schedules.warmup(steps=5, schedule=schedules.constant(value=0.1), init_value=0.0)")
     assert s.cosine(1, 10) == s.cosine(1.0, 10, 0)
 
 
 def test_numbers_are_children_and_steps_are_not():
-    assert sorted(jax.tree.leaves(s.warmup(5, s.cosine(0.1, 10, 0.01), 0.2))) == [0.01, 0.1, 0.2]
+    assert sorted(jax.tree.leaves(s.warmup(5, s.cosine(0.1, 10, 0.01), 0.2))) == [0.01, 0.1, 0.2, 1.0]
     assert jax.tree.structure(s.cosine(0.1, 10)) == jax.tree.structure(s.cosine(0.2, 10))
     assert jax.tree.structure(s.cosine(0.1, 10)) != jax.tree.structure(s.cosine(0.1, 11))
     assert sorted(jax.tree.leaves(s.triangular(1.0, 2.0, jnp.array(7)))) == [1.0, 1.0, 2.0, 7]
