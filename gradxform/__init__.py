@@ -6,6 +6,7 @@ Transformations, optimizers and selectors are named here; the other rooms are mo
 """
 
 from gradxform import augment, losses, masking, norm, plot, precision, resume, schedules, sharding, transfer
+from gradxform.core.average import incremental_update
 from gradxform.core.bricks import Leafwise
 from gradxform.core.config import from_config, to_config
 from gradxform.core.manual import ShardingError
@@ -73,6 +74,7 @@ __all__ = [
     "global_norm",
     "hyperparams",
     "identity",
+    "incremental_update",
     "lamb",
     "lars",
     "Leafwise",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.core import checks, trees
-from gradxform.core.numbers import widen
+from gradxform.core import checks
+from gradxform.core.average import weighted
 from gradxform.core.types import Params, Scalar
 from gradxform.losses import vectors
 
@@ -18,6 +18,7 @@ def ema_update(target: Params, online: Params, momentum: Scalar = 0.996) -> Para
     """The params of a momentum encoder after a step: ``momentum * target + (1 - momentum) * online``.
 
     (He and others, 2020, eq. 2; Grill and others, 2020, eq. 1, who raise the momentum from 0.996 to 1 along a cosine.)
+    ``gx.incremental_update(online, target, 1 - momentum)`` is the same, in the order that optax has.
     Added up in float32 at least; in params narrower than that, a step too small for their dtype is lost, so keep the
     target in float32.
 
@@ -40,18 +41,7 @@ def ema_update(target: Params, online: Params, momentum: Scalar = 0.996) -> Para
       {'w': Array([0.25, 0.25], dtype=float32)}
     """
     checks.real("momentum", momentum, at_least=0, at_most=1)
-    treedef = trees.structure(target)
-    followers = jax.tree.leaves(target)
-    leaders = trees.align(treedef, target, online, "online", "target")
-    trees.check_shapes(target, followers, leaders, "target", "online")
-
-    def follow(old: Any, new: Any) -> jax.Array:
-        old, new = jnp.asarray(old), jnp.asarray(new)
-        if not jnp.issubdtype(old.dtype, jnp.inexact):
-            return new
-        return (widen(old) * momentum + widen(new) * (1 - momentum)).astype(old.dtype)
-
-    return jax.tree.unflatten(treedef, list(map(follow, followers, leaders)))
+    return weighted(target, online, momentum, 1 - momentum, "target", "online")
 
 
 class MemoryQueue(NamedTuple):

@@ -53,7 +53,8 @@ def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: DType = None
 def ema(decay: Scalar, debias: bool = True, accumulator_dtype: DType = None) -> Leafwise:
     """Replaces updates by their exponential moving average.
 
-    ``m = decay m + (1 - decay) g``; debiased, the update is ``m / (1 - decay**t)``.
+    ``m = decay m + (1 - decay) g``; debiased, the update is ``m / (1 - decay**t)``. (It averages updates; the average
+    of the weights along a run is ``incremental_update``.)
 
     Args:
       decay: the weight of the past, in [0, 1).

@@ -92,6 +92,7 @@ PRECISION: Calls = {
 FLAT: Calls = {
     "all_finite": (gx.all_finite, (PARAMS,)), "apply_updates": (gx.apply_updates, (PARAMS, PARAMS)),
     "global_norm": (gx.global_norm, (PARAMS,)),
+    "incremental_update": (lambda new, old: gx.incremental_update(new, old, 0.25), (PARAMS, PARAMS)),
 }
 SCALED = gx.precision.static_loss_scale(gx.sgd(0.1), 8.0).init(PARAMS)
 TX = gx.precision.master_weights(gx.sgd(0.1))

@@ -128,7 +128,7 @@ BRICKS = {
 PAIRS = RECIPES | BRICKS
 
 # Shared names that make no trajectory: a function of trees, or random numbers, which test_noise.py looks at.
-NOT_A_TRAJECTORY = {"apply_updates", "global_norm", "add_noise"}
+NOT_A_TRAJECTORY = {"apply_updates", "global_norm", "add_noise", "incremental_update"}
 
 # The corrections, with the largest difference from optax's float32 that they make here.
 CORRECTED = {
@@ -247,3 +247,18 @@ def test_the_first_update_of_adam_keeps_its_digits() -> None:
         error[lib] = float(np.abs(np.asarray(updates["w"], np.float64) - 1).max())
     assert error[gx] < 3e-7
     assert error[gx] <= error[optax]
+
+
+def test_an_average_of_the_weights_has_the_arguments_of_optax(long_problem: tuple[Any, Any]) -> None:
+    params, noise = long_problem
+    average = jax.tree.map(jnp.zeros_like, params)
+    for t in range(3):
+        new = harness.at_step(noise, t)
+        wanted = optax.incremental_update(new, average, 0.3)
+        average = gx.incremental_update(new, average, 0.3)
+        assert harness.distance(average, wanted) < 1e-6
+    assert gx.incremental_update({"n": jnp.int32(4)}, {"n": jnp.int32(2)}, 0.5) == {"n": 4}
+    with pytest.raises(ValueError, match=r"^new_tensors and old_tensors do not fit at 'v': old_tensors: float32\[1\]"):
+        gx.incremental_update({"w": jnp.ones(1)}, {"v": jnp.ones(1)}, 0.5)
+    with pytest.raises(ValueError, match=r"^step_size: expected a real number >= 0 and <= 1, got 2"):
+        gx.incremental_update(params, params, 2.0)
