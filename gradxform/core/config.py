@@ -13,6 +13,7 @@ import numpy as np
 
 from gradxform.core.definition import DEFINITIONS
 from gradxform.core.places import is_named, join
+from gradxform.core.pytree import is_foreign
 from gradxform.core.suggest import nearest, unknown
 from gradxform.core.types import Json, PyTree
 from gradxform.core.value import Value
@@ -101,7 +102,10 @@ def _encode(value: PyTree, path: str) -> Json:
         # JSON has no NaN: bytes say every value of every dtype exactly.
         return {"array": np.asarray(value).tobytes().hex(), "dtype": str(value.dtype), "shape": list(value.shape),
                 "numpy": isinstance(value, np.ndarray)}
-    raise ValueError(f"value: expected what a config can hold at '{path}', got {value!r}")
+    instead = ("; decorate the factory that makes it with gx.transformation" if is_foreign(value)
+               else "; a schedule can be written if it is one of gx.schedules or was made under gx.schedule, a mask if "
+               "it is made of gx.path_matches and gx.ndim_at_least" if callable(value) else "")
+    raise ValueError(f"value: expected what a config can hold at '{path}', got {value!r}{instead}")
 
 
 def _decode(item: Json, path: str) -> PyTree:

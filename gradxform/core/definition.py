@@ -97,7 +97,7 @@ class Definition:
         missing = [p.name for p in parameters if p.default is p.empty and p.name not in kwargs
                    and p.name not in by_position[:len(args)] and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         if missing:
-            return f"{self.name}() needs {', '.join(map(repr, missing))}"
+            return f"{self.name}() needs {', '.join(map(repr, missing))}; it has {', '.join(self.signature.parameters)}"
         return None
 
 

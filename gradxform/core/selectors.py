@@ -89,6 +89,11 @@ def _selector(function: Callable[P, Predicate]) -> Callable[P, Selector]:
 def path_matches(pattern: str) -> Predicate:
     """Selects the leaves whose path contains a match of a regular expression.
 
+    In a mask, a run that starts with params of which no path matches is refused, as a misspelt name: each pattern of
+    a combination by ``&``, ``|`` and ``~`` has to match something. One chain for several models, or for a part that
+    may be missing, takes one expression of all of them: ``path_matches("kernel|adapter")``. Called by itself, as in
+    ``lambda params: path_matches("adapter")(params)``, a selector may select nothing.
+
     Args:
       pattern: a regular expression, searched for in paths such as ``encoder/dense/kernel``.
 

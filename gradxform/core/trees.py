@@ -84,9 +84,11 @@ def refuse_integers(tree: PyTree, what: str) -> None:
     """
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         if not is_inexact(leaf):  # paths are only worked out where one is to be named
+            way = "masked(...) or selective_transform(...)"
+            if callable(leaf):  # a module of equinox has its activation among its leaves
+                way = f"eqx.filter(model, eqx.is_inexact_array) if it is part of a module of equinox, or with {way}"
             raise TypeError(f"{what}: expected a leaf of floating-point or complex numbers at '{paths(tree)[i]}', got "
-                            f"{getattr(leaf, 'dtype', type(leaf).__name__)}; leave it out with masked(...) or "
-                            "selective_transform(...)")
+                            f"{getattr(leaf, 'dtype', type(leaf).__name__)}; leave it out with {way}")
 
 
 def align(treedef: Treedef, reference: PyTree, tree: PyTree, what: str,

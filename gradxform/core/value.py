@@ -21,6 +21,7 @@ from gradxform.core.definition import DEFINITIONS, Definition, names
 from gradxform.core.printing import WIDTH, format_call
 from gradxform.core.pytree import Numbers
 from gradxform.core.types import Arguments
+from gradxform.core.suggest import nearest
 
 
 class Value(Numbers):
@@ -72,6 +73,17 @@ class Value(Numbers):
     def format_in(self, room: int) -> str:
         """The call that makes this value, in lines of at most ``room`` columns."""
         return format_call(self.name, self._definition.signature, self._arguments, room)
+
+    if not typing.TYPE_CHECKING:  # a checker would take it that there is every attribute
+        def __getattr__(self, name: str) -> object:
+            # Only called for what there is not, and for a property that raises an AttributeError of its own.
+            if name.startswith("_") or hasattr(type(self), name):
+                return object.__getattribute__(self, name)
+            near = nearest(name, self._arguments | dict(places.parts(self, deep=True)))
+            where = "" if near is None else f"; what it was made with is in .arguments[{near!r}]"
+            if near is not None and near not in self._arguments:
+                where = f"; {near!r} is inside of it: gx.hyperparams shows that, .replace({{{near!r}: ...}}) changes it"
+            raise AttributeError(f"{self.name} has no attribute {name!r}{where}")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{self.name} is immutable; use .replace({name}=...) for a changed one")

@@ -39,17 +39,22 @@ def mask_tree(mask: Mask, tree: PyTree, name: str = "mask") -> PyTree:
     return _bools(name, jax.tree.map(plain, mask(tree))) if callable(mask) else mask
 
 
-def flags(name: str, which: Mask | str | None, tree: PyTree, what: str = "params") -> list[bool]:
+def flags(name: str, which: Mask | str | None, tree: PyTree, what: str = "params", *,
+          every_pattern: bool = False) -> list[bool]:
     """Whether each leaf of ``tree`` is selected, in the order of its leaves; with None, none is.
 
     Raises:
       TypeError: a leaf of the mask is not a bool.
-      ValueError: the mask does not fit the tree, with the first path that differs.
+      ValueError: the mask does not fit the tree, with the first path that differs; or a pattern in it matches nothing,
+        where ``every_pattern`` has to.
     """
     leaves, treedef = flatten(tree)
     if which is None or not leaves:
         return [False] * len(leaves)
-    mask = mask_tree(as_mask(name, which), tree, name)
+    which = as_mask(name, which)
+    if every_pattern:
+        _refuse_idle(name, which, tree)
+    mask = mask_tree(which, tree, name)
     chosen = {*jax.tree.leaves(keep(mask, treedef.unflatten(range(len(leaves))), what, name))}
     return [place in chosen for place in range(len(leaves))]
 
@@ -188,7 +193,7 @@ class Selections:
         tree, key = self._behind(tuple(outer))[0], (*outer, id(one.mask))
         if key not in self._labels:
             if self._starts:
-                _refuse_idle(one, tree)
+                _refuse_idle(one.name, one.mask, tree)
             self._labels[key] = one.labels(tree)
         return jax.tree.map(lambda label: label == one.label, self._labels[key])
 
@@ -212,10 +217,11 @@ def _keep_by_path(mask: PyTree, tree: PyTree, what: str, name: str) -> PyTree:
                               for leaf, at in zip(leaves, found, strict=True)])
 
 
-def _refuse_idle(where: Where, tree: PyTree) -> None:
+def _refuse_idle(name: str, mask: object, tree: PyTree) -> None:
     """Refuses a selector with a pattern that no path matches; what an outer mask hides may be what it is for."""
-    names = paths(tree)
-    for pattern in where.mask.patterns if isinstance(where.mask, Selector) and names and not is_partial(tree) else ():
-        if not any(pattern.search(name) for name in names):
-            raise ValueError(f"{where.name}: expected {pattern.pattern!r} to match some path, got the paths "
-                             f"{', '.join(names[:8])}{', ...' * (len(names) > 8)}")
+    found = paths(tree) if isinstance(mask, Selector) and not is_partial(tree) else []
+    for pattern in mask.patterns if found else ():
+        if not any(map(pattern.search, found)):
+            raise ValueError(f"{name}: expected {pattern.pattern!r} to match some path, got the paths "
+                             f"{', '.join(found[:8])}{', ...' * (len(found) > 8)}; a part that may be missing goes "
+                             "into one expression with what is there: 'kernel|adapter'")

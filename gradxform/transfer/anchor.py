@@ -56,7 +56,7 @@ def penalty(params: Params, anchor: Params, weight: PyTree | None, strength: Sca
     """
     check(strength, head_strength, head, schedule=False)
     refuse_integers(params, "params")
-    new = flags("head", head, params)
+    new = flags("head", head, params, every_pattern=True)
     anchors = matched(params, anchor, new, "pretrained")
     weights = [1.0] * len(new) if weight is None else matched(params, weight, new, "fisher")
     # A sum of squares: the slope of a norm is not defined at the start.
@@ -80,7 +80,7 @@ def pull(anchor: Params | None, weight: PyTree | None, strength: ScalarOrSchedul
     check(strength, head_strength, head, schedule=True)
 
     def start(tree: Params | None, what: str) -> Slot:
-        return Slot(start=lambda params: _copies(params, tree, flags("head", head, params), what))
+        return Slot(start=lambda params: _copies(params, tree, flags("head", head, params, every_pattern=True), what))
 
     def at(count: jax.Array) -> tuple[Scalar, Scalar]:
         return at_step(strength, count - 1), at_step(head_strength, count - 1)

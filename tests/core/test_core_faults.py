@@ -83,8 +83,16 @@ TYPO = gx.path_matches("^encodr/")
 def test_a_pattern_that_matches_nothing_is_refused(name: str, make: Callable[[Any], Any], which: Any) -> None:
     tx, message = make(which), f"{name}: expected '^encodr/' to match some path, got the paths encoder/w, head/w"
     for init in (tx.init, jax.jit(tx.init), lambda p: jax.eval_shape(tx.init, p)):
-        with pytest.raises(ValueError, match=rf"^{re.escape(message)}(\n|$)"):
+        with pytest.raises(ValueError, match=rf"^{re.escape(message)}; a part that may be missing goes into one"):
             init(LAYERS)
+
+
+def test_a_head_that_matches_nothing_is_refused() -> None:
+    tx = gx.transfer.add_l2_sp(None, 0.1, head_strength=0.2, head="^haed")
+    for call in (lambda: tx.init(LAYERS), lambda: gx.transfer.l2_sp_penalty(
+            LAYERS, LAYERS, strength=0.1, head_strength=0.2, head="^haed")):
+        with pytest.raises(ValueError, match=r"^head: expected '\^haed' to match some path, got the paths encoder/w"):
+            call()
 
 
 def test_a_pattern_given_as_text_that_matches_nothing_is_refused() -> None:
@@ -208,3 +216,9 @@ def test_update_without_params_names_the_brick_that_needs_them(tx: Any, recipe: 
         with pytest.raises(ValueError, match=re.escape(f"{recipe}: expected params, got None; {brick} needs them: "
                                                        "call update(updates, state, params)")):
             update(VECTOR, tx.init(VECTOR))
+
+
+def test_a_function_among_the_params_names_the_filter_of_equinox() -> None:
+    message = r"^params: expected a leaf of .* at 'activation', got .*; leave it out with eqx.filter\(model, eqx.is_in"
+    with pytest.raises(TypeError, match=message):
+        gx.adam(0.1).init({"activation": jax.nn.relu, "w": jnp.ones(2)})

@@ -190,12 +190,14 @@ def test_keys_that_do_not_sort_are_refused_when_the_value_is_made(make: Any) -> 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: gx.adamw(lr=1e-3), r"adamw() has no argument 'lr'; did you mean 'learning_rate'?"),
     (lambda: gx.adamw(1e-3, beta1=0.9), r"adamw() has no argument 'beta1'; did you mean 'b1'?"),
-    (lambda: gx.adamw(1e-3, betas=(0.9, 0.99)), r"adamw() has no argument 'betas'; did you mean 'b1'?"),
+    (lambda: gx.adamw(1e-3, betas=(0.9, 0.99)), r"adamw() has no argument 'betas'; did you mean 'b1' and 'b2'?"),
+    (lambda: gx.lion(1e-3, betas=(0.9, 0.99)), r"lion() has no argument 'betas'; did you mean 'b1' and 'b2'?"),
     (lambda: gx.adamw(1e-3, wd=0.1), r"adamw() has no argument 'wd'; did you mean 'weight_decay'?"),
     (lambda: gx.adamw(1e-3, momentum=0.9), r"adamw() has no argument 'momentum'; did you mean 'b1'?"),
     (lambda: gx.adamw(1e-3, weightDecay=0.1), r"adamw() has no argument 'weightDecay'; did you mean 'weight_decay'?"),
     (lambda: gx.adamw(1e-3, weigth_decay=0.1), r"adamw() has no argument 'weigth_decay'; did you mean 'weight_decay'?"),
-    (lambda: gx.sgd(), r"sgd() needs 'learning_rate'"),
+    (lambda: gx.sgd(),
+     r"sgd() needs 'learning_rate'; it has learning_rate, momentum, nesterov, accumulator_dtype, weight_decay, mask"),
     (lambda: gx.sgd(momentum=0.9, rate=0.1), r"sgd() has no argument 'rate'; did you mean 'learning_rate'?"),
     (lambda: gx.clip(1.0, 2.0), r"clip() takes at most 1 arguments by position (max_delta), got 2"),
     (lambda: gx.identity(1.0), r"identity() takes at most 0 arguments by position (none), got 1"),
@@ -203,7 +205,8 @@ def test_keys_that_do_not_sort_are_refused_when_the_value_is_made(make: Any) -> 
     (lambda: gx.sgd(0.1, learning_rate=0.1), r"sgd() got 'learning_rate' twice, by position and by keyword"),
     (lambda: gx.chain(tx=gx.clip(1.0)), r"chain() has no argument 'tx'; it has none"),
     (lambda: gx.schedules.cosine(0.1, T_max=10), r"schedules.cosine() has no argument 'T_max'; did you mean 'steps'?"),
-    (lambda: gx.schedules.cosine(0.1), r"schedules.cosine() needs 'steps'"),
+    (lambda: gx.schedules.cosine(0.1),
+     r"schedules.cosine() needs 'steps'; it has init_value, steps, end_value, exponent"),
     (lambda: gx.ndim_at_least(ndim=2), r"ndim_at_least() has no argument 'ndim'; did you mean 'n'?"),
     (lambda: gx.augment.random_flip_left_right(prob=0.5),
      r"augment.random_flip_left_right() has no argument 'prob'; did you mean 'p'?"),
@@ -275,3 +278,29 @@ def test_replace_of_an_unknown_path(path: str, message: str) -> None:
     with pytest.raises(TypeError) as error:
         gx.chain(gx.clip(1.0), gx.adamw(1e-3)).replace({path: 0.5})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(("value", "name", "message"), [
+    (gx.adam(1e-3), "learning_rate", "adam has no attribute 'learning_rate'; what it was made with is in "
+     ".arguments['learning_rate']"),
+    (gx.adam(1e-3), "lr", "adam has no attribute 'lr'; what it was made with is in .arguments['learning_rate']"),
+    (RATE, "steps", "schedules.cosine has no attribute 'steps'; what it was made with is in .arguments['steps']"),
+    (gx.chain(gx.clip(1.0), gx.adam(1e-3)), "learning_rate",
+     "chain has no attribute 'learning_rate'; '1/learning_rate' is inside of it: gx.hyperparams shows that, "
+     ".replace({'1/learning_rate': ...}) changes it"),
+    (gx.clip(1.0), "zebra", "clip has no attribute 'zebra'"),
+])
+def test_an_argument_is_no_attribute(value: Any, name: str, message: str) -> None:
+    with pytest.raises(AttributeError) as error:
+        getattr(value, name)
+    assert str(error.value) == message
+
+
+def test_an_error_inside_a_property_is_not_taken_for_a_missing_attribute() -> None:
+    @gx.transformation
+    def broken() -> Any:
+        return None.missing  # type: ignore[attr-defined]
+
+    with pytest.raises(AttributeError, match=r"^'NoneType' object has no attribute 'missing'$"):
+        broken()
+    assert not hasattr(gx.clip(1.0), "__jax_array__")

@@ -153,18 +153,18 @@ def a_function(step: Any) -> Any:
     return step
 
 
-@pytest.mark.parametrize(("value", "where"), [
-    (gx.sgd(a_function), "learning_rate"),
-    (gx.stateless(lambda u, p: u), "f"),
-    (gx.chain(gx.clip(1.0), optax.adam(1e-3)), "1"),
-    (gx.chain(gx.clip(1.0), gx.chain(gx.sgd(a_function))), "1/0/learning_rate"),
-    (gx.named_chain(("clip", gx.clip(1.0)), ("sgd", gx.sgd(a_function))), "sgd/learning_rate"),
-    (gx.masked(gx.clip(1.0), lambda p: True), "mask"),
-    (gx.partition({"a": optax.sgd(0.1)}, {"x": "a"}), "transforms/a"),
-    (anything({1, 2}), "item"),
+@pytest.mark.parametrize(("value", "where", "instead"), [
+    (gx.sgd(a_function), "learning_rate", "made under gx.schedule, a mask if"),
+    (gx.stateless(lambda u, p: u), "f", "made under gx.schedule, a mask if"),
+    (gx.chain(gx.clip(1.0), optax.adam(1e-3)), "1", "; decorate the factory that makes it with gx.transformation$"),
+    (gx.chain(gx.clip(1.0), gx.chain(gx.sgd(a_function))), "1/0/learning_rate", "under gx.schedule, a mask if"),
+    (gx.named_chain(("clip", gx.clip(1.0)), ("sgd", gx.sgd(a_function))), "sgd/learning_rate", "under gx.schedule"),
+    (gx.masked(gx.clip(1.0), lambda p: True), "mask", "made of gx.path_matches and gx.ndim_at_least$"),
+    (gx.partition({"a": optax.sgd(0.1)}, {"x": "a"}), "transforms/a", "with gx.transformation$"),
+    (anything({1, 2}), "item", "{1, 2}$"),
 ])
-def test_what_cannot_be_written_says_where(value: Any, where: str) -> None:
-    with pytest.raises(ValueError, match=f"^value: expected what a config can hold at '{where}', got "):
+def test_what_cannot_be_written_says_where_and_what_can(value: Any, where: str, instead: str) -> None:
+    with pytest.raises(ValueError, match=f"^value: expected what a config can hold at '{where}', got .*{instead}"):
         gx.to_config(value)
 
 
