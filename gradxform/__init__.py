@@ -19,6 +19,7 @@ from gradxform.optimizers.adafactor import adafactor
 from gradxform.optimizers.adam import adam, adamw, amsgrad, nadam, nadamw, radam
 from gradxform.optimizers.adaptive import adabelief, lion, yogi
 from gradxform.optimizers.large_batch import lamb, lars
+from gradxform.optimizers.muon import muon
 from gradxform.optimizers.rmsprop import adagrad, rmsprop
 from gradxform.optimizers.sgd import sgd
 from gradxform.transforms.accumulate import accumulate
@@ -39,6 +40,7 @@ from gradxform.transforms.inspect import hyperparams, metrics
 from gradxform.transforms.lion import scale_by_lion
 from gradxform.transforms.masking import freeze, masked, partition, selective_transform
 from gradxform.transforms.momentum import ema, trace
+from gradxform.transforms.muon import scale_by_muon
 from gradxform.transforms.nonfinite import NonfiniteError, all_finite, check_finite, skip_nonfinite
 from gradxform.transforms.record import record_norms
 from gradxform.transforms.rms import scale_by_rms, scale_by_rss, scale_by_stddev
@@ -83,6 +85,7 @@ __all__ = [
     "masked",
     "masking",
     "metrics",
+    "muon",
     "nadam",
     "nadamw",
     "named_chain",
@@ -106,6 +109,7 @@ __all__ = [
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_muon",
     "scale_by_nadam",
     "scale_by_param_block_rms",
     "scale_by_radam",

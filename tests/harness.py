@@ -187,6 +187,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lamb": {},
     "lars": {},
     "lion": {},
+    "muon": {},
     "nadam": {"momentum_decay": 4e-3},
     "nadamw": {},
     "radam": {},

@@ -341,3 +341,43 @@ def scale_by_radam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, thresh
         return r * first / (np.sqrt(v / (1 - b2**t)) + eps)
 
     return each(leaf)
+
+
+# ---- orthogonal momentum ----
+
+
+def scale_by_muon(axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], beta: float = 0.95, steps: int = 5,
+                  nesterov: bool = True, corrected: bool = True, rms_of: float | None = None,
+                  eps: float = 1e-8) -> Rule:
+    """Jordan et al. (2024), on the leaves in ``axes`` (their inputs and outputs); what is left comes out as it is.
+
+    The polynomial is taken of the singular values, where the iteration multiplies matrices.
+    """
+
+    def leaf(t: int, g: np.ndarray, memory: Memory, rows: tuple[int, ...], columns: tuple[int, ...]) -> np.ndarray:
+        m = memory["m"] = beta * memory.get("m", 0) + (1 - beta) * g
+        by_m, by_g = (1 - beta ** (t + nesterov), 1 - beta**t) if corrected else (1.0, 1.0)
+        ahead = beta * m / by_m + (1 - beta) * g / by_g if nesterov else m / by_m
+        others = [axis for axis in range(g.ndim) if axis not in rows + columns]
+        moved = np.transpose(ahead, (*others, *rows, *columns))
+        fan_in, fan_out = (math.prod(g.shape[axis] for axis in part) for part in (rows, columns))
+        new = []
+        for matrix in moved.reshape(-1, fan_in, fan_out):
+            u, s, v = np.linalg.svd(matrix / (np.linalg.norm(matrix) + eps), full_matrices=False)
+            for _ in range(steps):
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            new.append((u * s) @ v)
+        factor = math.sqrt(max(1, fan_out / fan_in)) if rms_of is None else rms_of * math.sqrt(max(fan_in, fan_out))
+        order = np.argsort((*others, *rows, *columns))
+        return factor * np.transpose(np.reshape(new, moved.shape), order)
+
+    def rule(t: int, g: Arrays, w: Arrays, memory: Memory) -> Arrays:
+        return {name: leaf(t, x, memory.setdefault(name, {}), *axes[name]) if name in axes else x
+                for name, x in g.items()}
+
+    return rule
+
+
+def on(names: set[str], rule: Rule) -> Rule:
+    """A rule on some of the leaves; the others stay as they are."""
+    return lambda t, g, w, memory: g | rule(t, {k: x for k, x in g.items() if k in names}, w, memory)

@@ -28,7 +28,7 @@ RECIPES: dict[str, gx.Transformation] = {
     "sgd": gx.sgd(RATE, momentum=0.9), "rmsprop": gx.rmsprop(RATE, momentum=0.9), "adagrad": gx.adagrad(RATE),
     "adam": gx.adam(RATE), "adamw": gx.adamw(RATE), "nadam": gx.nadam(RATE), "nadamw": gx.nadamw(RATE),
     "amsgrad": gx.amsgrad(RATE), "radam": gx.radam(RATE), "adabelief": gx.adabelief(RATE), "yogi": gx.yogi(RATE),
-    "lion": gx.lion(RATE), "lars": gx.lars(RATE), "lamb": gx.lamb(RATE),
+    "lion": gx.lion(RATE), "muon": gx.muon(RATE), "lars": gx.lars(RATE), "lamb": gx.lamb(RATE),
     "adafactor": gx.adafactor(RATE, min_dim_size_to_factor=2),
 }
 LISTING = gx.chain(gx.clip_by_global_norm(1.0), gx.record_norms(), gx.adamw(

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from gradxform.core.numbers import widen
@@ -128,8 +129,8 @@ def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str, *, prefix: bool = F
 
     def fits(path: str) -> bool:
         if path in here and path in there:
-            return (here[path] is None) == (there[path] is None)
-        below = here.get(path) is not None and any(other.startswith(path + "/") for other in there)
+            return _emptiness(here[path]) == _emptiness(there[path])
+        below = not _emptiness(here.get(path)) and any(other.startswith(path + "/") for other in there)
         above = path in there and any(path.startswith(other + "/") for other in here)
         return prefix and (below or above or "(root)" in here)
 
@@ -152,8 +153,13 @@ def _one_level(tree: PyTree) -> tuple[list[tuple[KeyPath, PyTree]], Treedef]:
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
 
 
+def _emptiness(leaf: object) -> str:
+    """What stands in place of an array: None, or what a mask leaves; nothing for an array."""
+    return "None" if leaf is None else "masked out" if isinstance(leaf, optax.MaskedNode) else ""
+
+
 def _leaves_by_path(tree: PyTree) -> dict[str, ArrayLike | None]:
-    return dict(named_leaves(tree, lambda x: x is None))
+    return dict(named_leaves(tree, lambda x: bool(_emptiness(x))))
 
 
 def check_shapes(reference: PyTree, leaves: list[ArrayLike], others: list[ArrayLike], a_name: str, b_name: str) -> None:
@@ -172,4 +178,4 @@ def _describe(leaves: dict[str, ArrayLike | None], path: str) -> str:
     if path not in leaves:
         return "no leaf"
     leaf = leaves[path]
-    return "None" if leaf is None else f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+    return _emptiness(leaf) or f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"

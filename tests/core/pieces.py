@@ -33,6 +33,7 @@ BRICKS: dict[str, Callable[[Any], gx.Transformation]] = {
     "static_loss_scale": lambda axis: gx.precision.static_loss_scale(gx.adam(0.1), 2.0, axis_name=axis),
     "lamb": lambda axis: gx.lamb(0.1, axis_name=axis),
     "lars": lambda axis: gx.lars(0.1, axis_name=axis),
+    "muon": lambda axis: gx.muon(0.1, axis_name=axis),
 }
 
 
@@ -73,10 +74,11 @@ def refused() -> Iterator[str]:
             on_pieces(brick(None), PARAMS, GRADS)
             yield f"{name}: nothing was raised"
         except gx.ShardingError as error:
-            expected = {"lamb": "scale_by_trust_ratio", "lars": "scale_by_trust_ratio"}.get(name, name)
+            expected = {"lamb": "scale_by_trust_ratio", "lars": "scale_by_trust_ratio",
+                        "muon": "scale_by_muon"}.get(name, name)
             if not str(error).startswith(f"{expected}: ") or "along 'x' at 'w'" not in str(error):
                 yield f"{name}: {error}"
-    for name in ("adaptive_grad_clip", "centralize", "scale_by_factored_rms"):
+    for name in ("adaptive_grad_clip", "centralize", "scale_by_factored_rms", "muon"):
         try:
             on_pieces(BRICKS[name]("x"), PARAMS, GRADS)
             yield f"{name}: nothing was raised"

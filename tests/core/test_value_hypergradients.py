@@ -29,6 +29,7 @@ RECIPES: dict[str, gx.Transformation] = {
     "yogi": gx.yogi(0.1),
     "rmsprop": gx.rmsprop(0.1, centered=True, momentum=0.5, initial_scale=0.1, eps=1e-4),
     "adagrad": gx.adagrad(0.1),
+    "muon": gx.muon(0.1, weight_decay=0.1, adam_learning_rate=0.05),
     "lars": gx.lars(0.1, weight_decay=0.1, trust_coefficient=0.5),
     "lamb": gx.lamb(0.1, weight_decay=0.1),
     # A moment in float32 would round away what a difference has to see.

@@ -151,6 +151,11 @@ case(gx.lamb, RATE, **RECIPE, **MOMENTS, trust_ratio_mask=MASKS, max_trust_ratio
 case(gx.adafactor, RATE, **RECIPE, **FACTORED, decay_offset=integer(3, 0), multiply_by_parameter_scale=flag(False),
      clipping_threshold=positive(2.0), momentum=unit(0.5), dtype_momentum=dtype(), eps=nonnegative(0.125),
      relative_step=flag(True), rate_on_decay=flag(True), **AXIS)
+MUON = {"ns_coeffs": Argument((3.0, -4.0, 2.0), ((3.0, -4.0), 2.0, ("a", -4.0, 2.0), ((3.0, -4.0, 2.0),))),
+        "ns_steps": integer(4, 1), "beta": unit(0.5), "eps": nonnegative(0.125), **MU_DTYPE, "nesterov": flag(False),
+        "bias_correction": flag(False), "consistent_rms": positive(0.25), **AXIS}
+case(gx.muon, RATE, **RECIPE, **MUON, matrices=Argument((("kernel", (0, 1)),), ("(", (("kernel", 0),), (("kernel",),))),
+     adam_learning_rate=real(0.25), adam_b1=unit(0.5), adam_b2=unit(0.75), adam_eps_root=nonnegative(0.0625))
 # Rules.
 case(gx.scale, {"step_size": -0.5}, step_size=real(0.25))
 case(gx.scale_by_learning_rate, RATE, learning_rate=real(0.25), flip_sign=flag(False))
@@ -173,6 +178,7 @@ case(gx.scale_by_radam, **(MOMENTS | {"b2": Argument(0.75, (*REAL, -0.5, 0.0, 1.
 case(gx.scale_by_nadam, **MOMENTS, **MU_DTYPE, momentum_decay=nonnegative(0.01))
 case(gx.scale_by_lion, b1=unit(0.5), b2=unit(0.75), **MU_DTYPE, mode=Argument("smooth", ("round", 1)),
      smooth_beta=Argument(0.5, REAL))
+case(gx.scale_by_muon, **MUON, reduction_axis=Argument((-3, -2), COUNT), output_axis=Argument(-3, COUNT))
 case(gx.scale_by_factored_rms, **FACTORED, step_offset=integer(3, 0), epsilon=nonnegative(0.125),
      decay_rate_fn=Argument(double, ("fast", 0.5)), **AXIS)
 case(gx.scale_by_trust_ratio, min_norm=nonnegative(0.5), trust_coefficient=nonnegative(0.5), eps=nonnegative(0.125),

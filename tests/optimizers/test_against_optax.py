@@ -29,6 +29,10 @@ def falling(step: Any) -> Any:
     return RATE * (1.0 - 0.005 * step)
 
 
+def as_matrices(params: Any) -> Any:
+    return jax.tree.map(lambda x: optax.contrib.MuonDimensionNumbers(), params)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """A call of ours and the call of optax's that it stands for; ``theirs`` is the same call where it is None."""
@@ -81,6 +85,20 @@ RECIPES = {
         lambda lib: lib.lars(falling, 0.01, DECAYED, 0.1, 1e-3, DECAYED, 0.8, True)),
     "lion": Pair(lambda lib: lib.lion(RATE)),
     "lion-decay": Pair(lambda lib: lib.lion(falling, 0.8, 0.9, weight_decay=0.1, mask=DECAYED)),
+    "muon": Pair(lambda lib: lib.muon(RATE), lambda lib: lib.contrib.muon(RATE)),
+    # Not among the bricks below: optax keeps its coefficients in the state, and scales by the shape elsewhere.
+    "scale_by_muon": then_step(
+        lambda lib: lib.masked(lib.scale_by_muon(consistent_rms=0.5), gx.path_matches("kernel")),
+        lambda lib: lib.masked(lib.chain(lib.contrib.scale_by_muon(weight_dimension_numbers=as_matrices),
+                                         lib.scale(0.5 * 4**0.5)), gx.path_matches("kernel"))),
+    "muon-plain": Pair(
+        lambda lib: lib.muon(falling, beta=0.8, nesterov=False, weight_decay=0.1, consistent_rms=0.2,
+                             matrices=[("attention", (0, (1, 2)))], adam_b2=0.9, adam_learning_rate=RATE),
+        lambda lib: lib.contrib.muon(
+            falling, beta=0.8, nesterov=False, weight_decay=0.1, adam_weight_decay=0.1, consistent_rms=0.2,
+            muon_weight_dimension_numbers={"attention": optax.contrib.MuonDimensionNumbers(0, (1, 2)),
+                                           "encoder": {"bias": None, "kernel": None}},
+            adam_b2=0.9, adam_learning_rate=RATE)),
     "nadam": Pair(lambda lib: lib.nadam(RATE)),
     "nadamw": Pair(lambda lib: lib.nadamw(falling, weight_decay=0.1, mask=DECAYED)),
     "radam": Pair(lambda lib: lib.radam(RATE, b2=0.9)),
@@ -142,7 +160,7 @@ CORRECTED = {
 
 
 def optax_has(name: str) -> bool:
-    return hasattr(optax, name) or hasattr(optax.transforms, name)
+    return any(hasattr(module, name) for module in (optax, optax.transforms, optax.contrib))
 
 
 def test_every_shared_name_is_compared() -> None:

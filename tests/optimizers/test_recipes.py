@@ -21,6 +21,7 @@ DECAY = 0.1
 KERNELS = {"attention", "conv/0", "encoder/kernel"}
 FACTORED = {"attention": (0, 2), "conv/0": (2, 3), "encoder/bias": None, "encoder/kernel": (0, 1), "temperature": None}
 LAST = FACTORED | {"attention": (1, 2)}
+REST = {*FACTORED}
 
 
 def falling(step: Any) -> Any:
@@ -102,6 +103,20 @@ CASES: dict[str, Case] = {
              oracles.scale(lambda s: -falling(s)))),
     "lion": (
         lambda: gx.lion(RATE, weight_decay=DECAY), then(oracles.scale_by_lion(0.9, 0.99), decay, down)),
+    "muon": (
+        lambda: gx.muon(falling, weight_decay=DECAY),
+        then(oracles.on({"encoder/kernel"}, oracles.scale_by_muon({"encoder/kernel": ((0,), (1,))})),
+             oracles.on(REST - {"encoder/kernel"}, oracles.scale_by_adam(nesterov=True)), decay,
+             oracles.scale(lambda s: -falling(s)))),
+    "muon-matrices": (
+        lambda: gx.muon(RATE, bias_correction=False, matrices=[
+            ("conv", ((0, 1, 2), 3)), ("attention", (0, (1, 2))), (gx.ndim_at_least(2), (-2, -1))],
+            adam_learning_rate=0.1, consistent_rms=0.2, weight_decay=DECAY, mask=gx.ndim_at_least(2)),
+        then(oracles.scale_by_muon({"conv/0": ((0, 1, 2), (3,)), "attention": ((0,), (1, 2)),
+                                    "encoder/kernel": ((0,), (1,))}, corrected=False, rms_of=0.2),
+             oracles.on(REST - KERNELS, oracles.scale_by_adam(nesterov=True)),
+             oracles.add_decayed_weights(DECAY, KERNELS), oracles.on(KERNELS, down),
+             oracles.on(REST - KERNELS, oracles.scale(-0.1)))),
     "nadam": (
         lambda: gx.nadam(RATE, weight_decay=DECAY), then(oracles.scale_by_adam(nesterov=True), decay, down)),
     "nadam-torch": (

@@ -20,6 +20,7 @@ UNITS = {"attention": (0,), "conv/0": (0, 1, 2), "encoder/bias": None, "encoder/
 LARGEST = {"attention": (0, 2), "conv/0": (2, 3), "encoder/bias": None, "encoder/kernel": (0, 1), "temperature": None}
 LAST = LARGEST | {"attention": (1, 2)}
 ONLY_CONV = {name: (2, 3) if name == "conv/0" else None for name in LARGEST}
+MATRICES = {"attention": ((1,), (2,)), "conv/0": ((2,), (3,)), "encoder/kernel": ((0,), (1,))}
 WHOLE = dict.fromkeys(LARGEST)
 
 
@@ -84,6 +85,15 @@ CASES: dict[str, Case] = {
         lambda: gx.scale_by_lion(0.5, 0.9, mode="refined"),
         oracles.scale_by_lion(0.5, 0.9, lambda c: np.minimum(np.maximum(c, -1), 1)),
     ),
+    "scale_by_muon": (
+        lambda: gx.masked(gx.scale_by_muon(), gx.ndim_at_least(2)), oracles.scale_by_muon(MATRICES)),
+    "scale_by_muon-torch": (
+        lambda: gx.masked(gx.scale_by_muon(bias_correction=False, eps=1e-7), gx.ndim_at_least(2)),
+        oracles.scale_by_muon(MATRICES, corrected=False, eps=1e-7)),
+    "scale_by_muon-heads": (
+        lambda: gx.masked(gx.scale_by_muon(ns_steps=3, beta=0.8, nesterov=False, consistent_rms=0.2, reduction_axis=0,
+                                           output_axis=(1, 2)), "attention"),
+        oracles.scale_by_muon({"attention": ((0,), (1, 2))}, 0.8, 3, nesterov=False, rms_of=0.2)),
     "scale_by_rms": (lambda: gx.scale_by_rms(eps=1e-3), oracles.scale_by_rms(0.9, 1e-3)),
     "scale_by_rms-torch": (
         lambda: gx.scale_by_rms(0.99, eps=1e-3, eps_in_sqrt=False),
@@ -203,7 +213,8 @@ def test_every_brick_has_a_formula() -> None:
 
 # Complex leaves: |g|**2 in every second moment.
 
-COMPLEX = ["scale_by_adam", "scale_by_amsgrad-torch", "scale_by_belief", "scale_by_yogi", "scale_by_nadam",
+COMPLEX = ["scale_by_muon", "scale_by_adam",
+           "scale_by_amsgrad-torch", "scale_by_belief", "scale_by_yogi", "scale_by_nadam",
            "scale_by_radam", "scale_by_rms-torch", "scale_by_stddev", "scale_by_rss", "scale_by_factored_rms",
            "scale_by_trust_ratio-decay-limit", "clip", "clip_by_global_norm", "clip_by_block_rms",
            "adaptive_grad_clip", "centralize", "trace-nesterov", "ema", "add_decayed_weights", "chain",

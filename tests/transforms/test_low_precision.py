@@ -119,7 +119,8 @@ def test_yogi_as_optax_starts_it_moves_a_weight_without_a_gradient() -> None:
 EXACT = {
     "learning_rate": 2.0**-6, "b1": 0.875, "b2": 0.98828125, "decay": 0.75, "decay_rate": 0.75, "momentum": 0.875,
     "weight_decay": 0.125, "eps": 2.0**-10, "initial_accumulator_value": 0.125, "momentum_decay": 2.0**-8,
-    "trust_coefficient": 2.0**-10}
+    "trust_coefficient": 2.0**-10, "beta": 0.875, "adam_b1": 0.875, "adam_b2": 0.98828125,
+    "ns_coeffs": (2.0, -1.5, 0.5)}
 
 
 def mixed(shape: tuple[int, ...] = (2, 3)) -> tuple[harness.Tree, list[harness.Tree]]:
