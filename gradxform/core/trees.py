@@ -178,4 +178,6 @@ def _describe(leaves: dict[str, ArrayLike | None], path: str) -> str:
     if path not in leaves:
         return "no leaf"
     leaf = leaves[path]
+    if leaf is None:
+        return "None"
     return _emptiness(leaf) or f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"

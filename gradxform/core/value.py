@@ -20,8 +20,8 @@ from gradxform.core.arguments import kind, plain, signature
 from gradxform.core.definition import DEFINITIONS, Definition, names
 from gradxform.core.printing import WIDTH, format_call
 from gradxform.core.pytree import Numbers
-from gradxform.core.types import Arguments
 from gradxform.core.suggest import nearest
+from gradxform.core.types import Arguments
 
 
 class Value(Numbers):

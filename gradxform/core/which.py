@@ -220,7 +220,7 @@ def _keep_by_path(mask: PyTree, tree: PyTree, what: str, name: str) -> PyTree:
 def _refuse_idle(name: str, mask: object, tree: PyTree) -> None:
     """Refuses a selector with a pattern that no path matches; what an outer mask hides may be what it is for."""
     found = paths(tree) if isinstance(mask, Selector) and not is_partial(tree) else []
-    for pattern in mask.patterns if found else ():
+    for pattern in mask.patterns if isinstance(mask, Selector) and found else ():
         if not any(map(pattern.search, found)):
             raise ValueError(f"{name}: expected {pattern.pattern!r} to match some path, got the paths "
                              f"{', '.join(found[:8])}{', ...' * (len(found) > 8)}; a part that may be missing goes "
