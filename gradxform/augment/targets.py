@@ -23,6 +23,8 @@ LEFT_BEHIND = {"images": "image", "masks": "mask", "box": "boxes", "bbox": "boxe
 """Names that are not known, and would pass untouched where their owner means them to move."""
 SLACK = 0.5
 """By so many pixels a box may lie outside of its image, as rounded numbers of boxes on the rim do; it is cut."""
+LEAST_SIDE = 8
+"""An image of 1 or 3 rows with so many columns and so many channels is taken for one whose channels come first."""
 ROUNDING = 1e-5
 """By so much floats may lie outside of [0, 1]; four of their last bits where those are more."""
 
@@ -179,6 +181,9 @@ def _check_types(arrays: dict[str, Any]) -> None:
                         f"{type(image).__name__ if dtype is None else f'dtype {dtype}'}")
     if image.ndim not in (3, 4) or 0 in image.shape:
         raise ValueError(f"image: expected shape (H, W, C) or (B, H, W, C), none of them 0, got {image.shape}")
+    if image.shape[-3] in (1, 3) and min(image.shape[-2:]) >= LEAST_SIDE:
+        warnings.warn(f"image: expected channels last, (H, W, C) or (B, H, W, C), got {image.shape}, as if they came "
+                      f"first: jnp.moveaxis(image, -3, -1) puts them there", stacklevel=4)
     batch = image.shape[:-3]
     front = ", ".join(map(str, batch)) + (", " if batch else "")
     for name, x in arrays.items():
@@ -235,8 +240,9 @@ def _check_numbers(arrays: dict[str, Any], layout: str, stage: Built) -> None:
     """Refuses numbers out of range, as far as they are known before the program runs."""
     image = arrays["image"]
     if "size" in arrays and _concrete(arrays["size"]):
-        # The smallest of them has to do.
+        # The smallest of them has to do, for what takes images of several sizes at all.
         height, width = np.asarray(arrays["size"]).reshape(-1, 2).min(0).tolist()
+        stage.out_shape((jnp.int32(height), jnp.int32(width), image.shape[-1]))
         stage.out_shape((height, width, image.shape[-1]))
     if _concrete(image) and _concrete(arrays.get("size")) and image.dtype != jnp.uint8 and needs_unit(stage):
         values = np.asarray(image, np.float32)

@@ -249,6 +249,14 @@ def test_what_is_not_square_is_not_turned(aug: Any) -> None:
     refused(ValueError, "image", lambda: aug(KEY, BATCH))
 
 
+def test_sizes_are_refused_where_they_have_to_be_known() -> None:
+    """Whatever they are, square or not."""
+    for size in ([8, 8], [8, 6]):
+        inputs = {"image": IMAGE, "size": np.array(size)}
+        for aug in (A.random_rot90(), A.chain(FLIP, A.pad(2)), A.letterbox(8)):
+            assert "have to be known" in refused(ValueError, "size", lambda: aug(KEY, inputs))
+
+
 def test_without_boxes_there_is_no_crop_by_them() -> None:
     refused(ValueError, "boxes", lambda: A.random_iou_crop(4)(KEY, BATCH))
 

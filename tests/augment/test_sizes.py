@@ -22,11 +22,24 @@ SIZES = np.array([[24, 30], [17, 13], [2, 19]])
 """The whole array, a part of it, and less than a filter is wide."""
 TURN = A.random_rotation(40, border="reflect", mask_fill=5)
 
+
+@A.augmentation
+def nudged() -> Any:
+    """Whole pixels to the side, of a user's own making."""
+    def draw(key: jax.Array, shape: Any) -> Any:
+        return jax.random.randint(key, (2,), -4, 5)
+
+    def place(by: Any, shape: Any) -> Any:
+        return A.Affine(1.0, 0.0, by[0].astype(jnp.float32), 0.0, 1.0, by[1].astype(jnp.float32))
+
+    return A.Resampling((A.Geometric(draw, place, "shift", border=A.Border("constant", 0.4, 6), reach=(4, 4)),))
+
+
 STAGES: dict[str, Any] = {
     "padded crop": A.random_crop((20, 24), (9, 14), fill=(0.2, 0.4, 0.9), mask_fill=3),
     "mirrored crop": A.chain(A.random_flip_left_right(), A.random_crop((12, 20), (10, 9), border="reflect")),
     "middle": A.center_crop((2, 11)),
-    "flips": A.chain(A.random_flip_left_right(0.6), A.random_flip_up_down(0.6)),
+    "flips and a shift": A.chain(A.random_flip_left_right(0.6), nudged(), A.random_flip_up_down(0.6)),
     "resized crop": A.random_resized_crop((16, 20)),
     "rotation": TURN,
     "nearest": A.random_affine(20, (0.1, 0.2), (0.7, 1.3), (5, 5), interpolation="nearest", fill=0.5, mask_fill=4),
@@ -36,7 +49,7 @@ STAGES: dict[str, Any] = {
     "policy": A.rand_augment(2, 9),
     "fixed": A.chain(A.random_resized_crop(16), A.color_jitter(0.4, 0.4, 0.4), A.elastic_deformation(10.0, 3.0)),
 }
-QUICK = [("padded crop", np.uint8), ("resized crop", np.uint8), ("flips", np.uint8), ("nearest", np.uint8),
+QUICK = [("padded crop", np.uint8), ("resized crop", np.uint8), ("flips and a shift", np.uint8), ("nearest", np.uint8),
          ("statistics", np.uint8), ("rotation", np.float32)]
 """One of each mechanism; the others take minutes to compile."""
 FLOATS = ["mirrored crop", "resized crop", "rotation", "statistics", "neighbours"]

@@ -271,6 +271,17 @@ def test_boxes_in_shares_taken_for_pixels_are_warned_of() -> None:
         A.invert()(jax.random.key(0), inputs, boxes="coco")
 
 
+def test_what_is_probably_meant_otherwise_is_warned_of() -> None:
+    """Channels that come first; one number for both sides of an image that is not square."""
+    for shape in ((3, 8, 9), (2, 1, 8, 8)):
+        with pytest.warns(UserWarning, match=r"^image: expected channels last"):
+            A.chain()(jax.random.key(0), np.zeros(shape, np.uint8))
+    with pytest.warns(UserWarning, match=r"^size: expected height and width .* shorter=6 keeps it"):
+        assert A.resize(6).stage.out_shape((10, 12, 3)) == (6, 6, 3)
+    for aug, shape in ((A.resize(6), (9, 9)), (A.resize((6, 6)), (10, 12)), (A.resize(shorter=6), (10, 12))):
+        aug.stage.out_shape((*shape, 3))
+
+
 def test_points_keep_their_other_columns_and_change_sides() -> None:
     """(persons, points, x, y and visibility); joints change places in mirror images alone."""
     points = np.float32(np.random.RandomState(0).uniform(1, 9, (2, 3, 5, 3)))

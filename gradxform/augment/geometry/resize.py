@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
+
+import jax
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import ALONG_AXES
@@ -22,7 +25,8 @@ def resize(size: int | tuple[int, int] | None = None, *, shorter: int | None = N
     some images whose height shrinks more than their width the other way round; there 8-bit levels may differ by one.
 
     Args:
-      size: height and width in pixels, or one number for both, whatever the shape of the image.
+      size: height and width in pixels, or one number for both. One number makes a square of every image, and there is a
+        warning where that changes its shape; ``shorter=`` is what one number means in torchvision.
       shorter: the shorter side in pixels, instead of ``size``.
       longer: the longer side, instead of ``size``; beside ``shorter`` the most that it may become.
       interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``; masks are always ``"nearest"``. Bicubic results
@@ -52,8 +56,16 @@ def resize(size: int | tuple[int, int] | None = None, *, shorter: int | None = N
     long = None if longer is None else arrays.size("longer", longer)
     checks.choice("interpolation", interpolation, ALONG_AXES)
 
+    alone = not isinstance(size, (tuple, list))
+
     def result(shape: Shape) -> tuple[int, int]:
-        return sides(shape, short, long) if both is None else both
+        if both is None:
+            return sides(shape, short, long)
+        if alone and not any(isinstance(side, jax.Array) for side in shape[:2]) and shape[0] != shape[1]:
+            warnings.warn(f"size: expected height and width for images that are not square, got {size} for images of "
+                          f"{shape[:2]}, whose shape is lost: {both} says so, shorter={both[0]} keeps it",
+                          stacklevel=2)
+        return both
 
     return Resampling((resizing(result, interpolation, antialias, known=both is None),))
 

@@ -331,18 +331,20 @@ def _padded(array: Any, size: jax.Array, method: Method, maps: list[Map], room: 
                 nearest(array, method, maps, room[0], room[1], fill))
     (one,) = maps
     assert isinstance(one, Affine) and fill is not None
-    if stays:
-        # A mirror image: that of the array, moved into its corner.
-        for axis, (scale, start) in enumerate(((one.yy, one.y0), (one.xx, one.x0))):
-            if method.mirrors[axis]:
-                length = array.shape[axis]
-                back = jnp.where(scale < 0, length - jnp.round(start).astype(jnp.int32), 0)
-                array = jnp.roll(jnp.where(scale < 0, jnp.flip(array, axis), array), -back, axis)
-        return array
     down, across = method.reach
     if down or across:
         array = framed(array, method.border, fill, method.reach, size)
     one = one._replace(x0=one.x0 + across, y0=one.y0 + down)
+    if stays:
+        # The array, or its mirror image, moved so far that the first pixel of the result is in its corner.
+        for axis, (scale, start) in enumerate(((one.yy, one.y0), (one.xx, one.x0))):
+            if method.mirrors[axis] or method.reach[axis]:
+                first = jnp.round(jnp.asarray(start)).astype(jnp.int32)
+                if method.mirrors[axis]:
+                    first = jnp.where(scale < 0, array.shape[axis] - first, first)
+                    array = jnp.where(scale < 0, jnp.flip(array, axis), array)
+                array = jnp.roll(array, -first, axis)
+        return array[:room[0], :room[1]]
     return nearest(array, method._replace(reach=(0, 0)), [one], room[0], room[1], fill)
 
 
