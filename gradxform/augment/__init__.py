@@ -46,6 +46,7 @@ from gradxform.augment.photometry.levels import (
 from gradxform.augment.photometry.noise import gaussian_noise
 from gradxform.augment.photometry.normalize import normalize
 from gradxform.augment.policies.aug_mix import aug_mix
+from gradxform.augment.policies.auto_augment import auto_augment
 from gradxform.augment.policies.byol import byol_views
 from gradxform.augment.policies.rand_augment import rand_augment, trivial_augment
 from gradxform.augment.policies.simclr import simclr_views
@@ -66,6 +67,7 @@ __all__ = [
     "Stage",
     "aug_mix",
     "augmentation",
+    "auto_augment",
     "autocontrast",
     "byol_views",
     "center_crop",

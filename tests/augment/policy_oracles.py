@@ -1,7 +1,7 @@
 """What policies are held against: the numbers of the published codes, and Pillow for each operation.
 
-A *policy* is here ``"torchvision"``, ``"timm"``, ``"google"`` (RandAugment), ``"trivial"`` (TrivialAugment) or
-``"aug_mix"``.
+A *policy* is here ``"torchvision"``, ``"timm"``, ``"google"`` (RandAugment), ``"trivial"`` (TrivialAugment),
+``"aug_mix"`` or ``"learned"`` (AutoAugment).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from gradxform.augment.geometry.borders import Border
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.policies.operations import operation
-from gradxform.augment.policies.presets import AUG_MIX, AUG_MIX_ALL, RAND_AUGMENT, TRIVIAL_AUGMENT, Preset
+from gradxform.augment.policies.presets import AUG_MIX, AUG_MIX_ALL, LEARNED, RAND_AUGMENT, TRIVIAL_AUGMENT, Preset
 
-PRESETS: dict[str, Preset] = RAND_AUGMENT | {"trivial": TRIVIAL_AUGMENT, "aug_mix": AUG_MIX_ALL}
+PRESETS: dict[str, Preset] = RAND_AUGMENT | {
+    "trivial": TRIVIAL_AUGMENT, "aug_mix": AUG_MIX_ALL, "learned": LEARNED}
 SIZES = [(32, 32), (57, 91), (224, 160)]
 ENHANCE = {"color": ImageEnhance.Color, "contrast": ImageEnhance.Contrast, "brightness": ImageEnhance.Brightness,
            "sharpness": ImageEnhance.Sharpness}
@@ -35,14 +36,16 @@ OPERATIONS = {
                "cutout"),
     "trivial": ("identity", *MOVES, *ENHANCE, "posterize", "solarize", "auto_contrast", "equalize"),
     "aug_mix": ("auto_contrast", "equalize", "posterize", "rotate", "solarize", *SHIFTS, *ENHANCE),
+    "learned": ("identity", *MOVES, *ENHANCE, "posterize", "solarize", "auto_contrast", "equalize", "invert"),
 }
 MAGNITUDES: dict[str, list[float]] = {
     "torchvision": list(range(31)), "trivial": list(range(31)), "timm": list(range(11)), "google": list(range(11)),
     # Between two whole levels too, and none where a product of a level is a whole number that floats may miss.
     "aug_mix": [0.1, 0.37, *(1 + 0.5 * i for i in range(18)), 9.93, 10.0],
+    "learned": list(range(10)),
 }
 INTERPOLATION = {"torchvision": "nearest", "timm": "bilinear", "google": "nearest", "trivial": "nearest",
-                 "aug_mix": "bilinear"}
+                 "aug_mix": "bilinear", "learned": "nearest"}
 GRAY_FILL = ("timm", "google")
 
 
@@ -54,6 +57,8 @@ def published(policy: str, name: str, m: float, height: int, width: int) -> list
     """The number that the published code gives an operation for a magnitude, or both where a sign is random."""
     if name in BARE:
         return []
+    if policy == "learned":
+        policy, m = "torchvision", m * 30 / 9
     side = width if name.endswith("_x") else height
     if policy in ("torchvision", "trivial"):
         wide = policy == "trivial"

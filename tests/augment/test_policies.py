@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import hashlib
 import itertools
 import json
 import pickle
@@ -17,6 +19,7 @@ from photometric_oracles import photograph
 from scipy import stats
 
 import gradxform as gx
+from gradxform.augment.policies.learned import AUTO_AUGMENT
 
 pytestmark = pytest.mark.long
 
@@ -28,6 +31,7 @@ LIKELY = 1e-4
 
 def policy(name: str, num_ops: int = 2, magnitude: Any = 9.0, **options: Any) -> Any:
     return (augment.trivial_augment(**options) if name == "trivial"
+            else augment.auto_augment("cifar10", **options) if name == "learned"
             else augment.rand_augment(num_ops, magnitude, name, **options))
 
 
@@ -247,12 +251,40 @@ def test_cutouts_are_anywhere() -> None:
     assert np.abs(np.corrcoef(place.T) - np.eye(4)).max() < 4.5 / np.sqrt(len(place))
 
 
+def test_the_rows_of_auto_augment_are_torchvisions() -> None:
+    """Digests of the tables in torchvision 0.29."""
+    digests = {name: hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] for name, rows in AUTO_AUGMENT.items()}
+    assert digests == {"imagenet": "581e655f519be787", "cifar10": "e912eac9c42f5856", "svhn": "0705aabfb297b42f"}
+
+
+def test_auto_augment_draws_its_rows() -> None:
+    """Each row as likely, each operation with its own probability and number."""
+    rows, (height, width), count = AUTO_AUGMENT["svhn"], (57, 91), 40_000
+    params = drawn(augment.auto_augment("svhn"), count, (height, width, 3))
+    names = oracles.names_of("learned", params["op"])
+    expected: collections.Counter[tuple[str, ...]] = collections.Counter()
+    numbers: dict[str, set[float]] = collections.defaultdict(set)
+    for row in rows:
+        ops = [oracles.canonical(op) for op, _, _ in row]
+        for done in itertools.product((False, True), repeat=2):
+            share = np.prod([p if one else 1 - p for (_, p, _), one in zip(row, done, strict=True)])
+            expected[tuple(op if one else "identity" for op, one in zip(ops, done, strict=True))] += share / len(rows)
+        for op, (_, p, m) in zip(ops, row, strict=True):
+            numbers[op] |= {oracles.number_of("learned", op, m, sign, height, width) for sign in (1.0, -1.0) if p > 0}
+    found = collections.Counter(map(tuple, names))
+    for key in expected | found:
+        assert abs(found[key] / count - expected[key]) <= 5 * np.sqrt(expected[key] * (1 - expected[key]) / count), key
+    for op in set(numbers) - set(oracles.BARE):
+        assert np.allclose(sorted(set(params["value"][names == op].tolist())), sorted(numbers[op]), 1e-6), op
+
+
 # Whole policies.
 
 
 @pytest.mark.parametrize(("name", "num_ops"), [
     ("torchvision", 2), pytest.param("timm", 4, marks=pytest.mark.exhaustive),
-    pytest.param("google", 3, marks=pytest.mark.exhaustive), ("trivial", 1)])
+    pytest.param("google", 3, marks=pytest.mark.exhaustive), pytest.param("trivial", 1, marks=pytest.mark.exhaustive),
+    ("learned", 2)])
 def test_a_policy_is_its_operations_one_by_one(name: str, num_ops: int) -> None:
     images = oracles.photographs(48, 32, 32)
     aug, fill = policy(name, num_ops, interpolation="nearest"), 0.5 if name in oracles.GRAY_FILL else 0.0

@@ -322,6 +322,8 @@ POLICY = BETWEEN | BORDER
 case(A.rand_augment, num_ops=integer(3, 1), magnitude=Argument(5.0, (*REAL, -0.5, 31.0)),
      preset=Argument("google", ("keras", 1, None)), probability=closed_unit(0.25), scaled=flag(True), **POLICY)
 case(A.trivial_augment, **POLICY)
+case(A.auto_augment, policy=Argument("svhn", ("mnist", 1, None)), interpolation=Argument("bilinear", ("cubic", 1)),
+     **BORDER)
 case(A.aug_mix, severity=Argument(2.0, (*REAL, 0.0, 11.0)), width=integer(2, 1), depth=Argument(2, ("many", 1.5, 0)),
      alpha=positive(0.5), all_ops=flag(True), interpolation=BETWEEN["interpolation"], fill=BORDER["fill"])
 case(A.random_apply, {"aug": A.invert()}, aug=AUG, p=closed_unit(0.25))

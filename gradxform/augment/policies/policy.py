@@ -75,7 +75,8 @@ def operations(preset: Preset, interpolation: str, border: Border) -> list[Any]:
         operation("identity", interpolation, border)]
 
 
-def drawn(key: jax.Array, preset: Preset, levels: jax.Array, keep: jax.Array, shape: Shape) -> Steps:
+def drawn(key: jax.Array, preset: Preset, levels: jax.Array, keep: jax.Array, shape: Shape,
+          op: jax.Array | None = None) -> Steps:
     """The parameters of as many operations as there are levels.
 
     Args:
@@ -84,13 +85,15 @@ def drawn(key: jax.Array, preset: Preset, levels: jax.Array, keep: jax.Array, sh
       levels: (N,), the magnitude of each over that of level 1.
       keep: (N,) bools, whether it is done at all.
       shape: of the image.
+      op: (N,), which of the preset each is; drawn by default.
 
     Returns:
       Arrays (N, ...).
     """
     which, signs, places = jax.random.split(key, 3)
     count, size = len(preset.entries), levels.shape
-    op = jax.random.randint(which, size, 0, count)
+    if op is None:
+        op = jax.random.randint(which, size, 0, count)
     sign = jnp.where(jax.random.bernoulli(signs, shape=size), 1.0, -1.0)
     values = jnp.stack([jnp.broadcast_to(entry.number(levels, sign, shape), size) for entry in preset.entries])
     value = jnp.take_along_axis(values, op[None], 0)[0]

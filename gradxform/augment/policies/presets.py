@@ -152,6 +152,9 @@ RAND_AUGMENT: dict[str, Preset] = {
     "google": google(scaled=False),
 }
 
+LEARNED = Preset((*RAND_AUGMENT["torchvision"].entries, Entry("invert")), 9.0)
+"""What AutoAugment chose from, with ten magnitudes: the ranges of torchvision's RandAugment."""
+
 TRIVIAL_AUGMENT = Preset(_torchvision(0.99, (whole(32.0), whole(32.0)), 135.0, 0.99, 6.0), 30.0)
 """The wide spaces of TrivialAugment, as torchvision has them."""
 
