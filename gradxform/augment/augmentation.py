@@ -29,8 +29,9 @@ class Augmentation(Value):
 
     It is made by a factory in ``gradxform.augment``. ``aug(key, images)`` draws parameters and applies them;
     ``aug.sample`` and ``aug.apply`` do one of the two, so that parameters can be kept and used again. Images are
-    (H, W, C) or (B, H, W, C), of uint8 or of floats in [0, 1]; in a batch each has parameters of its own, which do not
-    depend on the others. Where pixels only move, floats may have any range.
+    (H, W, C) or (B, H, W, C), of uint8, of uint16 or of floats in [0, 1]; in a batch each has parameters of its own,
+    which do not depend on the others. Where pixels only move, floats may have any range. Images of uint16 are worked
+    on as floats, 65535 for 1, and rounded once in the end.
 
     A dict may hold, besides ``image``, each with the batch in front: ``mask`` (H, W) or (H, W, K); ``boxes`` (N, 4) as
     x1, y1, x2, y2, of which those out of sight become zeros; ``visibility`` (N,), the share of each box that is in

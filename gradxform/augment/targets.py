@@ -12,11 +12,12 @@ import numpy as np
 
 from gradxform.augment.geometry.borders import blanked
 from gradxform.augment.geometry.boxes import FORMATS, from_xyxy, to_xyxy
+from gradxform.augment.pixels.canvas import white_of
 from gradxform.augment.ranges import needs_unit
 from gradxform.augment.sequence import Built
 from gradxform.core import checks
 
-DTYPES = ("uint8", "float32", "bfloat16", "float16")
+DTYPES = ("uint8", "uint16", "float32", "bfloat16", "float16")
 NAMES = ("image", "mask", "boxes", "visibility", "keypoints", "label", "size")
 LEFT_BEHIND = {"images": "image", "masks": "mask", "box": "boxes", "bbox": "boxes", "bboxes": "boxes",
                "keypoint": "keypoints", "sizes": "size"}
@@ -244,7 +245,8 @@ def _check_numbers(arrays: dict[str, Any], layout: str, stage: Built) -> None:
         height, width = np.asarray(arrays["size"]).reshape(-1, 2).min(0).tolist()
         stage.out_shape((jnp.int32(height), jnp.int32(width), image.shape[-1]))
         stage.out_shape((height, width, image.shape[-1]))
-    if _concrete(image) and _concrete(arrays.get("size")) and image.dtype != jnp.uint8 and needs_unit(stage):
+    if _concrete(image) and _concrete(arrays.get("size")) and white_of(image.dtype) == 1 and (
+            needs_unit(stage)):
         values = np.asarray(image, np.float32)
         if "size" in arrays:
             # Whatever stands beyond a true size is not looked at.
@@ -256,7 +258,7 @@ def _check_numbers(arrays: dict[str, Any], layout: str, stage: Built) -> None:
         slack = max(ROUNDING, 4 * float(jnp.finfo(image.dtype).eps))
         if not (low >= -slack and high <= 1 + slack):
             raise ValueError(f"image: expected floats in [0, 1] for a change of colours, got a range of [{low:.9g}, "
-                             f"{high:.9g}]; give 8-bit images as uint8, and normalize last")
+                             f"{high:.9g}]; give images of 8 and 16 bits as uint8 and uint16, and normalize last")
     if "boxes" in arrays and _concrete(arrays["boxes"]) and _concrete(arrays.get("size")):
         _check_boxes(np.asarray(arrays["boxes"], np.float64), *_sides(arrays, 1), layout)
 

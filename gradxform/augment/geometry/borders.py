@@ -75,7 +75,7 @@ def check_fill(fill: Any) -> None:
 
 
 def colors(fill: Fill, channels: int, packed: bool) -> list[jax.Array]:
-    """The colour of each channel, as integers in 0..255 for 8-bit images.
+    """The colour of each channel, as integers in 0..255 for packed 8-bit images.
 
     Raises:
       ValueError: there are not as many as channels.

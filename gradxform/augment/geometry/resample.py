@@ -34,8 +34,8 @@ MOST_TAPS = 8
 """Up to so many pixels a weighted sum is spelled out; beyond, it is a product of matrices."""
 MOST_EXACT = 256
 """So many products of two bytes add up exactly in float32."""
-BYTES = (jnp.uint8, jnp.bool_)
-"""Types whose numbers bfloat16 has, and which a TPU cuts out badly."""
+NARROW = (jnp.uint8, jnp.bool_, jnp.uint16)
+"""Types whose numbers are one or two that bfloat16 has, and which a TPU cuts out badly."""
 
 
 class Method(NamedTuple):
@@ -134,7 +134,7 @@ def _window(array: jax.Array, method: Method, starts: list[jax.Array], height: i
     """The window (height, width, ...) that starts there."""
     rows, columns = (start + jnp.arange(size) for start, size in zip(starts, (height, width), strict=True))
     cut, picked = _windows(method, height, width)
-    if array.dtype not in BYTES:
+    if array.dtype not in NARROW:
         return cut(array, fill, rows, columns)
     window: jax.Array = by_platform(cut, array, fill, rows, columns, tpu=picked)
     return window
@@ -163,7 +163,7 @@ def _windows(method: Method, height: int, width: int) -> tuple[Callable[..., jax
 
 def _picked(otherwise: Callable[..., jax.Array], array: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """The elements of these rows and columns, as a product where that is quicker."""
-    if array.dtype not in BYTES:
+    if array.dtype not in NARROW:
         return otherwise(array, rows, columns)
     found: jax.Array = by_platform(otherwise, array, rows, columns, tpu=_picked_by_products)
     return found
@@ -174,6 +174,11 @@ def _picked_by_products(array: jax.Array, rows: jax.Array, columns: jax.Array) -
 
     A TPU cuts bytes out of an image after a copy of the whole batch for each image, since their tiles have 32 rows.
     """
+    if array.dtype == jnp.uint16:
+        high, low = (_picked_by_products(part.astype(jnp.uint8), rows, columns).astype(jnp.uint16)
+                     for part in (array >> 8, array & 255))
+        return high << 8 | low
+
     def one_hot(index: jax.Array, size: int) -> jax.Array:
         return (index[:, None] == jnp.arange(size)).astype(jnp.bfloat16)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gradxform.augment.geometry.borders import ALONG_AXES, INTERPOLATIONS, Border, blanked, colors, framed
 from gradxform.augment.geometry.placement import Affine, Map, Rim, composed, moved, moved_boxes
 from gradxform.augment.geometry.resample import Method, nearest, resampled, word_fills
-from gradxform.augment.pixels.canvas import Canvas
+from gradxform.augment.pixels.canvas import Canvas, white_of
 from gradxform.augment.stage import Shape, Stage, Targets, canvas_of, few
 from gradxform.core import checks
 
@@ -361,5 +361,5 @@ def _swapped(points: jax.Array, mirrored: jax.Array, joints: tuple[tuple[int, in
 
 def _only_fill(image: jax.Array, border: Border | None) -> jax.Array:
     """The colour of all channels."""
-    (fill,) = colors(0.0 if border is None else border.fill, 1, image.dtype == jnp.uint8)
-    return fill.astype(image.dtype)
+    (fill,), white = colors(0.0 if border is None else border.fill, 1, False), white_of(image.dtype)
+    return (fill if white == 1 else jnp.round(fill * white)).astype(image.dtype)

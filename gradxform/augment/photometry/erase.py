@@ -12,8 +12,8 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import Fill, check_fill, colors
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.photometry.noise import normal
-from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Shape, Stage, any_number, few
+from gradxform.augment.pixels.canvas import Planes, white_of
+from gradxform.augment.stage import Pixelwise, Shape, Stage, Targets, any_number, canvas_of, few
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -122,8 +122,24 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
         return lax.cond(params["height"] > 0, lambda: _erased_by_noise(planes, params, fill), lambda: list(planes))
 
     noisy = isinstance(fill, str)
-    return Pixelwise(draw, kernel, few(1) if noisy else any_number, needs_unit=noisy and fill == "random",
-                     leaves_unit=noisy and fill == "normal")
+    if noisy and fill == "normal":
+        return OfFloats(draw, kernel, few(1), leaves_unit=True)
+    return Pixelwise(draw, kernel, few(1) if noisy else any_number, needs_unit=noisy)
+
+
+class OfFloats(Pixelwise):
+    """Erases by noise that no image of integers can hold."""
+
+    def apply(self, params: Any, targets: Targets) -> Targets:
+        """The targets with another image.
+
+        Raises:
+          ValueError: the image is of integers.
+        """
+        dtype = canvas_of(targets).dtype
+        if white_of(dtype) > 1:
+            raise ValueError(f"fill: expected float images for 'normal', as normalize makes them, got {dtype}")
+        return super().apply(params, targets)
 
 
 def erased(planes: Planes, box: dict[str, Any], fill: Fill) -> Planes:
@@ -137,8 +153,6 @@ def _erased_by_noise(planes: Planes, params: Any, fill: str) -> Planes:
     inside, key = _inside(planes[0], params), jax.random.key(params["seed"])
     shape = (len(planes), *planes[0].shape)
     if fill == "normal":
-        if planes[0].dtype == jnp.int32:
-            raise ValueError("fill: expected float images for 'normal', as normalize makes them, got 8-bit ones")
         noise = normal(params["seed"], planes)
     elif planes[0].dtype == jnp.int32:
         noise = jax.random.bits(key, shape, jnp.uint8).astype(jnp.int32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Stage
+from gradxform.augment.stage import Pixelwise, Stage, Targets, canvas_of
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -45,7 +45,7 @@ def normalize(mean: Numbers | str, std: Numbers | None = None) -> Stage:
       std: the standard deviation of all channels, or one for each, on the scale of [0, 1], > 0; left out with a name.
 
     Returns:
-      The augmentation; it gives float32 for uint8, and the dtype of a float image.
+      The augmentation; it gives float32 for uint8 and uint16, and the dtype of a float image.
 
     Raises:
       TypeError: an argument is neither a number nor a tuple of numbers, or only one of the two is given.
@@ -79,7 +79,16 @@ def normalize(mean: Numbers | str, std: Numbers | None = None) -> Stage:
         values = [plane.astype(jnp.float32) / 255 if plane.dtype == jnp.int32 else plane for plane in planes]
         return [(value - m) / s for value, (m, s) in zip(values, each, strict=True)]
 
-    return Pixelwise(lambda key, shape: (), kernel, needs_unit=True, leaves_unit=True)
+    return Normalizing(lambda key, shape: (), kernel, needs_unit=True, leaves_unit=True)
+
+
+class Normalizing(Pixelwise):
+    """Changes that no image of integers can hold."""
+
+    def apply(self, params: Any, targets: Targets) -> Targets:
+        """The targets with an image of floats."""
+        targets = super().apply(params, targets)
+        return targets | {"image": canvas_of(targets).floating()}
 
 
 def _each(name: str, numbers: Numbers, channels: int) -> list[Any]:

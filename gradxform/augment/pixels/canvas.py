@@ -18,10 +18,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.augment.geometry.borders import blanked, is_real
+from gradxform.augment.pixels.arithmetic import within
 from gradxform.core.platform import by_platform
 
+
+def white_of(dtype: Any) -> int:
+    """White in an image of a dtype."""
+    return int(jnp.iinfo(dtype).max) if jnp.issubdtype(dtype, jnp.integer) else 1
+
+
 Planes = list[jax.Array]
-"""The channels of an image, each (H, W): int32 in 0..255 of an 8-bit image, float32 in [0, 1] of another. ``Padded``
+"""The channels of an image, each (H, W): int32 in 0..255 of an 8-bit image, float32 in [0, 1] of others. ``Padded``
 where the image is in the corner of larger arrays."""
 _FEW_CHANNELS = 4
 """Up to so many, channels are interleaved by a choice for each."""
@@ -37,7 +44,7 @@ class Canvas:
       words: arrays (H, W): of uint32, four channels each, where the image has 8 bits a channel, else of float32, one
         channel each.
       channels: how many channels there are.
-      dtype: of the image that is made of it in the end.
+      dtype: of the image that is made of it in the end; values of 16 bits are rounded then, and floats until then.
       size: the true height and width (2,) of the image in the corner of padded words; None where they are not.
       levels: the 8-bit channels as one array (C, H, W) of int32, where they are at hand beside the words; no part of
         the tree.
@@ -54,7 +61,9 @@ class Canvas:
         """The canvas of an image (..., H, W, C)."""
         channels = image.shape[-1]
         if image.dtype != jnp.uint8:
-            return cls(tuple(image[..., i].astype(jnp.float32) for i in range(channels)), channels, image.dtype, size)
+            white = white_of(image.dtype)
+            planes = (image[..., i].astype(jnp.float32) for i in range(channels))
+            return cls(tuple(plane if white == 1 else plane / white for plane in planes), channels, image.dtype, size)
         words = tuple(_pack([image[..., i] for i in range(start, min(start + 4, channels))])
                       for start in range(0, channels, 4))
         return cls(words, channels, image.dtype, size)
@@ -67,7 +76,13 @@ class Canvas:
             image: jax.Array = by_platform(lambda words, _: self._bytes(words), self.words, self.levels,
                                            tpu=lambda _, levels: jnp.moveaxis(levels.astype(jnp.uint8), 0, -1))
             return image
-        return _interleaved([word.astype(self.dtype) for word in self.words])
+        white = white_of(self.dtype)
+        return _interleaved([(word if white == 1 else jnp.round(within(word, 0.0, 1.0) * white)).astype(self.dtype)
+                             for word in self.words])
+
+    def floating(self) -> Canvas:
+        """This canvas, whose image is to be of floats."""
+        return dataclasses.replace(self, dtype=jnp.dtype(jnp.float32)) if white_of(self.dtype) > 1 else self
 
     @property
     def packed(self) -> bool:
