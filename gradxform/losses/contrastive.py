@@ -10,6 +10,7 @@ JAX tells the mesh of an array; where it does not, ``with jax.set_mesh(mesh):`` 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -25,6 +26,9 @@ from gradxform.losses.pairs import AxisName, by_example, everyone, lse_of_rows, 
 from gradxform.losses.sums import SAFE_SCALE
 from gradxform.losses.tiles import tiled_lse
 from gradxform.losses.walks import Tiling
+
+RUN = 16
+"""Rows of a register of a TPU in 16 bits, and of two in 32."""
 
 
 def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax.Array | None = None,
@@ -76,11 +80,18 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
 def _nt_xent(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
     z1, z2, ids = batch
     u1, u2 = _both_directions(z1, z2)
-    # Both views of an image side by side: what is left out stands on the diagonal.
-    views = jnp.stack([vectors.narrowed(u, z1.dtype) for u in (u1, u2)], axis=1).reshape(-1, z1.shape[1])
-    negatives, _ = lse_of_rows(tiling, scale, views, views, None if ids is None else jnp.repeat(ids, 2), axis_name)
+    # Some first views, then the second ones of the same images: what is left out stands on the diagonal. In runs of
+    # whole registers a TPU copies them as they are.
+    run = math.gcd(z1.shape[0], RUN, (tiling.block or 2 * RUN) // 2 or 1)
+
+    def side_by_side(*parts: jax.Array) -> jax.Array:
+        return jnp.stack([part.reshape(-1, run, *part.shape[1:]) for part in parts], 1).reshape(-1, *parts[0].shape[1:])
+
+    views = side_by_side(*(vectors.narrowed(u, z1.dtype) for u in (u1, u2)))
+    negatives, _ = lse_of_rows(tiling._replace(run=run), scale, views, views,
+                               None if ids is None else side_by_side(ids, ids), axis_name)
     positives = scale * jnp.sum(u1 * u2, axis=-1)
-    first, second = jnp.moveaxis(negatives.reshape(-1, 2), 1, 0)
+    first, second = (part.reshape(-1) for part in jnp.moveaxis(negatives.reshape(-1, 2, run), 1, 0))
     return jax.nn.softplus(first - positives), jax.nn.softplus(second - positives)
 
 

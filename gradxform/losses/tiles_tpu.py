@@ -25,6 +25,7 @@ from gradxform.core.manual import varying_like
 from gradxform.losses.sums import FLOOR
 from gradxform.losses.tiles_tpu_kernels import log_sum_exp, log_sum_exp_gradient, row_of_turn
 from gradxform.losses.tiles_tpu_plan import LANES, SUBLANES, Plan
+from gradxform.losses.walks import group_of
 
 NEVER = 1e30
 """A log-sum-exp in whose place exponentials are 0."""
@@ -72,11 +73,10 @@ def _given(plan: Plan, rows: jax.Array, columns: jax.Array, scale: jax.Array, fi
            row_ids: jax.Array | None, column_ids: jax.Array | None) -> list[tuple[jax.Array, pl.BlockSpec]]:
     """What both kernels are given: the scale, vectors, and the numbers whose equals leave each other out."""
     if row_ids is None or column_ids is None:
-        group = plan.tiling.group
         column_ids = jnp.arange(plan.columns, dtype=jnp.int32)
         row_ids = first + jnp.arange(plan.rows, dtype=jnp.int32)
-        if group:
-            row_ids, column_ids = row_ids // group, column_ids // group
+        if plan.tiling.group:
+            row_ids, column_ids = (group_of(plan.tiling, places) for places in (row_ids, column_ids))
         else:
             row_ids = jnp.full_like(row_ids, -1)
     more = 0, plan.width - rows.shape[1]

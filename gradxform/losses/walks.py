@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ class Tiling(NamedTuple):
         is taken with every column.
       columns: whether the log-sum-exps of columns are wanted too; in a triangle they are.
       bounded: whether no logit exceeds the scale and the scale is at most ``SAFE_SCALE``.
-      group: without ids, so many vectors in a row are left out of each other's sums; 0 for none.
+      group: without ids, so many vectors are left out of each other's sums; 0 for none.
+      run: how far the vectors of a group stand apart: so many groups fill their places together.
       block: rows and columns of a tile, at most; None for what suits the platform.
       precision: of products of float32 vectors; narrower ones have one pass.
     """
@@ -35,6 +37,7 @@ class Tiling(NamedTuple):
     columns: bool
     bounded: bool
     group: int
+    run: int = 1
     block: int | None = None
     precision: lax.Precision = lax.Precision.HIGHEST
 
@@ -118,7 +121,7 @@ class Walk:
         if row_ids is not None:
             kept = cut(row_ids, i, self.down)[:, None] != cut(column_ids, j, self.across)[None]
         elif on_diagonal and self._tiling.group:
-            kept = (down // self._tiling.group)[:, None] != (across // self._tiling.group)[None]
+            kept = group_of(self._tiling, down)[:, None] != group_of(self._tiling, across)[None]
         if self.row_count != self._size:
             kept = _both(kept, (i * self.down + down < self._size)[:, None])
         if self._part_tiles * self.across != self._part:
@@ -150,6 +153,11 @@ class Walk:
         return parts.reshape(self._columns_size, *array.shape[1:])
 
 
+def group_of(tiling: Tiling, places: jax.Array) -> jax.Array:
+    """A number of the group that a vector is of, by its place."""
+    return places // (tiling.group * tiling.run) * tiling.run + places % tiling.run
+
+
 def _block(tiling: Tiling, size: int, platform: str, parts: int) -> int:
     """The rows of a tile: tiles of one size with little to fill up, in whole vectors of the hardware."""
     everyone, (least, most) = size * parts, BLOCK[platform]
@@ -162,7 +170,7 @@ def _block(tiling: Tiling, size: int, platform: str, parts: int) -> int:
     if tiling.triangle and parts % 2 == 0 and tiles % 2:
         tiles += 1
     rows = -(-size // tiles)
-    multiple = 8 if rows >= 64 and tiles > 1 else max(tiling.group, 1)
+    multiple = math.lcm(8 if rows >= 64 and tiles > 1 else 1, max(tiling.group, 1) * tiling.run)
     return -(-rows // multiple) * multiple
 
 

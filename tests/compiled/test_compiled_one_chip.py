@@ -63,10 +63,10 @@ def test_a_contrastive_loss_holds_no_matrix_of_pairs(loss: str, compiled: Compil
 
 
 def test_all_pairs_are_gone_through_by_kernels(compiled: Compiled) -> None:
-    for loss in ("nt_xent", "clip_loss"):
+    for loss, most in (("nt_xent", 210), ("clip_loss", 300)):
         found = part(compiled, "losses")[loss]
         assert (found["kinds"]["custom-call tpu_custom_call"], found["loops"]) == (2, 0)
-        assert found["cycles_us"] <= 300  # beside the kernels: directions, and their gradients
+        assert found["cycles_us"] <= most  # beside the kernels: directions, and their gradients
 
 
 def test_pointwise_augmentations_look_nothing_up(compiled: Compiled) -> None:

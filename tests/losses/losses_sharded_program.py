@@ -340,12 +340,13 @@ def few_at_once() -> Iterator[str]:
 
 def odd_tiles() -> Iterator[str]:
     """An odd number of tiles on each device, after they were rounded to whole images."""
-    x, y = (np.sin(np.arange(80.0) * factor).reshape(40, 2).astype(np.float32) for factor in (1, 3))
-    loss = functools.partial(losses.nt_xent, temperature=0.5, block_size=4)
-    spread = NamedSharding(mesh_of(8), P("d"))
-    want, got = (jit(jax.grad(loss, (0, 1)))(*args) for args in (
-        (x, y), [jax.device_put(value, spread) for value in (x, y)]))
-    yield from wrong({"dx": got[0], "dy": got[1]}, {"dx": want[0], "dy": want[1]})
+    for count, devices, block in ((40, 8, 4), (96, 2, 32)):
+        x, y = (np.sin(np.arange(2.0 * count) * factor).reshape(count, 2).astype(np.float32) for factor in (1, 3))
+        loss = functools.partial(losses.nt_xent, temperature=0.5, block_size=block)
+        spread = NamedSharding(mesh_of(devices), P("d"))
+        want, got = (jit(jax.grad(loss, (0, 1)))(*args) for args in (
+            (x, y), [jax.device_put(value, spread) for value in (x, y)]))
+        yield from wrong({"dx": got[0], "dy": got[1]}, {"dx": want[0], "dy": want[1]}, f"{devices} devices:")
 
 
 def sizes_in(hlo: str) -> dict[str, int]:

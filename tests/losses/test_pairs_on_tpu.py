@@ -23,7 +23,7 @@ CASES: dict[str, Any] = {
     "triangle in parts": (TRIANGLE, False, 2, (800, 1, 20), 80.0, np.float32, 2.3),
     "triangle of three devices": (TRIANGLE, True, 1, (128, 3, 129), 10.0, np.float32, 16),
     "triangle of uneven devices": (TRIANGLE, False, 1, (60, 2, 20), 10.0, np.float32, 16),
-    "triangle in 16 bits": (TRIANGLE, True, 2, (256, 1, 20), 2.0, jnp.bfloat16, 16),
+    "triangle in 16 bits, in runs": (TRIANGLE, True, 2, (256, 1, 20), 2.0, jnp.bfloat16, 16),
     "both ways in parts": (BOTH, True, 1, (650, 1, 20), 10.0, np.float32, 2.6),
     "both ways": (BOTH, False, 1, (150, 1, 20), 80.0, np.float32, 16),
     "a queue": (ROWS, True, 0, (130, 300, 20), 10.0, np.float32, 16),
@@ -70,7 +70,7 @@ def of_all_devices(tiling: Tiling, devices: int, rows: Any, columns: Any, scale:
 @pytest.mark.parametrize("case", CASES)
 def test_kernels(case: str, on_tpu: Callable[[float], None]) -> None:
     (triangle, columns), bounded, group, (size, devices, features), factor, dtype, vmem = CASES[case]
-    tiling = Tiling(triangle, columns, bounded, group)
+    tiling = Tiling(triangle, columns, bounded, group, run=16 if "runs" in case else 1)
     others, devices = (devices, 1) if case == "a queue" else (size * devices, devices)
     x = jnp.asarray(unit(0, size * devices, features), dtype)
     y = None if triangle else jnp.asarray(unit(1, others, features), dtype)
