@@ -25,6 +25,7 @@ from gradxform.losses import vectors
 from gradxform.losses.pairs import AxisName, by_example, everyone, lse_of_rows, place
 from gradxform.losses.sums import SAFE_SCALE
 from gradxform.losses.tiles import tiled_lse
+from gradxform.losses.vectors import Precision
 from gradxform.losses.walks import Tiling
 
 RUN = 16
@@ -32,7 +33,8 @@ RUN = 16
 
 
 def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax.Array | None = None,
-            axis_name: AxisName = None, reduction: str = "mean", block_size: int | None = None) -> jax.Array:
+            axis_name: AxisName = None, reduction: str = "mean", block_size: int | None = None,
+            precision: Precision = "highest") -> jax.Array:
     """SimCLR's loss: each view is to find the other view of its image among all views of all images.
 
     Over both views ``u = [z1; z2]`` of ``N`` images, normalized, ``l_i = -log(exp(s_ij / t) / sum_{k != i}
@@ -51,6 +53,9 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
         loss is over all; not needed under plain ``jit``.
       reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the losses of the first views, then of the second.
       block_size: rows and columns of a tile; by default what is fastest. ``2 N`` and more is the dense form.
+      precision: of products of float32 vectors, a ``jax.lax.Precision`` or its name. On a TPU ``"highest"`` is six
+        passes through the matrix units, ``"high"`` three and ``"default"`` one; on a GPU the last two are TF32; a CPU
+        has one. Vectors of 16 bits take one pass, whatever is asked for.
 
     Returns:
       The loss in float32 at least, a scalar or (2 N,).
@@ -68,7 +73,8 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
     """
     z1, z2 = vectors.pair(("z1", "z2"), z1, z2)
     scale, bounded = _scale(temperature, z1.dtype)
-    tiling = Tiling(triangle=True, columns=True, bounded=bounded, group=2, block=_block(block_size))
+    tiling = Tiling(triangle=True, columns=True, bounded=bounded, group=2, block=_block(block_size),
+                    precision=vectors.precision(precision))
     ids = None if ids is None else vectors.ids("ids", ids, z1.shape[0])
     losses = by_example(functools.partial(_nt_xent, tiling), scale, (z1, z2, ids), axis_name)
     if reduction == "none":
@@ -97,7 +103,7 @@ def _nt_xent(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName) 
 
 def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, negatives: jax.Array | None = None,
              ids: jax.Array | None = None, axis_name: AxisName = None, reduction: str = "mean",
-             block_size: int | None = None) -> jax.Array:
+             block_size: int | None = None, precision: Precision = "highest") -> jax.Array:
     """Each query is to find its key among all keys, or among negatives given for all.
 
     ``l_i = -log(exp(s_ii / t) / sum_k exp(s_ik / t))`` with ``s_ik`` the cosine of query ``i`` and key ``k`` (van den
@@ -113,6 +119,7 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which queries are spread; ``negatives`` are not.
       reduction: ``"mean"``, ``"sum"`` or ``"none"``.
       block_size: rows and columns of a tile; by default what is fastest.
+      precision: of products of float32 vectors; see ``nt_xent``.
 
     Returns:
       The loss in float32 at least, a scalar or (N,).
@@ -130,7 +137,7 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
     query, keys = vectors.pair(("query", "keys"), query, keys)
     scale, bounded = _scale(temperature, query.dtype)
     tiling = Tiling(triangle=False, columns=False, bounded=bounded, group=int(negatives is None),
-                    block=_block(block_size))
+                    block=_block(block_size), precision=vectors.precision(precision))
     if negatives is None:
         ids = None if ids is None else vectors.ids("ids", ids, query.shape[0])
         whole: Any = scale
@@ -159,7 +166,8 @@ def _info_nce(tiling: Tiling, whole: Any, batch: Any, axis_name: AxisName) -> ja
 
 
 def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: jax.Array | None = None,
-              axis_name: AxisName = None, reduction: str = "mean", block_size: int | None = None) -> jax.Array:
+              axis_name: AxisName = None, reduction: str = "mean", block_size: int | None = None,
+              precision: Precision = "highest") -> jax.Array:
     """CLIP's loss: each image is to find its text among all, and each text its image.
 
     The mean of ``info_nce`` in both directions at temperature ``1 / logit_scale`` (Radford and others, 2021, figure 3);
@@ -173,6 +181,7 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: ja
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which pairs are spread; all are negatives.
       reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the loss of each pair.
       block_size: rows and columns of a tile; by default what is fastest.
+      precision: of products of float32 vectors; see ``nt_xent``.
 
     Returns:
       The loss in float32 at least, a scalar or (N,).
@@ -190,7 +199,8 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: ja
     image, text = vectors.pair(("image", "text"), image, text)
     vectors.positive("logit_scale", logit_scale)
     scale, bounded = _factor(logit_scale, image.dtype)
-    tiling = Tiling(triangle=False, columns=True, bounded=bounded, group=1, block=_block(block_size))
+    tiling = Tiling(triangle=False, columns=True, bounded=bounded, group=1, block=_block(block_size),
+                    precision=vectors.precision(precision))
     ids = None if ids is None else vectors.ids("ids", ids, image.shape[0])
     losses = by_example(functools.partial(_clip_loss, tiling), scale, (image, text, ids), axis_name)
     return vectors.reduced(losses, reduction, axis_name)
@@ -206,7 +216,7 @@ def _clip_loss(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName
 
 
 def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_name: AxisName = None,
-            reduction: str = "mean", block_size: int | None = None) -> jax.Array:
+            reduction: str = "mean", block_size: int | None = None, precision: Precision = "highest") -> jax.Array:
     """Supervised contrast: each vector is to find those of its class among all others.
 
     ``l_i = -1 / |P(i)| sum_{p in P(i)} log(exp(s_ip / t) / sum_{a != i} exp(s_ia / t))`` with ``P(i)`` the others of
@@ -220,6 +230,7 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which vectors are spread.
       reduction: ``"mean"``, ``"sum"`` or ``"none"``.
       block_size: rows and columns of a tile; by default what is fastest.
+      precision: of products of float32 vectors; see ``nt_xent``.
 
     Returns:
       The loss in float32 at least, a scalar or (N,).
@@ -239,7 +250,8 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     labels = vectors.ids("labels", labels, z.shape[0])
     checks.choice("reduction", reduction, vectors.REDUCTIONS)
     scale, bounded = _scale(temperature, z.dtype)
-    tiling = Tiling(triangle=True, columns=True, bounded=bounded, group=1, block=_block(block_size))
+    tiling = Tiling(triangle=True, columns=True, bounded=bounded, group=1, block=_block(block_size),
+                    precision=vectors.precision(precision))
     losses, some = by_example(functools.partial(_sup_con, tiling), scale, (z, labels), axis_name)
     if reduction != "mean":
         return vectors.reduced(losses, reduction, axis_name)

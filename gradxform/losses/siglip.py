@@ -14,6 +14,7 @@ from gradxform.core.numbers import wide_dtype
 from gradxform.core.types import Scalar
 from gradxform.losses import vectors
 from gradxform.losses.pairs import AxisName, by_example, everyone, place
+from gradxform.losses.vectors import Precision
 from gradxform.losses.walks import fill
 
 BLOCK = 512
@@ -21,7 +22,7 @@ BLOCK = 512
 
 
 def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: Scalar, *, ids: jax.Array | None = None,
-           axis_name: AxisName = None, block_size: int | None = None) -> jax.Array:
+           axis_name: AxisName = None, block_size: int | None = None, precision: Precision = "highest") -> jax.Array:
     """SigLIP: each image and text are told to be a pair or not, without a sum over all in each loss.
 
     ``-1 / N sum_ij log sigmoid(y_ij (t s_ij + b))`` with ``s`` the cosine, ``y_ij`` 1 for a pair and -1 else (Zhai and
@@ -37,6 +38,7 @@ def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: S
       ids: (N,) integers, or None: an image and the text of another pair of equal id do not count.
       axis_name: the named axes of ``shard_map`` or ``vmap`` over which pairs are spread; all texts count.
       block_size: how many texts are taken at once; by default what is fastest.
+      precision: of products of float32 vectors; see ``nt_xent``.
 
     Returns:
       The loss, a scalar in float32 at least.
@@ -58,11 +60,14 @@ def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: S
     ids = None if ids is None else vectors.ids("ids", ids, image.shape[0])
     block = BLOCK if block_size is None else vectors.static_size("block_size", block_size)
     numbers = tuple(jnp.asarray(number, wide_dtype(image.dtype)) for number in (logit_scale, logit_bias))
-    return vectors.reduced(by_example(functools.partial(_siglip, block), numbers, (image, text, ids), axis_name),
+    exact = vectors.precision(precision)
+    # Vectors of 16 bits take one pass.
+    exact = exact if wide_dtype(image.dtype) == image.dtype else lax.Precision.DEFAULT
+    return vectors.reduced(by_example(functools.partial(_siglip, block, exact), numbers, (image, text, ids), axis_name),
                            "mean", axis_name)
 
 
-def _siglip(block: int, numbers: Any, batch: Any, axis_name: AxisName) -> jax.Array:
+def _siglip(block: int, precision: lax.Precision, numbers: Any, batch: Any, axis_name: AxisName) -> jax.Array:
     (scale, bias), (image, text, ids) = numbers, batch
     u, count = vectors.directions(image), image.shape[0]
     texts, all_ids = everyone((vectors.directions(text), ids), axis_name)
@@ -77,7 +82,7 @@ def _siglip(block: int, numbers: Any, batch: Any, axis_name: AxisName) -> jax.Ar
     # Nothing of a block is kept for the backward pass but the texts.
     @jax.checkpoint
     def losses(u: jax.Array, texts: jax.Array, columns: jax.Array, column_ids: Any) -> jax.Array:
-        logits = jnp.dot(u, texts.T, precision=lax.Precision.HIGHEST) * scale + bias
+        logits = jnp.dot(u, texts.T, precision=precision) * scale + bias
         own = rows[:, None] == columns[None]
         kept = columns[None] < total
         if ids is not None:

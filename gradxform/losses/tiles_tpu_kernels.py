@@ -183,6 +183,21 @@ def _turned(row: Any) -> jax.Array:
 
 
 def _dot(plan: Plan, a: jax.Array, b: jax.Array, of_a: int, of_b: int) -> jax.Array:
-    exact = a.dtype == jnp.float32 and plan.tiling.precision != lax.Precision.DEFAULT
-    return lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), preferred_element_type=jnp.float32,
-                           precision=lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT)
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        return lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), preferred_element_type=jnp.float32,
+                               precision=lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT)
+
+    precision = plan.tiling.precision
+    if a.dtype != jnp.float32 or precision == lax.Precision.HIGHEST:
+        return product(a, b)
+    (high_a, low_a), (high_b, low_b) = _in_two(a), _in_two(b)
+    found = product(high_a, high_b)
+    if precision == lax.Precision.HIGH:  # in three passes, which Mosaic has no word for
+        found += product(high_a, low_b) + product(low_a, high_b)
+    return found
+
+
+def _in_two(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``x`` rounded to 16 bits, and the rest."""
+    high = x.astype(jnp.bfloat16)
+    return high, (x - high.astype(jnp.float32)).astype(jnp.bfloat16)

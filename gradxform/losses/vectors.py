@@ -13,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gradxform.core import arrays, checks
 from gradxform.core.numbers import widen
 
+Precision = str | lax.Precision
+"""Of products of float32 vectors, as JAX names it."""
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -66,6 +68,22 @@ def static_size(name: str, value: Any) -> int:
         raise TypeError(f"{name}: expected an integer, got an array of dtype {value.dtype}")
     checks.integer(name, value, at_least=1)
     return int(value)
+
+
+def precision(value: Precision) -> lax.Precision:
+    """What JAX calls the precision of products.
+
+    Raises:
+      TypeError: it is neither a ``jax.lax.Precision`` nor a string.
+      ValueError: it is no name of one.
+    """
+    if not isinstance(value, (str, lax.Precision)):
+        raise TypeError(f"precision: expected a jax.lax.Precision or the name of one, got {value!r}")
+    try:
+        return lax.Precision(value)
+    except ValueError as error:
+        raise ValueError("precision: expected 'highest', 'high', 'default' or another name that jax.lax.Precision "
+                         f"takes, got {value!r}") from error
 
 
 def pair(names: tuple[str, str], a: Any, b: Any, *, at_least: int = 1) -> tuple[jax.Array, jax.Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -222,6 +223,27 @@ def test_small_losses_keep_their_digits(name: str) -> None:
     np.testing.assert_allclose(value, want.total, rtol=1e-5)
     for got, gradient in zip(gradients, want.gradients, strict=False):
         close(got, gradient, 1e-5)
+
+
+OF_TWO: dict[str, Callable[..., jax.Array]] = {
+    "nt_xent": gx.losses.nt_xent, "info_nce": gx.losses.info_nce,
+    "clip_loss": lambda x, y, **options: gx.losses.clip_loss(x, y, 10.0, **options),
+    "sup_con": lambda x, y, **options: gx.losses.sup_con(x, some_labels(13), **options),
+    "siglip": lambda x, y, **options: gx.losses.siglip(x, y, 10.0, -10.0, **options)}
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_products_have_the_precision_that_is_asked_for(name: str) -> None:
+    def products(dtype: str, **options: Any) -> set[str]:
+        x = jax.ShapeDtypeStruct((13, 4), dtype)
+        text = jax.jit(jax.grad(functools.partial(OF_TWO[name], **options))).lower(x, x).as_text()
+        found = re.findall(r"dot_general.*precision = \[(\w+), (\w+)\]", text)
+        assert len(found) >= 2  # forward and backward
+        return {one for pair in found for one in pair}
+
+    assert products("float32") == products("float32", precision=jax.lax.Precision.HIGHEST) == {"HIGHEST"}
+    assert products("float32", precision="tensorfloat32") == {"HIGH"}
+    assert products("float32", precision="default") == products("bfloat16", precision="highest") == {"DEFAULT"}
 
 
 def test_simclr_returns_twice_as_much() -> None:

@@ -113,6 +113,12 @@ def test_block_size(loss: str, bad: str) -> None:
     refused(kind, "block_size", lambda: PAIRED[loss][0](X, Y, block_size=value))
 
 
+@pytest.mark.parametrize("loss", NUMBERED)
+def test_precision(loss: str) -> None:
+    for kind, value in ((ValueError, "exact"), (ValueError, "HIGHEST"), (TypeError, None), (TypeError, 2)):
+        refused(kind, "precision", lambda value=value: PAIRED[loss][0](X, Y, precision=value))
+
+
 @pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "clip_loss", "sup_con", "byol"])
 @pytest.mark.parametrize("value", ["average", "", None, "Mean", 0])
 def test_reduction(loss: str, value: Any) -> None:

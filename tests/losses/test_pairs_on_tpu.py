@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from gradxform.core.platform import by_platform
-from gradxform.losses import tiles, tiles_tpu, tiles_tpu_plan
+from gradxform.losses import tiles, tiles_tpu, tiles_tpu_kernels, tiles_tpu_plan
 from gradxform.losses.tiles import tiled_lse
 from gradxform.losses.walks import Tiling
 
@@ -100,14 +101,26 @@ def test_kernels(case: str, on_tpu: Callable[[float], None]) -> None:
 
 
 def test_what_the_kernels_take() -> None:
-    def program(shape: tuple[int, int], dtype: Any) -> str:
-        x = jax.ShapeDtypeStruct(shape, dtype)
-        slope = jax.grad(lambda x: tiled_lse(Tiling(True, True, True, 2), x, x, jnp.float32(1), 0, None, None)[0].sum())
+    def program(shape: tuple[int, int], dtype: Any, **how: Any) -> str:
+        x, tiling = jax.ShapeDtypeStruct(shape, dtype), Tiling(True, True, True, 2, **how)
+        slope = jax.grad(lambda x: tiled_lse(tiling, x, x, jnp.float32(1), 0, None, None)[0].sum())
         return str(jax.jit(slope).trace(x).lower(lowering_platforms=("tpu",)).as_text())
 
-    assert program((300, 20), jnp.float32).count("tpu_custom_call") == 2
+    for precision in lax.Precision:
+        assert program((300, 20), jnp.float32, precision=precision).count("tpu_custom_call") == 2
     assert "tpu_custom_call" not in program((300, 20), jnp.float16)
     assert "tpu_custom_call" not in program((300, 5000), jnp.float32)
+
+
+def test_products_of_a_kernel_are_as_exact_as_asked_for() -> None:
+    x: Any = unit(0, 128, 64).astype(np.float32)
+    errors = []
+    for precision in (lax.Precision.HIGHEST, lax.Precision.HIGH, lax.Precision.DEFAULT):
+        tiling = Tiling(True, True, True, 2, precision=precision)
+        plan = tiles_tpu_plan.Plan(tiling, 128, 128, 128, 128, 1, 0)
+        found = tiles_tpu_kernels._dot(plan, x, x, 1, 1)
+        errors.append(np.abs(np.asarray(found, np.float64) - np.float64(x) @ np.float64(x).T).max())
+    assert errors[0] < 5e-7 and 5e-7 < errors[1] < 2e-5 and 5e-4 < errors[2] < 1e-2, errors
 
 
 @pytest.mark.parametrize(("dtype", "block", "parts"), [(jnp.float32, 256, 4), (jnp.bfloat16, 512, 4)])
