@@ -67,6 +67,34 @@ def test_the_state_of_a_frozen_part_does_not_move_and_there_is_none_for_what_nev
     assert len(jax.tree.leaves(start)) == 1 + (1 + 2) + (1 + 4)
 
 
+STACKED = ((("^blocks/", 0), (None, 1, 0, 1)), (("^heads", -1), (1, 0)))
+LAYERED = {"blocks": {"kernel": jnp.arange(24.0).reshape(4, 2, 3), "scale": jnp.ones(4)}, "heads": jnp.ones((2, 2))}
+
+
+def test_layers_of_a_stacked_leaf_train_from_their_own_steps() -> None:
+    """As the same layers do in leaves of their own."""
+    def apart(tree: Any) -> Any:
+        return {"blocks": [jax.tree.map(lambda x, i=i: x[i], tree["blocks"]) for i in range(4)],
+                "heads": [tree["heads"][:, i] for i in range(2)]}
+
+    def gradient(t: int) -> Any:
+        found = jax.tree.map(lambda x: jnp.cos(x * (t + 1)) + 0.3, LAYERED)
+        found["blocks"]["kernel"] = found["blocks"]["kernel"].at[0].set(jnp.nan)  # it never trains
+        return found
+
+    steps = [*(f"^blocks/{i}/" for i in range(4)), "^heads/0", "^heads/1"]
+    schedule = tuple(zip(steps, (None, 1, 0, 1, 1, 0), strict=True))
+    adamw, clip = gx.adamw(0.1, weight_decay=0.1), gx.clip_by_global_norm(1.0)
+    ours = run(gradual_unfreeze(adamw, STACKED, before=clip), 3, gradient, LAYERED)
+    theirs = run(gradual_unfreeze(adamw, schedule, before=clip), 3, lambda t: apart(gradient(t)), apart(LAYERED))
+    for (updates, state, params), (their_updates, _, their_params) in zip(ours, theirs, strict=True):
+        assert harness.distance(apart(updates), their_updates) < 1e-6
+        assert harness.distance(apart(params), their_params) < 1e-6
+        assert [len(mu["blocks"]["kernel"]) for mu in (state.inner_states["0"][0].mu, state.inner_states["1"][0].mu)
+                ] == [1, 2]
+    assert harness.same_bytes(ours[0][2]["blocks"]["kernel"][:2], LAYERED["blocks"]["kernel"][:2])
+
+
 def test_a_clip_before_measures_what_trains_and_nan_in_what_does_not_is_harmless() -> None:
     def gradient(t: int) -> Any:
         return {"body": jnp.array([jnp.nan if t < 2 else 30.0]), "head": jnp.array([40.0]),
@@ -122,6 +150,9 @@ def test_it_is_a_value() -> None:
     assert pickle.loads(pickle.dumps(tx)) == tx == gx.from_config(json.loads(json.dumps(gx.to_config(tx))))
     assert eval(repr(tx), {"transfer": gx.transfer} | vars(gx)) == tx
     assert tx != tx.replace(schedule=(("", 0),))
+    stacked = tx.replace(schedule=STACKED)
+    assert pickle.loads(pickle.dumps(stacked)) == stacked == gx.from_config(json.loads(json.dumps(
+        gx.to_config(stacked)))) and eval(repr(stacked), {"transfer": gx.transfer} | vars(gx)) == stacked
     assert gx.hyperparams(tx, tx.init(PARAMS))["optimizer/2/learning_rate"] == 0.1
 
 
@@ -133,6 +164,11 @@ def test_it_is_a_value() -> None:
     (lambda: gradual_unfreeze(gx.sgd(0.1), (("a", -1),)), ValueError, "schedule: step of 'a': expected an integer >="),
     (lambda: gradual_unfreeze(gx.sgd(0.1), (("a", 1.5),)), TypeError, "schedule: step of 'a': expected an integer"),
     (lambda: gradual_unfreeze(gx.sgd(0.1), (("(", 1),)), ValueError, "schedule: expected a regular expression"),
+    (lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0), 1),)), TypeError, "schedule: expected pairs"),
+    (lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0), ()),)), TypeError, "schedule: expected pairs"),
+    (lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0.5), (1, 2)),)), TypeError, "schedule: axis of 'a': expected an"),
+    (lambda: gradual_unfreeze(gx.sgd(0.1), ((("", 0), (0, 1)),)).init(PARAMS), ValueError,
+     r"schedule: expected 2 layers along axis 0 at 'body/kernel', as many as '' has steps, got shape \(1, 2\)"),
     (lambda: gradual_unfreeze(gx.sgd(0.1), (("head", 0),)).init(PARAMS), ValueError,
      "schedule: expected a pair that matches 'body/bias', got none"),
     (lambda: gradual_unfreeze(gx.sgd(0.1), (("", 0), ("head", 1))).init(PARAMS), ValueError,
