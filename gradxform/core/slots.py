@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jax.typing import ArrayLike, DTypeLike
 
@@ -100,6 +101,15 @@ class Slot:
             never = jnp.any(never, axis=gone) if gone else never
             return jnp.where(never, jnp.ones([], dtype), jnp.full([], self.fill, dtype))
         return jnp.full(shape, self.fill, dtype, device=_layout(leaf, axes))
+
+
+def copy_like(x: ArrayLike, leaf: ArrayLike) -> jax.Array:
+    """``x`` in a buffer of its own, laid out as a leaf of its shape."""
+    if isinstance(leaf, jax.core.Tracer):
+        # As above: what has nothing to do with the leaf would be whole on every device.
+        return jnp.where((leaf != leaf) & (leaf == leaf), jnp.zeros([], jnp.result_type(x)), x)
+    placed = _layout(leaf, tuple(range(leaf.ndim))) if isinstance(leaf, jax.Array) else None
+    return jax.device_put(x if isinstance(x, jax.Array) else np.asarray(x), placed, may_alias=False)
 
 
 def stored_as(old: jax.Array, x: ArrayLike) -> jax.Array:

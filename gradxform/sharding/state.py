@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -80,7 +81,14 @@ def init(tx: AnyTransformation, params: Params, shardings: PyTree | None = None)
         if not isinstance(leaf, jax.Array):
             raise TypeError(f"params: expected an array at '{path}', got a {type(leaf).__name__}; state_sharding takes "
                             "shapes")
-    return jax.jit(tx.init, out_shardings=state_sharding(tx, params, shardings))(params)
+    # Arrays of its own (earlier weights) are arguments: those that the program holds would be whole on every device.
+    own, treedef = flatten(tx)
+    arrays = {place: x for place, x in enumerate(own) if isinstance(x, jax.Array | np.ndarray) and x.ndim}
+
+    def start(arrays: dict[int, jax.Array], params: Params) -> State:
+        return treedef.unflatten([arrays.get(place, x) for place, x in enumerate(own)]).init(params)
+
+    return jax.jit(start, out_shardings=state_sharding(tx, params, shardings))(arrays, params)
 
 
 def spec_of(typed: Any) -> P:

@@ -12,8 +12,8 @@ from gradxform.core import checks
 from gradxform.core.bricks import Leafwise
 from gradxform.core.numbers import abs_sq, scalar, widen
 from gradxform.core.schedule import at_step
-from gradxform.core.slots import Slot
-from gradxform.core.trees import named_leaves, paths, refuse_integers
+from gradxform.core.slots import Slot, copy_like
+from gradxform.core.trees import flatten, named_leaves, paths, refuse_integers
 from gradxform.core.types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
 from gradxform.core.which import as_mask, flags
 
@@ -98,13 +98,22 @@ def pull(anchor: Params | None, weight: PyTree | None, strength: ScalarOrSchedul
 
 
 def _copies(params: Params, tree: Params | None, new: list[bool], what: str) -> PyTree:
-    """The leaves of ``tree`` (of ``params`` for None) that have a match, in buffers of their own.
+    """The leaves of ``tree`` (of ``params`` for None) that have a match, laid out as the params.
 
-    The params of a step are often donated to it.
+    They are copies: the params of a step are often donated to it.
+
+    Raises:
+      TypeError: ``tree`` is None and a param has no value.
+      ValueError: a leaf is missing or has another shape, with its path.
     """
-    own = jax.tree.leaves(params) if tree is None else matched(params, tree, new, what)
-    return jax.tree.unflatten(jax.tree.structure(params), [  # type: ignore[arg-type]
-        New() if is_new else jnp.array(leaf, copy=True) for leaf, is_new in zip(own, new, strict=True)])
+    leaves, treedef = flatten(params)
+    own = leaves if tree is None else matched(params, tree, new, what)
+    for path, leaf, is_new in zip(paths(params), own, new, strict=True):
+        if isinstance(leaf, jax.ShapeDtypeStruct) and not is_new:
+            raise TypeError(f"{what}: expected a value to start from at '{path}', got a ShapeDtypeStruct; "
+                            "jax.eval_shape(tx.init, params) tells the shapes of the state")
+    return treedef.unflatten([New() if is_new else copy_like(x, leaf)
+                              for x, leaf, is_new in zip(own, leaves, new, strict=True)])
 
 
 def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[ArrayLike | None]:

@@ -216,13 +216,36 @@ def sent() -> Iterator[str]:
     piece = 4 * 4 * 8
     if found != {("all-reduce", ("data",)): 4 * 2 * 3 / 4 * piece, ("all-gather", ("model",)): piece}:
         yield f"traffic: {found}"
-    p = jax.device_put(params(), NamedSharding(mesh, P()))
-    for axis, parts in (("data", 4), ("model", 2), (("data", "model"), 8)):
-        state = gx.sharding.init(gx.sharding.zero1(gx.amsgrad(RATE), axis, min_size=0), p)
+
+
+def held() -> Iterator[str]:
+    """Of a divided state a device holds an equal part and what does not divide, and hardly more while it is made."""
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    whole = params()
+    p, largest = jax.device_put(whole, NamedSharding(mesh, P())), max(x.nbytes for x in jax.tree.leaves(whole))
+    odd = whole["odd"].nbytes
+    # With what is whole: numbers, what is kept of the leaf that does not divide, Adafactor's other halves.
+    cases = {"adamw": (gx.adamw(RATE), 4 + 2 * odd), "amsgrad": (gx.amsgrad(RATE), 4 + 3 * odd),
+             "accumulate": (gx.accumulate(gx.adamw(RATE), 2), 20 + 3 * odd),
+             "adafactor": (gx.adafactor(RATE, min_dim_size_to_factor=4, factored_axes="last"),
+                           4 + odd + 8 * (3 * 8 + 7)),
+             "ewc": (gx.chain(gx.transfer.add_ewc(whole, whole, 0.1), gx.adamw(RATE)), 8 + 4 * odd)}
+    for (name, (inner, full)), (axis, parts) in itertools.product(
+            cases.items(), (("model", 2), ("data", 4), (("data", "model"), 8))):
+        tx = gx.sharding.zero1(inner, axis, min_size=0)
+        before = {id(x) for x in jax.live_arrays()}
+        state = gx.sharding.init(tx, p)
+        first = sum(piece.data.nbytes for x in jax.live_arrays() if id(x) not in before
+                    for piece in x.addressable_shards if piece.device == jax.devices()[0])
         total = sum(x.nbytes for x in jax.tree.leaves(state))
-        whole_ones = 3 * p["odd"].nbytes + 4
-        if gx.sharding.layout(state).bytes != (total - whole_ones) / parts + whole_ones:
-            yield f"bytes: {gx.sharding.layout(state)}"
+        if not gx.sharding.layout(state).bytes == first == (total - full) / parts + full:
+            yield f"{name}, {parts}: {first} of {total} bytes\n{gx.sharding.layout(state)}"
+        if parts < 8:
+            continue
+        memory = jax.jit(tx.init, out_shardings=jax.tree.map(lambda x: x.sharding, state)).lower(p).compile(
+            ).memory_analysis()
+        if not memory.output_size_in_bytes + memory.temp_size_in_bytes <= total / parts + largest:
+            yield f"{name}, {parts}: {memory}"
 
 
 SOME = ("clip", "adafactor", "accumulate", "optax adafactor")
@@ -247,4 +270,4 @@ def main(cases: str = "some") -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([*in_shard_map(), *sent(), *main(*sys.argv[1:])]))
+    print(json.dumps([*in_shard_map(), *sent(), *held(), *main(*sys.argv[1:])]))

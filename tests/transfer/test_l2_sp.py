@@ -189,6 +189,8 @@ def test_it_is_a_value() -> None:
     (lambda: add_l2_sp(None, 1.0, head_strength=0.1), ValueError, "head: expected which leaves head_strength=0.1"),
     (lambda: add_l2_sp(None, 1.0, head="("), ValueError, "head: expected a regular expression, got '\\('"),
     (lambda: add_l2_sp(None, 1.0, head={"body": 1}), TypeError, "head: expected a bool at 'body', got 1"),
+    (lambda: add_l2_sp(None, 1.0).init(jax.eval_shape(lambda: START)), TypeError,
+     r"pretrained: expected a value to start from at 'body.*', got a ShapeDtypeStruct; jax.eval_shape\(tx.init"),
     (lambda: add_l2_sp(OLD, 1.0).init(START), ValueError, r"pretrained: expected an array of shape \(2,\) at 'head'"),
     (lambda: add_l2_sp({"body": OLD["body"], "head": np.zeros(3)}, 1.0).init(START), ValueError,
      r"pretrained: expected shape \(2,\) at 'head', got \(3,\)"),
