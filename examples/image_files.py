@@ -116,7 +116,7 @@ class Decode(grain.transforms.Map):
 
 
 class Feed:
-    """Batches without end, in a new order each time round, each with the place that comes after it.
+    """Batches without end, in a new order each time round; ``get_state`` is the place after the last that was taken.
 
     Args:
       files: to go through.
@@ -125,11 +125,9 @@ class Feed:
       seed: fixes the order.
       workers: so many processes read; with 0, threads of this one. Pillow decodes while other threads run, so that
         processes, which first have to start, pay where much is done to an image in Python.
-      place: where to begin: what came with the last batch that is done with.
     """
 
-    def __init__(self, files: list[tuple[str, int]], decode: Decode, batch_size: int, seed: int, workers: int = 0,
-                 place: Any = None):
+    def __init__(self, files: list[tuple[str, int]], decode: Decode, batch_size: int, seed: int, workers: int = 0):
         order = grain.MapDataset.source(files).seed(seed).shuffle().repeat().map(decode).batch(batch_size)
         if workers:
             if not flags.FLAGS.is_parsed():
@@ -141,13 +139,17 @@ class Feed:
         self.depth = workers * (AHEAD_EACH + 2) if workers else AHEAD
         """Batches that are read ahead at most."""
         self._iterator = iter(several)
+        self._place = self._iterator.get_state()
         self._ready: collections.deque[tuple[Batch, Any]] = collections.deque()
-        if place is not None:
-            self.go_to(place)
 
-    def go_to(self, place: Any) -> None:
+    def get_state(self) -> Any:
+        """The place after the last batch that was taken, whatever was read ahead: a dict that JSON can hold."""
+        return self._place
+
+    def set_state(self, place: Any) -> None:
         """Goes on from a place."""
         self._ready.clear()
+        self._place = place
         self._iterator.set_state(place)
 
     def read(self, count: int) -> Batch:
@@ -156,11 +158,12 @@ class Feed:
             self._ready.append((next(self._iterator), self._iterator.get_state()))
         return self._ready[-1][0]
 
-    def __next__(self) -> tuple[Batch, Any]:
-        """A batch and the place after it, a dict that JSON can hold."""
+    def __next__(self) -> Batch:
+        """The next batch."""
         if not self._ready:
             self.read(1)
-        return self._ready.popleft()
+        batch, self._place = self._ready.popleft()
+        return batch
 
     def close(self) -> None:
         """Ends the workers."""

@@ -8,27 +8,24 @@ linear probe on its features, a new head on the frozen backbone, full fine-tunin
 same augmentation and for longer, and a linear probe on raw pixels. Everything is done for several seeds, each with its
 own initial weights, views and draw of labels, the same for all methods: differences are taken seed by seed.
 
-After an interrupt the same command goes on from where it was, to the same result. The images are scikit-learn's
-handwritten digits, or those of ``--data``.
+After an interrupt the same command goes on, to the same result: at most a minute of work is done twice. The images are
+scikit-learn's handwritten digits, or those of ``--data``.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pathlib
 import sys
 import time
 from typing import Any, NamedTuple
 
 import finetune
-import jax
 import numpy as np
 import pipeline_report as report
 import pipeline_table as table
 import pretrain_simclr as simclr
 import probe
-from checkpoints import Checkpoints
 from finetune import Method
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -48,8 +45,8 @@ METHODS: dict[str, Method | None] = {
     "layer-wise decay": Method(3e-3, decay=0.25),
 }
 """How each classifier is trained; the rates and strengths were chosen on a part of the training images: ``--tune``."""
-SAVE_EVERY = 250
-"""Steps of pretraining between two checkpoints."""
+FIRST_SEED = 100
+"""Of those that measure; the methods' rates and strengths were chosen with seeds from 0 on."""
 MAPPED = 1000
 """Test images in the map of features."""
 
@@ -89,44 +86,28 @@ def methods_of(plan: Plan) -> dict[str, Method | None]:
     return {name: how and how._replace(longer=1 if how.pretrained else plan.longer) for name, how in METHODS.items()}
 
 
-def settings(data: probe.Data, plan: Plan) -> dict[str, Any]:
-    """All that the result of a seed depends on."""
-    digest = hashlib.sha256()
-    for x in data[1:]:
-        digest.update(f"{x.shape} {x.dtype}".encode())
-        digest.update(np.ascontiguousarray(x))
-    shape = data.train_images.shape[1:]
+def settings(data: probe.Data, plan: Plan, seed: int, course: simclr.Course) -> dict[str, Any]:
+    """All that the accuracies of a seed depend on."""
+    methods = methods_of(plan).items()
     return {
-        "data": digest.hexdigest(), "epochs": plan.epochs, "steps": plan.steps, "counts": COUNTS,
-        "methods": {name: how and how._asdict() for name, how in methods_of(plan).items()},
-        "pretraining": [plan.optimizer, simclr.RATES[plan.optimizer], simclr.BATCH_SIZE, simclr.TEMPERATURE,
-                        repr(simclr.make_views(shape))],
-        "training": [finetune.BATCH_SIZE, repr(finetune.make_augmentation(shape))],
-        "versions": {"jax": jax.__version__, "gradxform": gx.__version__},
+        "pretraining": simclr.settings(course, data, seed), "epochs": plan.epochs, "steps": plan.steps,
+        "counts": COUNTS, "batch": finetune.BATCH_SIZE,
+        "augment": finetune.make_augmentation(data.train_images.shape[1:]),
+        "methods": {name: how and how._asdict() for name, how in methods},
+        "tx": {name: finetune.recipe(how, how.longer * plan.steps) for name, how in methods if how},
     }
 
 
-def pretrain(data: probe.Data, plan: Plan, seed: int, store: Checkpoints) -> tuple[simclr.Course, simclr.Run]:
+def pretrain(data: probe.Data, plan: Plan, seed: int, folder: pathlib.Path) -> tuple[simclr.Course, simclr.Training]:
     """Pretrains the network of a seed, or what is left to do of that."""
-    name = f"pretraining-{seed}"
-    course, run = simclr.begin(data.train_images, plan.epochs, seed, plan.optimizer)
-    run = store.load(name, run) or run
-    done, steps = int(run.step), len(run.losses)
-    which = plan.seeds.index(seed) + 1
-    with tqdm(total=steps, initial=done, unit="step", desc=f"pretraining {which} of {len(plan.seeds)}") as bar:
-        rest = simclr.goes_on(course, run, data.train_images, seed)
-        for step, run in enumerate(rest, done + 1):
-            if step % simclr.READ_EVERY == 0:
-                bar.set_postfix_str(f"loss {run.losses[step - 1]:.3f}", refresh=False)
-            if step % SAVE_EVERY == 0 or step == steps:
-                store.save(name, run)
-            bar.update()
-    return course, run
+    course, training = simclr.begin(data.train_images, plan.epochs, seed, plan.optimizer)
+    told = f"pretraining {plan.seeds.index(seed) + 1} of {len(plan.seeds)}"
+    return course, simclr.pretrain(course, training, data, seed, folder / f"pretraining-{seed}", told)
 
 
-def backbone_of(run: simclr.Run) -> tuple[Any, Any]:
+def backbone_of(training: simclr.Training) -> tuple[Any, Any]:
     """The params and running statistics of a pretrained backbone."""
-    return run.params["backbone"], run.stats["backbone"]
+    return training.params["backbone"], training.stats["backbone"]
 
 
 def draw_labels(data: probe.Data, count: int, seed: int) -> np.ndarray:
@@ -136,40 +117,37 @@ def draw_labels(data: probe.Data, count: int, seed: int) -> np.ndarray:
 
 
 def adapt(
-    data: probe.Data, plan: Plan, seed: int, course: simclr.Course, run: simclr.Run, store: Checkpoints, bar: tqdm,
+    data: probe.Data, plan: Plan, seed: int, course: simclr.Course, training: simclr.Training, folder: pathlib.Path,
+    bar: tqdm,
 ) -> np.ndarray:
     """Tells a seed's network a few labels, in all ways, or what is left to do of that.
 
     Returns:
       The fractions of test images that are recognized, of shape (methods, counts).
     """
-    name = f"accuracies-{seed}"
-    found = store.load(name, np.zeros((len(METHODS), len(COUNTS))))
-    if found is None:
-        found = np.full((len(METHODS), len(COUNTS)), np.nan)
-    bar.update(int(np.isfinite(found).sum()))
-    if np.isfinite(found).all():
-        return found
-    features = [simclr.encode(course, run, x) for x in (data.train_images, data.test_images)]
-    for j, count in enumerate(COUNTS):
-        drawn = draw_labels(data, count, seed)
-        for i, (method, how) in enumerate(methods_of(plan).items()):
-            if np.isfinite(found[i, j]):
-                continue
-            bar.set_postfix_str(f"{count} labels a class, {method}")
+    methods = list(methods_of(plan).items())
+    with gx.resume.Run(folder / f"adapting-{seed}", config=settings(data, plan, seed, course)) as run:
+        found = run.restore(np.zeros((len(METHODS), len(COUNTS))))
+        bar.update(run.first)
+        if run.first < found.size:
+            features = [simclr.encode(course, training, x) for x in (data.train_images, data.test_images)]
+        for step in run.steps(found.size):
+            j, i = divmod(step, len(methods))
+            (method, how), drawn = methods[i], draw_labels(data, COUNTS[j], seed)
+            bar.set_postfix_str(f"{COUNTS[j]} labels a class, {method}")
             if how is None:
                 train, test = features if method == FEATURES else (data.train_images, data.test_images)
                 found[i, j] = probe.accuracy(data, train, test, drawn)
             else:
-                found[i, j] = finetune.accuracy(data, how, backbone_of(run), drawn, plan.steps, seed)
-            store.save(name, found)
+                found[i, j] = finetune.accuracy(data, how, backbone_of(training), drawn, plan.steps, seed)
+            run.save(step, found)
             bar.update()
     return found
 
 
-def tune(data: probe.Data, plan: Plan, store: Checkpoints) -> None:
+def tune(data: probe.Data, plan: Plan, folder: pathlib.Path) -> int:
     """Prints how other settings than those of ``METHODS`` do, by the number of labels a class."""
-    pretrained = {seed: pretrain(data, plan, seed, store)[1] for seed in plan.seeds}
+    pretrained = {seed: pretrain(data, plan, seed, folder)[1] for seed in plan.seeds}
     for name, method in methods_of(plan).items():
         if method is None:
             continue
@@ -179,10 +157,11 @@ def tune(data: probe.Data, plan: Plan, store: Checkpoints) -> None:
         if method.decay < 1.0:
             grid += [method._replace(decay=decay) for decay in (0.25, 0.75)]
         for tried in grid:
-            found = [[finetune.accuracy(data, tried, backbone_of(run), draw_labels(data, count, seed), plan.steps, seed)
-                      for count in COUNTS] for seed, run in pretrained.items()]
+            found = [[finetune.accuracy(data, tried, backbone_of(one), draw_labels(data, count, seed), plan.steps, seed)
+                      for count in COUNTS] for seed, one in pretrained.items()]
             print(f"{name:18} rate {tried.rate:<7g} strength {tried.strength:<5g} decay {tried.decay:<5g}",
                   *(f"{100 * mean:6.1f}" for mean in np.mean(found, 0)), flush=True)
+    return 0
 
 
 def hold_out(data: probe.Data) -> probe.Data:
@@ -199,54 +178,50 @@ def main(arguments: list[str] | None = None) -> int:
       arguments: those of the command line; by default what the program was called with.
 
     Returns:
-      The exit code: 1 if a linear probe is no better on features than on pixels where labels are fewest; 130 if the
-      run was interrupted, from where the same command goes on.
+      The exit code: 1 if a linear probe is no better on features than on pixels where labels are fewest; see
+      ``probe.ended``.
     """
     parser = argparse.ArgumentParser(description="Learns without labels, then from few, and measures what that gave.")
     parser.add_argument("--seeds", type=int, help="how often everything is done (default: 4; quick: 2)")
     parser.add_argument("--steps", type=int, help="of training each classifier (default: 200; quick: 30)")
     simclr.add_optimizer(parser)
-    parser.add_argument("--quick", action="store_true", help="less of everything: under a minute")
-    parser.add_argument("--restart", action="store_true", help="begin anew where there are checkpoints")
+    parser.add_argument("--quick", action="store_true", help="less of everything: a trial whose numbers mean little")
     parser.add_argument("--tune", action="store_true", help="print the accuracies of other settings on held-out "
                         "training images, and end")
-    options, data = probe.arguments(parser, arguments, epochs=None)
+    options, data = probe.arguments(parser, arguments, epochs=None, seed=FIRST_SEED)
     if options.tune:
         data = hold_out(data)
     plan = make_plan(options, data.train_images.shape)
-    store = Checkpoints(options.output / "pipeline", settings(data, plan))
-    if options.restart:
-        store.clear()
+    part = ("tune",) if options.tune else ()
+    folder = probe.folder(options, "pipeline", *part, plan.optimizer, plan.epochs, plan.steps)
     print(f"{data.name}: {len(data.train_images):,} training images without labels, {plan.epochs} epochs; "
           f"{len(plan.seeds)} seeds")
-    print(f"{'goes on with' if store.names() else 'starts anew, with'} checkpoints in {store.folder}", flush=True)
-    try:
-        if options.tune:
-            tune(data, plan, store)
-            return 0
-        return work(data, plan, store, options.output / "pipeline.png")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    print(f"{'goes on with' if folder.exists() else 'starts anew, with'} checkpoints in {folder}", flush=True)
+    if options.tune:
+        return probe.ended(lambda: tune(data, plan, folder))
+    return probe.ended(lambda: work(data, plan, folder, options.output / "pipeline.png", options.quick))
 
 
-def work(data: probe.Data, plan: Plan, store: Checkpoints, picture: pathlib.Path) -> int:
+def work(data: probe.Data, plan: Plan, folder: pathlib.Path, picture: pathlib.Path, quick: bool) -> int:
     """What ``main`` does once it knows what to do."""
     begun = time.perf_counter()
-    pretrained = [pretrain(data, plan, seed, store) for seed in plan.seeds]
+    pretrained = [pretrain(data, plan, seed, folder) for seed in plan.seeds]
     with tqdm(total=len(plan.seeds) * len(METHODS) * len(COUNTS), unit="run", desc="adapting") as bar:
-        each = [adapt(data, plan, seed, *one, store, bar) for seed, one in zip(plan.seeds, pretrained, strict=True)]
+        each = [adapt(data, plan, seed, *one, folder, bar) for seed, one in zip(plan.seeds, pretrained, strict=True)]
     found = dict(zip(METHODS, np.stack(each, 1), strict=True))
 
-    course, run = pretrained[0]
-    features = simclr.encode(course, run, data.test_images[:MAPPED])
-    losses = np.stack([run.losses for _, run in pretrained])
+    course, training = pretrained[0]
+    features = simclr.encode(course, training, data.test_images[:MAPPED])
+    losses = np.stack([one.losses for _, one in pretrained])
     report.draw(picture, data.name, course.schedule, losses, simclr.view_rows(course, data.train_images), found, COUNTS,
                 features, data.test_labels[:MAPPED])
     print(table.accuracies(found, COUNTS))
     print(table.differences(found, COUNTS, SCRATCH))
-    for name in (FEATURES, TUNED):
-        print(table.conclusions(name, found[name] - found[SCRATCH], COUNTS))
+    if quick:
+        print("--quick is a trial: so little training says nothing about the methods")
+    else:
+        for name in (FEATURES, TUNED):
+            print(table.conclusions(name, found[name] - found[SCRATCH], COUNTS))
     print(f"{time.perf_counter() - begun:.0f} s; pictures in {picture}")
     if found[FEATURES][:, 0].mean() <= found[PIXELS][:, 0].mean():
         print("the features are no better than the pixels", file=sys.stderr)

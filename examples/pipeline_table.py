@@ -41,13 +41,18 @@ def differences(found: dict[str, np.ndarray], counts: Sequence[int], rival: str)
         if name != rival:
             pairs = [interval(x) for x in (xs - found[rival]).T]
             cells[name] = [f"{mean:+.1f}" + _spread(half) for mean, half in pairs]
-    return _table(f"Points above {rival}, seed by seed: mean ± half its 95% interval (Student's t)", cells, counts)
+    seeds = len(found[rival])
+    said = "mean ± half its 95% interval (Student's t)" if seeds > 2 else f"mean of {seeds}, too few for an interval"
+    return _table(f"Points above {rival}, seed by seed: {said}", cells, counts)
 
 
 def interval(x: np.ndarray) -> tuple[float, float]:
-    """The mean of fractions in percentage points, and half its 95% interval by Student's t; NaN for one alone."""
+    """The mean of fractions in percentage points, and half its 95% interval by Student's t; NaN for fewer than three.
+
+    With two, of one degree of freedom, it is 13 times their standard deviation, whatever that happens to be.
+    """
     n = len(x)
-    half = stats.t.ppf(0.975, n - 1) * x.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    half = stats.t.ppf(0.975, n - 1) * x.std(ddof=1) / np.sqrt(n) if n > 2 else np.nan
     return 100 * float(x.mean()), 100 * float(half)
 
 
@@ -63,7 +68,7 @@ def conclusions(name: str, above: np.ndarray, counts: Sequence[int]) -> str:
     for count, x in zip(counts, above.T, strict=True):
         mean, half = interval(x)
         if np.isnan(half):
-            verdict = "a single seed does not tell whether pretraining pays"
+            verdict = "fewer than three seeds do not tell whether pretraining pays"
         elif mean > half:
             verdict = "pretraining pays"
         elif mean < -half:

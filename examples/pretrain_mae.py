@@ -5,7 +5,8 @@
 Three quarters of the patches of an image are taken away; a small transformer encodes the others, and a smaller one
 guesses the missing pixels from that (He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022). With
 ten labels a class, logistic regression on what the encoder makes of an image is then better than on its pixels. The
-images are scikit-learn's handwritten digits, or those of ``--data``.
+images are scikit-learn's handwritten digits, or those of ``--data``. After an interrupt the same command goes on, to
+the same result: at most a minute of work is done twice.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def reconstruct(
     return {name: np.asarray(gx.masking.unpatchify(row, patch, grid)) for name, row in rows.items()}
 
 
-def train(data: probe.Data, epochs: int, seed: int, normalize: bool = False) -> Result:
+def train(data: probe.Data, epochs: int, seed: int, normalize: bool, folder: pathlib.Path) -> Result:
     """Trains the network, without labels.
 
     Args:
@@ -179,35 +180,38 @@ def train(data: probe.Data, epochs: int, seed: int, normalize: bool = False) -> 
       epochs: how often all training images are gone through.
       seed: fixes the initial weights, the order of the images and what is hidden of them.
       normalize: whether the network is to guess patches less their mean and divided by their standard deviation.
+      folder: where the run is saved.
 
     Returns:
       The course of the run and what the network makes of the images.
     """
     images = data.train_images
-    patch = patch_size(images)
-    steps = epochs * (len(images) // min(BATCH_SIZE, len(images)))
+    patch, batch = patch_size(images), min(BATCH_SIZE, len(images))
+    steps = epochs * (len(images) // batch)
     schedule = gx.schedules.warmup(steps // 10, gx.schedules.cosine(RATE, steps - steps // 10))
     tx = gx.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.05, mask=gx.ndim_at_least(2))
     print(tx)
 
     _, length, size = jax.eval_shape(lambda x: gx.masking.patchify(x, patch), images[:1]).shape
     graph, params = nnx.split(Autoencoder(length, size, nnx.Rngs(seed)), nnx.Param)
-    state = tx.init(params)
-    source = probe.batches(images, BATCH_SIZE, seed)
     key = jax.random.key(seed)
-    losses = []
-    with tqdm(range(steps), unit="step") as progress:
-        for step in progress:
-            batch = next(source)
-            params, state, loss = train_step(graph, tx, patch, normalize, params, state, batch, key, step)
-            losses.append(loss)
-            if step % READ_EVERY == 0:
-                progress.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+    config = {"tx": tx, "hidden": RATIO, "patch": patch, "normalize": normalize, "heads": (HEADS, DECODER_HEADS),
+              "batch": BATCH_SIZE, "seed": seed, "images": data.digest()}
+    with gx.resume.Run(folder, config=config) as run:
+        params, state, losses = run.restore((params, tx.init(params), jnp.zeros(steps)))
+        with tqdm(run.steps(steps), initial=run.first, total=steps, unit="step") as progress:
+            for step in progress:
+                chosen = images[gx.resume.order(seed, step, len(images), batch)]
+                params, state, loss = train_step(graph, tx, patch, normalize, params, state, chosen, key, step)
+                losses = losses.at[step].set(loss)
+                run.save(step, (params, state, losses))
+                if step % READ_EVERY == 0:
+                    progress.set_postfix_str(f"loss {loss:.4f}", refresh=False)
 
     encoded = [probe.in_parts(functools.partial(features, graph, patch, params), x)
                for x in (images, data.test_images)]
     rows = reconstruct(graph, patch, normalize, params, data.test_images[:10], jax.random.key(seed + 1))
-    return Result(schedule, np.array(losses), rows, *encoded)
+    return Result(schedule, np.asarray(losses), rows, *encoded)
 
 
 def draw(data: probe.Data, result: Result, pixels: np.ndarray, features: np.ndarray, path: pathlib.Path) -> None:
@@ -233,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
       arguments: those of the command line; by default what the program was called with.
 
     Returns:
-      The exit code: 1 if the probe is no better on features than on pixels.
+      The exit code: 1 if the probe is no better on features than on pixels; see ``probe.ended``.
     """
     parser = argparse.ArgumentParser(description="Trains a masked autoencoder and probes what it has learned.")
     parser.add_argument("--normalize-patches", action="store_true", help="guess patches less mean and contrast")
@@ -242,8 +246,14 @@ def main(arguments: list[str] | None = None) -> int:
         patch_size(data.train_images)
     except ValueError as error:
         parser.error(f"--data: {error}")
+    return probe.ended(lambda: work(options, data))
 
-    result = train(data, options.epochs, options.seed, options.normalize_patches)
+
+def work(options: Any, data: probe.Data) -> int:
+    """What ``main`` does once it knows what to do."""
+    kind = "normalized" if options.normalize_patches else "plain"
+    folder = probe.folder(options, "pretrain_mae", kind, options.epochs, options.seed)
+    result = train(data, options.epochs, options.seed, options.normalize_patches, folder)
     pixels = probe.accuracies(data, data.train_images, data.test_images)
     features = probe.accuracies(data, result.train_features, result.test_features)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -5,17 +5,16 @@
 Of every image two views are made at random, on the device, and a small convolutional network learns to find the other
 view of an image among those of all others (Chen et al., "A Simple Framework for Contrastive Learning of Visual
 Representations", ICML 2020). With ten labels a class, logistic regression on its features is then far better than on
-pixels. The images are scikit-learn's handwritten digits, or those of ``--data``.
+pixels. The images are scikit-learn's handwritten digits, or those of ``--data``. After an interrupt the same command
+goes on, to the same result: at most a minute of work is done twice.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +58,7 @@ class Course(NamedTuple):
     key: jax.Array
 
 
-class Run(NamedTuple):
+class Training(NamedTuple):
     """How far a training has come: all that is needed to go on.
 
     Attributes:
@@ -143,7 +142,7 @@ def steps_an_epoch(images: int) -> int:
     return images // min(BATCH_SIZE, images)
 
 
-def begin(images: np.ndarray, epochs: int, seed: int, optimizer: str = "adamw") -> tuple[Course, Run]:
+def begin(images: np.ndarray, epochs: int, seed: int, optimizer: str = "adamw") -> tuple[Course, Training]:
     """A training that is about to begin.
 
     Args:
@@ -160,44 +159,62 @@ def begin(images: np.ndarray, epochs: int, seed: int, optimizer: str = "adamw") 
     schedule = gx.schedules.warmup(steps // 10, gx.schedules.cosine(RATES[optimizer], steps - steps // 10))
     tx = make_optimizer(optimizer, schedule)
     graph, params, stats = nnx.split(Embedder(shape, nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)
-    run = Run(jnp.zeros([], jnp.int32), params, stats, tx.init(params), jnp.zeros(steps))
-    return Course(graph, schedule, tx, make_views(shape), jax.random.key(seed)), run
+    training = Training(jnp.zeros([], jnp.int32), params, stats, tx.init(params), jnp.zeros(steps))
+    return Course(graph, schedule, tx, make_views(shape), jax.random.key(seed)), training
 
 
-def goes_on(course: Course, run: Run, images: np.ndarray, seed: int) -> Iterator[Run]:
-    """Goes on with a training from where it is to its end, whether or not it was interrupted there.
+def settings(course: Course, data: probe.Data, seed: int) -> dict[str, Any]:
+    """All that the result of a training depends on."""
+    return {"tx": course.tx, "views": course.views, "temperature": TEMPERATURE, "batch": BATCH_SIZE, "seed": seed,
+            "images": data.digest()}
+
+
+def pretrain(
+    course: Course, training: Training, data: probe.Data, seed: int, folder: pathlib.Path, told: str | None = None,
+) -> Training:
+    """Trains a network to the end, from where an interrupt has left it if there was one.
 
     Args:
       course: of the training.
-      run: where it is; its memory is used up.
-      images: those that it began with.
+      training: its beginning.
+      data: the images that it began with.
       seed: that it began with.
+      folder: where the run is saved.
+      told: what is being done, in words.
 
-    Yields:
-      The run after each step, to be used before the next.
+    Returns:
+      The end of the training.
     """
-    done, steps = int(run.step), len(run.losses)
-    for batch in itertools.islice(probe.batches(images, BATCH_SIZE, seed), done, steps):
-        run = train_step(course.graph, course.tx, course.views, run, batch, course.key)
-        yield run
+    images = data.train_images
+    steps, batch = len(training.losses), min(BATCH_SIZE, len(images))
+    with gx.resume.Run(folder, config=settings(course, data, seed)) as run:
+        training = run.restore(training)
+        with tqdm(run.steps(steps), initial=run.first, total=steps, unit="step", desc=told) as progress:
+            for step in progress:
+                chosen = gx.resume.order(seed, step, len(images), batch)
+                training = train_step(course.graph, course.tx, course.views, training, images[chosen], course.key)
+                run.save(step, training)
+                if step % READ_EVERY == 0:
+                    progress.set_postfix_str(f"loss {training.losses[step]:.4f}", refresh=False)
+    return training
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "tx", "views"), donate_argnames="run")
+@functools.partial(jax.jit, static_argnames=("graph", "tx", "views"), donate_argnames="old")
 def train_step(
-    graph: Any, tx: gx.Transformation, views: gx.augment.Augmentation, run: Run, images: jax.Array, key: jax.Array,
-) -> Run:
-    """One update, in the memory of the old run."""
-    both = jnp.concatenate(views(jax.random.fold_in(key, run.step), images))
+    graph: Any, tx: gx.Transformation, views: gx.augment.Augmentation, old: Training, images: jax.Array, key: jax.Array,
+) -> Training:
+    """One update, in the memory of the old."""
+    both = jnp.concatenate(views(jax.random.fold_in(key, old.step), images))
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        model = nnx.merge(graph, params, run.stats, copy=True)
+        model = nnx.merge(graph, params, old.stats, copy=True)
         z1, z2 = jnp.split(model(both), 2)
         return gx.losses.nt_xent(z1, z2, TEMPERATURE), nnx.state(model, nnx.BatchStat)
 
-    (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
-    updates, state = tx.update(gradients, run.state, run.params)
-    params = gx.apply_updates(run.params, updates)
-    return Run(run.step + 1, params, stats, state, run.losses.at[run.step].set(loss))
+    (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(old.params)
+    updates, state = tx.update(gradients, old.state, old.params)
+    params = gx.apply_updates(old.params, updates)
+    return Training(old.step + 1, params, stats, state, old.losses.at[old.step].set(loss))
 
 
 @functools.partial(jax.jit, static_argnames="graph")
@@ -208,9 +225,9 @@ def features(graph: Any, params: Any, stats: Any, images: jax.Array) -> jax.Arra
     return model.backbone(images)
 
 
-def encode(course: Course, run: Run, images: np.ndarray) -> np.ndarray:
+def encode(course: Course, training: Training, images: np.ndarray) -> np.ndarray:
     """The features of images, of shape (N, 128)."""
-    return probe.in_parts(functools.partial(features, course.graph, run.params, run.stats), images)
+    return probe.in_parts(functools.partial(features, course.graph, training.params, training.stats), images)
 
 
 def view_rows(course: Course, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -219,28 +236,18 @@ def view_rows(course: Course, images: np.ndarray) -> dict[str, np.ndarray]:
     return {"image": images[:10], "view 1": view1, "view 2": view2}
 
 
-def train(data: probe.Data, epochs: int, seed: int, optimizer: str = "adamw") -> Result:
-    """Trains the network, without labels.
-
-    Args:
-      data: the images.
-      epochs: how often all training images are gone through.
-      seed: fixes the initial weights, the order of the images and their views.
-      optimizer: one of ``RATES``.
+def train(data: probe.Data, epochs: int, seed: int, optimizer: str, folder: pathlib.Path) -> Result:
+    """Trains the network, without labels: see ``begin`` and ``pretrain``.
 
     Returns:
       The course of the run and what the network makes of the images.
     """
-    images = data.train_images
-    course, run = begin(images, epochs, seed, optimizer)
+    course, training = begin(data.train_images, epochs, seed, optimizer)
     print(course.tx)
     print(course.views)
-    with tqdm(goes_on(course, run, images, seed), total=len(run.losses), unit="step") as progress:
-        for step, run in enumerate(progress):
-            if step % READ_EVERY == 0:
-                progress.set_postfix_str(f"loss {run.losses[step]:.4f}", refresh=False)
-    encoded = [encode(course, run, x) for x in (images, data.test_images)]
-    return Result(course.schedule, np.asarray(run.losses), view_rows(course, images), *encoded)
+    training = pretrain(course, training, data, seed, folder)
+    encoded = [encode(course, training, x) for x in (data.train_images, data.test_images)]
+    return Result(course.schedule, np.asarray(training.losses), view_rows(course, data.train_images), *encoded)
 
 
 def draw(data: probe.Data, result: Result, pixels: np.ndarray, features: np.ndarray, path: pathlib.Path) -> None:
@@ -271,12 +278,18 @@ def main(arguments: list[str] | None = None) -> int:
       arguments: those of the command line; by default what the program was called with.
 
     Returns:
-      The exit code: 1 if the probe is no better on features than on pixels.
+      The exit code: 1 if the probe is no better on features than on pixels; see ``probe.ended``.
     """
     parser = argparse.ArgumentParser(description="Learns from pairs of views, and probes what was learned.")
     add_optimizer(parser)
     options, data = probe.arguments(parser, arguments, epochs=80)
-    result = train(data, options.epochs, options.seed, options.optimizer)
+    return probe.ended(lambda: work(options, data))
+
+
+def work(options: Any, data: probe.Data) -> int:
+    """What ``main`` does once it knows what to do."""
+    folder = probe.folder(options, "pretrain_simclr", options.optimizer, options.epochs, options.seed)
+    result = train(data, options.epochs, options.seed, options.optimizer, folder)
     pixels = probe.accuracies(data, data.train_images, data.test_images)
     features = probe.accuracies(data, result.train_features, result.test_features)
     options.output.mkdir(parents=True, exist_ok=True)

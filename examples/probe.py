@@ -7,9 +7,13 @@ what a network makes of them. Whatever the network has learned without labels is
 from __future__ import annotations
 
 import argparse
+import hashlib
 import pathlib
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +50,14 @@ class Data(NamedTuple):
     test_images: np.ndarray
     train_labels: np.ndarray
     test_labels: np.ndarray
+
+    def digest(self) -> str:
+        """What tells these images and labels from others."""
+        found = hashlib.sha256()
+        for x in self[1:]:
+            found.update(f"{x.shape} {x.dtype}".encode())
+            found.update(np.ascontiguousarray(x))
+        return found.hexdigest()
 
 
 def load(path: pathlib.Path | None = None) -> Data:
@@ -87,7 +99,7 @@ def load(path: pathlib.Path | None = None) -> Data:
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         file = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"expected a .npz file, got {path}: {error}") from None
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError(f"expected a .npz file of several arrays, got a single array in {path}")
@@ -98,7 +110,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{name}: no such array in {path}, which has {', '.join(sorted(file)) or 'none'}")
             try:
                 arrays[name] = file[name]
-            except ValueError as error:
+            except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{name}: {error}") from None
     return arrays
 
@@ -178,16 +190,6 @@ def accuracy(data: Data, train: np.ndarray, test: np.ndarray, drawn: np.ndarray)
         return float(np.mean(search.predict(axes.transform(test)) == data.test_labels))
 
 
-def batches(images: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
-    """Batches without end, in a new order each time round; each of all the images where they are fewer than a batch."""
-    rng = np.random.default_rng(seed)
-    size = min(size, len(images))
-    while True:
-        order = rng.permutation(len(images))
-        for i in range(0, len(order) - size + 1, size):
-            yield images[order[i : i + size]]
-
-
 def in_parts(function: Callable[[np.ndarray], Any], images: np.ndarray, size: int = 500) -> np.ndarray:
     """What ``function`` makes of the images, some at a time: all at once may be more than memory holds."""
     return np.concatenate([np.asarray(function(images[i : i + size])) for i in range(0, len(images), size)])
@@ -198,21 +200,26 @@ def percent(accuracies: np.ndarray) -> str:
     return f"{100 * accuracies.mean():.1f} ± {100 * accuracies.std(ddof=1):.1f}%"
 
 
-def arguments(parser: argparse.ArgumentParser, given: list[str] | None, epochs: int | None) -> tuple[Any, Data]:
+def arguments(
+    parser: argparse.ArgumentParser, given: list[str] | None, epochs: int | None, seed: int = 0,
+) -> tuple[Any, Data]:
     """What a run was called with, and its images.
 
     Args:
       parser: of the program, with the options that it alone has.
       given: the arguments of the command line; None for what the program was called with.
       epochs: the default of ``--epochs``; None where that depends on the images.
+      seed: the default of ``--seed``.
 
     Returns:
       The options and the images. Where they are not as they should be, the program ends with a message.
     """
     parser.add_argument("--epochs", type=int, default=epochs, help="rounds through the images (default: "
                         f"{'fewer the more there are' if epochs is None else epochs})")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and views (default: %(default)s)")
-    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="folder of the picture (%(default)s)")
+    parser.add_argument("--seed", type=int, default=seed, help="of weights, batches and views (default: %(default)s)")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="folder of the picture and of what is "
+                        "needed to go on after an interrupt (%(default)s)")
+    parser.add_argument("--restart", action="store_true", help="begin anew where a run was interrupted or has ended")
     parser.add_argument("--data", type=pathlib.Path, metavar="FILE.npz", help="other images: arrays x_train and x_test "
                         "of shape (N, height, width) or (N, height, width, channels), uint8 or floats from 0 to 1, and "
                         "the classes y_train and y_test, integers of shape (N,)")
@@ -225,6 +232,32 @@ def arguments(parser: argparse.ArgumentParser, given: list[str] | None, epochs: 
         return options, load(options.data)
     except ValueError as error:
         parser.error(f"--data: {error}")
+
+
+def folder(options: Any, *names: Any) -> pathlib.Path:
+    """Where a run of these options is saved: with ``--restart`` there is nothing there.
+
+    Args:
+      options: those of the command line.
+      names: of the program, and of what may differ from run to run.
+    """
+    images = "digits" if options.data is None else options.data.stem
+    path = options.output / "-".join(map(str, (*names, images)))
+    if options.restart:
+        shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+def ended(work: Callable[[], int]) -> int:
+    """The exit code of a program by its work: 130 if that was interrupted, 2 if what is saved is of other settings."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on", file=sys.stderr)
+        return 130
+    except gx.resume.MismatchError as error:
+        print(f"{error}\n--restart does, too.", file=sys.stderr)
+        return 2
 
 
 def draw_course(above: Axes, below: Axes, losses: np.ndarray, schedule: gx.Schedule) -> None:

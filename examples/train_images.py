@@ -6,20 +6,18 @@
 device within the compiled step. Without ``--data`` the files are scikit-learn's digits on pieces of photographs, which
 are written first. Now and then reading, augmenting and training are each measured by themselves. The place among the
 files is saved with the params and the optimizer's state: after Ctrl-C, or however the run ended, the same command goes
-on with the very next batch, to the same result to the bit.
+on with the batch after those, to the same result to the bit. At most a minute of work is done twice.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import pathlib
-import signal
+import shutil
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -27,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from checkpoints import Checkpoints
 from flax import nnx
 from image_files import Batch, Decode, Feed, Files, find, once, write_digits
 from networks import Classifier
@@ -36,10 +33,8 @@ from tqdm import tqdm
 import gradxform as gx
 
 OUTPUT = pathlib.Path(__file__).parent / "output"
-NAME = "run"
 BATCH_SIZE = 64
 QUICK = 40
-SAVE_EVERY = 100
 MEASURE_EVERY, MEASURE_AT = 200, 20
 READ_EVERY = 10
 MEASURED = 16
@@ -67,7 +62,7 @@ class Course(NamedTuple):
     key: jax.Array
 
 
-class Run(NamedTuple):
+class Training(NamedTuple):
     """How far a training has come: all that is needed to go on, but for the place among the files.
 
     Attributes:
@@ -95,14 +90,14 @@ def make_augmentation(size: int, writing: bool) -> gx.augment.Augmentation:
     )
 
 
-def begin(files: Files, size: int, steps: int, seed: int, writing: bool) -> tuple[Course, Run]:
+def begin(files: Files, size: int, steps: int, seed: int, writing: bool) -> tuple[Course, Training]:
     """A training that is about to begin."""
     schedule = gx.schedules.warmup(steps // 10, gx.schedules.cosine(1e-2, steps - steps // 10))
     tx = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(schedule, weight_decay=0.01, mask=gx.ndim_at_least(2)))
     model = Classifier((size, size, 3), len(files.classes), nnx.Rngs(seed))
     graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    run = Run(jnp.zeros([], jnp.int32), params, stats, tx.init(params), jnp.zeros(steps))
-    return Course(graph, tx, make_augmentation(size, writing), jax.random.key(seed)), run
+    training = Training(jnp.zeros([], jnp.int32), params, stats, tx.init(params), jnp.zeros(steps))
+    return Course(graph, tx, make_augmentation(size, writing), jax.random.key(seed)), training
 
 
 @functools.partial(jax.jit, static_argnames="augment")
@@ -111,29 +106,29 @@ def augmented(augment: gx.augment.Augmentation, key: jax.Array, batch: dict[str,
     return augment(key, {name: batch[name] for name in TAKEN})["image"]
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "tx", "augment"), donate_argnames="run")
-def train_step(graph: Any, tx: gx.Transformation, augment: gx.augment.Augmentation, key: jax.Array, run: Run,
-               batch: dict[str, jax.Array]) -> Run:
-    """One update, in the memory of the old run, augmentation included."""
-    images = augmented(augment, jax.random.fold_in(key, run.step), batch)
+@functools.partial(jax.jit, static_argnames=("graph", "tx", "augment"), donate_argnames="old")
+def train_step(graph: Any, tx: gx.Transformation, augment: gx.augment.Augmentation, key: jax.Array, old: Training,
+               batch: dict[str, jax.Array]) -> Training:
+    """One update, in the memory of the old, augmentation included."""
+    images = augmented(augment, jax.random.fold_in(key, old.step), batch)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        model = nnx.merge(graph, params, run.stats, copy=True)
+        model = nnx.merge(graph, params, old.stats, copy=True)
         losses = optax.softmax_cross_entropy_with_integer_labels(model(images), batch["label"])
         return losses.mean(), nnx.state(model, nnx.BatchStat)
 
-    (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
-    updates, state = tx.update(gradients, run.state, run.params)
-    params = gx.apply_updates(run.params, updates)
-    return Run(run.step + 1, params, stats, state, run.losses.at[run.step].set(loss))
+    (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(old.params)
+    updates, state = tx.update(gradients, old.state, old.params)
+    params = gx.apply_updates(old.params, updates)
+    return Training(old.step + 1, params, stats, state, old.losses.at[old.step].set(loss))
 
 
-def measure_device(course: Course, run: Run, batch: Batch) -> dict[str, float]:
-    """Seconds for an image to be augmented, and those that a step takes beyond that; the run stays as it is."""
-    jax.block_until_ready(run)
-    runs = [jax.tree.map(jnp.copy, run) for _ in range(MEASURED + 1)]
+def measure_device(course: Course, training: Training, batch: Batch) -> dict[str, float]:
+    """Seconds for an image to be augmented, and those that a step takes beyond that; the training stays as it is."""
+    jax.block_until_ready(training)
+    copies = [jax.tree.map(jnp.copy, training) for _ in range(MEASURED + 1)]
     augment = _seconds(lambda: augmented(course.augment, course.key, batch))
-    step = _seconds(lambda: train_step(*course, runs.pop(), batch))
+    step = _seconds(lambda: train_step(*course, copies.pop(), batch))
     return {"augment": augment / BATCH_SIZE, "train": (step - augment) / BATCH_SIZE}
 
 
@@ -163,51 +158,44 @@ def rates(seconds: dict[str, float]) -> str:
     return ", ".join(f"{part} {f'{1 / s:,.0f}' if s > 0 else '-'}" for part, s in seconds.items())
 
 
-def train(course: Course, run: Run, feed: Feed, store: Checkpoints, stop: threading.Event) -> Run:
-    """Goes on with a training to its end, or to the end of the step in which it is to stop.
+def train(course: Course, training: Training, feed: Feed, run: gx.resume.Run) -> Training:
+    """Goes on with a training to its end.
 
     Args:
       course: of the training.
-      run: where it is; its memory is used up.
+      training: its beginning, or where an interrupt has left it; its memory is used up.
       feed: the batches from there on.
-      store: where to save how far it has come.
-      stop: set when it is to stop.
+      run: that saves it.
 
     Returns:
-      The run, at its end.
-
-    Raises:
-      KeyboardInterrupt: it was stopped, and is saved.
+      The training, at its end.
     """
-    first, steps = int(run.step), len(run.losses)
+    steps = len(training.losses)
     measured: list[dict[str, float]] = []
     begun = paused = 0.0
-    with tqdm(total=steps * BATCH_SIZE, initial=first * BATCH_SIZE, unit="image", unit_scale=True) as progress:
-        for step in range(first, steps):
-            batch, place = next(feed)
+    with tqdm(total=steps * BATCH_SIZE, initial=run.first * BATCH_SIZE, unit="image", unit_scale=True) as progress:
+        for step in run.steps(steps):
+            batch = next(feed)
             if step % MEASURE_EVERY == MEASURE_AT:
                 since = time.perf_counter()
-                seconds = measure_device(course, run, batch)
+                seconds = measure_device(course, training, batch)
                 paused += time.perf_counter() - since
                 measured.append(measure_reading(feed) | seconds)
-            run = train_step(*course, run, batch)
+            training = train_step(*course, training, batch)
+            run.save(step, training, feed)
             progress.update(BATCH_SIZE)
             if step % READ_EVERY == 0:
-                progress.set_postfix_str(f"loss {run.losses[step]:.3f}", refresh=False)
-            if stop.is_set() or step + 1 == steps or (step + 1) % SAVE_EVERY == 0:
-                store.save(NAME, run, place)
-            if stop.is_set():
-                raise KeyboardInterrupt
-            if step == first:  # which was compiled
-                jax.block_until_ready(run)
+                progress.set_postfix_str(f"loss {training.losses[step]:.3f}", refresh=False)
+            if step == run.first:  # which was compiled
+                jax.block_until_ready(training)
                 begun = time.perf_counter()
     seconds = time.perf_counter() - begun - paused
     if measured:
         medians = {part: float(np.median([one[part] for one in measured])) for part in measured[0]}
         print(f"images a second, each part alone: {rates(medians)}")
-    if steps > first + 1:
-        print(f"together: {BATCH_SIZE * (steps - first - 1) / seconds:,.0f}")
-    return run
+    if steps > run.first + 1:
+        print(f"together: {BATCH_SIZE * (steps - run.first - 1) / seconds:,.0f}")
+    return training
 
 
 @functools.partial(jax.jit, static_argnames="graph")
@@ -218,11 +206,11 @@ def guesses(graph: Any, params: Any, stats: Any, images: jax.Array) -> jax.Array
     return model(gx.augment.normalize(MEAN, STD)(jax.random.key(0), images)).argmax(-1)
 
 
-def accuracy(course: Course, run: Run, files: Files, size: int) -> float:
+def accuracy(course: Course, training: Training, files: Files, size: int) -> float:
     """The fraction of held-out images that are recognized."""
     right = 0
     for batch, count in once(files.test, Decode(size, short_side(size)), BATCH_SIZE):
-        found = np.asarray(guesses(course.graph, run.params, run.stats, batch["image"]))
+        found = np.asarray(guesses(course.graph, training.params, training.stats, batch["image"]))
         right += int((found == batch["label"])[:count].sum())
     return right / len(files.test)
 
@@ -232,22 +220,6 @@ def short_side(size: int) -> int:
     return size * 8 // 7
 
 
-@contextlib.contextmanager
-def stopped_by_hand() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets; a second one interrupts at once."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Trains and judges.
 
@@ -255,8 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
       arguments: those of the command line; by default what the program was called with.
 
     Returns:
-      The exit code: 1 if fewer held-out images than the goal are recognized; 130 if the run was interrupted, from where
-      the same command goes on.
+      The exit code: 1 if fewer held-out images than the goal are recognized; 130 if the run was interrupted, in which
+      case the same command goes on; 2 if what is saved is of other settings.
     """
     parser = argparse.ArgumentParser(description="Trains a small network on a folder of images for each class.")
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="with CLASS/NAME.jpg or .png; a fifth of each "
@@ -288,29 +260,31 @@ def main(arguments: list[str] | None = None) -> int:
     goal = options.goal or (GOAL if writing and not options.quick else largest + 1 / len(files.test))
     print(f"{len(files.train):,} images in {len(files.classes)} classes to train on, {len(files.test):,} to test on")
 
-    course, run = begin(files, options.size, steps, options.seed, writing)
+    course, training = begin(files, options.size, steps, options.seed, writing)
     print(course.tx, course.augment, sep="\n")
-    store = Checkpoints(folder, {
-        "files": files.digest(), "batch": BATCH_SIZE, "steps": steps, "tx": repr(course.tx),
-        "augment": repr(course.augment),
-        **{name: getattr(options, name) for name in ("size", "fit", "workers", "seed")},
-        "versions": {"jax": jax.__version__, "gradxform": gx.__version__, "grain": version("grain")}})
+    saved = folder / "-".join(map(str, ("digits" if writing else options.data.name, options.size, steps, options.seed)))
     if options.restart:
-        store.clear()
-    place, run = store.note(NAME), store.load(NAME, run) or run
-    print(f"{'goes on' if place else 'starts anew'} at step {int(run.step)}; checkpoints in {store.folder}", flush=True)
+        shutil.rmtree(saved, ignore_errors=True)
+    config = {"tx": course.tx, "augment": course.augment, "files": files.digest(), "batch": BATCH_SIZE,
+              "fit": options.fit, "workers": options.workers, "seed": options.seed, "grain": version("grain")}
     side = short_side(options.size)
     feed = Feed(files.train, Decode(side, side if options.fit == "crop" else None), BATCH_SIZE, options.seed,
-                options.workers, place)
+                options.workers)
     try:
-        with stopped_by_hand() as stop:
-            run = train(course, run, feed, store, stop)
+        with gx.resume.Run(saved, config=config) as run:
+            training = run.restore(training, feed)
+            begins = "goes on" if run.first else "starts anew"
+            print(f"{begins} at step {run.first}; checkpoints in {saved}", flush=True)
+            training = train(course, training, feed, run)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        print("\ninterrupted; the same command goes on", file=sys.stderr)
         return 130
+    except gx.resume.MismatchError as error:
+        print(f"{error}\n--restart does, too.", file=sys.stderr)
+        return 2
     finally:
         feed.close()
-    found = accuracy(course, run, files, options.size)
+    found = accuracy(course, training, files, options.size)
     print(f"held-out accuracy {found:.2%}")
     if found < goal:
         print(f"the held-out accuracy is below the goal of {goal:.1%}", file=sys.stderr)

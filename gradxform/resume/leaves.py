@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
-from gradxform.core.trees import flatten, named_leaves, structure
+from gradxform.core.trees import named_leaves, structure
 from gradxform.core.types import PyTree
 
-Entry = dict[str, Any]
+Leaf: TypeAlias = jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic | bool | int | float | complex
+Stored: TypeAlias = jax.Array | np.ndarray
+Target: TypeAlias = jax.ShapeDtypeStruct | np.ndarray
+
+
+class Entry(TypedDict):
+    """What the manifest says of a leaf."""
+
+    shape: list[int]
+    dtype: str
 
 
 def entries(state: PyTree) -> dict[str, Entry]:
@@ -19,29 +29,27 @@ def entries(state: PyTree) -> dict[str, Entry]:
 
     Raises:
       TypeError: a leaf that cannot be saved, with its path.
-      ValueError: two leaves have one path.
+      ValueError: two leaves have one path, or one was donated, with its path.
     """
     found: dict[str, Entry] = {}
     for path, leaf in named_leaves(state):
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
-            raise TypeError(f"state: expected arrays and numbers, got a {type(leaf).__name__} at '{path}'")
         if path in found:
             raise ValueError(f"state: expected paths that differ, got '{path}' twice")
-        dtype = getattr(leaf, "dtype", None)
-        kind = type(leaf).__name__ if dtype is None else str(dtype)
-        found[path] = {"shape": list(np.shape(leaf)), "dtype": kind}
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted():
+            raise ValueError(f"state: expected an array at '{path}', got one whose memory was donated to a later step")
+        found[path] = {"shape": list(np.shape(leaf)), "dtype": _dtype_name(path, leaf)}
     return found
 
 
-def to_arrays(state: PyTree) -> dict[str, Any]:
+def to_arrays(state: PyTree) -> dict[str, Stored]:
     """Arrays by the names they are stored under; keys as their data."""
     return {_stored_name(path): jax.random.key_data(leaf) if _is_key(leaf) else
             leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for path, leaf in named_leaves(state)}
 
 
-def targets(state: PyTree, shardings: list[Any]) -> dict[str, Any]:
+def targets(state: PyTree, shardings: list[Sharding | None]) -> dict[str, Target]:
     """What is to be read: for each array its shape and dtype, and where it is to lie."""
-    found: dict[str, Any] = {}
+    found: dict[str, Target] = {}
     for (path, leaf), sharding in zip(named_leaves(state), shardings, strict=True):
         if _is_key(leaf):
             data = jax.eval_shape(jax.random.key_data, leaf)
@@ -53,45 +61,65 @@ def targets(state: PyTree, shardings: list[Any]) -> dict[str, Any]:
     return found
 
 
-def from_arrays(state: PyTree, arrays: dict[str, Any]) -> PyTree:
+def from_arrays(state: PyTree, arrays: dict[str, Stored]) -> PyTree:
     """A tree like ``state`` of what was read."""
-    leaves = []
+    leaves: list[Leaf] = []
     for path, leaf in named_leaves(state):
         array = arrays[_stored_name(path)]
         if _is_key(leaf):
-            array = jax.random.wrap_key_data(array, impl=_impl(leaf))
+            leaves.append(jax.random.wrap_key_data(jnp.asarray(array), impl=_impl(leaf)))
         elif isinstance(leaf, np.ndarray):
-            array = np.asarray(array)
+            leaves.append(np.asarray(array))
         elif not hasattr(leaf, "dtype"):
-            array = type(leaf)(np.asarray(array).item())
-        leaves.append(array)
+            leaves.append(type(leaf)(np.asarray(array).item()))
+        else:
+            leaves.append(array)
     return jax.tree.unflatten(structure(state), leaves)
 
 
-def copied(arrays: dict[str, Any]) -> dict[str, Any]:
+def copied(arrays: dict[str, Stored]) -> dict[str, Stored]:
     """Copies of arrays of a CPU: what is read there in the background would be overwritten by a step that may."""
-    leaves, treedef = flatten(arrays)
 
-
-    def copy(x: Any) -> Any:
+    def copy(x: Stored) -> Stored:
         if isinstance(x, np.ndarray):
             return x.copy()
-        device: Any = next(iter(x.sharding.device_set))
+        device: Any = next(iter(x.sharding.device_set))  # a type that the stubs of jax leave open
         return jnp.copy(x) if device.platform == "cpu" else x
 
-    return treedef.unflatten(list(map(copy, leaves)))
+    return {name: copy(x) for name, x in arrays.items()}
 
 
-def _impl(leaf: Any) -> Any:
-    """The kind of keys, of a struct too."""
+def _dtype_name(path: str, leaf: Leaf) -> str:
+    """A leaf's dtype, or the kind of a number.
+
+    Raises:
+      TypeError: it cannot be saved.
+    """
+    wrong = TypeError(f"state: expected arrays and numbers, got a {type(leaf).__name__} at '{path}'")
+    if isinstance(leaf, (bool, int, float, complex)) and not isinstance(leaf, np.generic):
+        if np.asarray(leaf).dtype.hasobject:
+            raise TypeError(f"state: expected numbers of 64 bits, got {leaf} at '{path}'")
+        return type(leaf).__name__
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        raise wrong
+    numeric = jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
+    if not (numeric or jnp.issubdtype(dtype, jax.dtypes.prng_key)) or dtype == jax.dtypes.float0:
+        raise TypeError(f"{wrong} of dtype {dtype}")
+    return str(dtype)
+
+
+def _impl(leaf: Leaf) -> Any:
+    """The kind of keys, of a struct too: a name or what jax has in the place of one."""
     found: list[Any] = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
     return found[0]
 
 
 def _stored_name(path: str) -> str:
-    return path.replace("/", ".")
+    """A path with dots in it, which Orbax takes for a name; those that it had are written otherwise."""
+    return path.replace("%", "%25").replace(".", "%2E").replace("/", ".")
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: Leaf) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

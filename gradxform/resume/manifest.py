@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 import flax
 import jax
+import numpy as np
 import optax
 
 from gradxform.core.config import to_config
 from gradxform.core.value import Value
+from gradxform.resume.leaves import Entry
 
-VERSION = 1
-Manifest = dict[str, Any]
+VERSION = 2
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+
+class Manifest(TypedDict):
+    """What stands beside a checkpoint.
+
+    Attributes:
+      version: of this form.
+      leaves: the shape and dtype of each leaf of the state, by path.
+      config: the settings of the run.
+      position: whether the position of a reader of data stands beside it.
+      versions: of what made it, to be read by people.
+    """
+
+    version: int
+    leaves: dict[str, Entry]
+    config: dict[str, Json]
+    position: bool
+    versions: dict[str, str]
 
 
 class MismatchError(ValueError):
@@ -26,13 +47,13 @@ class MismatchError(ValueError):
     """
 
 
-def make(leaves: Mapping[str, Any], config: Mapping[str, Any]) -> Manifest:
+def make(leaves: dict[str, Entry], config: dict[str, Json], *, position: bool) -> Manifest:
     """The manifest of a state's leaves and of settings as ``settings`` makes them."""
-    return {"version": VERSION, "leaves": dict(leaves), "config": dict(config),
+    return {"version": VERSION, "leaves": leaves, "config": config, "position": position,
             "versions": {"jax": jax.__version__, "optax": optax.__version__, "flax": flax.__version__}}
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def settings(config: Mapping[str, object]) -> dict[str, Json]:
     """Settings as JSON holds them.
 
     Raises:
@@ -46,6 +67,8 @@ def differences(saved: Manifest, now: Manifest) -> Iterator[tuple[str, str]]:
     if saved.get("version") != VERSION:
         yield "version", f"version: saved {saved.get('version')!r}, this library reads {VERSION}"
         return
+    if now["position"] and not saved["position"]:
+        yield "position", "position: not saved"
     here, there = saved["leaves"], now["leaves"]
     for path in sorted({*here, *there}):
         if path not in here:
@@ -53,17 +76,18 @@ def differences(saved: Manifest, now: Manifest) -> Iterator[tuple[str, str]]:
         elif path not in there:
             yield f"state/{path}", f"state {path}: saved, not expected"
         else:
-            for what in ("shape", "dtype"):
-                if here[path][what] != there[path][what]:
-                    yield f"state/{path}", f"state {path}: saved {what} {here[path][what]}, now {there[path][what]}"
+            for what, a, b in (("shape", here[path]["shape"], there[path]["shape"]),
+                               ("dtype", here[path]["dtype"], there[path]["dtype"])):
+                if a != b:
+                    yield f"state/{path}", f"state {path}: saved {what} {a}, now {b}"
     for name in sorted({*saved["config"], *now["config"]}):
         if name not in saved["config"] or name not in now["config"]:
             known = "not saved" if name not in saved["config"] else "saved, not given now"
             yield f"config/{name}", f"config {name}: {known}"
             continue
-        for path, old, new in _apart(saved["config"][name], now["config"][name]):
-            inside = f"{'/'.join(path)}: " if path else ""
-            yield "/".join(("config", name, *path)), f"config {name}: {inside}saved {old}, now {new}"
+        for keys, old, new in _apart(saved["config"][name], now["config"][name]):
+            inside = f"{'/'.join(keys)}: " if keys else ""
+            yield "/".join(("config", name, *keys)), f"config {name}: {inside}saved {old}, now {new}"
 
 
 def compare(saved: Manifest, now: Manifest, where: str, on_change: str | Iterable[str]) -> list[str]:
@@ -91,11 +115,11 @@ def compare(saved: Manifest, now: Manifest, where: str, on_change: str | Iterabl
     if wrong:
         listed = "\n  ".join(wrong)
         raise MismatchError(f"{where}: expected what was saved there, got something else in {len(wrong)} places:\n"
-                            f"  {listed}")
+                            f"  {listed}\nAnother directory begins anew; on_change lets settings differ.")
     return passed
 
 
-def _plain(where: str, value: Any) -> Any:
+def _plain(where: str, value: object) -> Json:
     if isinstance(value, Value):
         try:
             return to_config(value)
@@ -105,15 +129,17 @@ def _plain(where: str, value: Any) -> Any:
         return {str(key): _plain(f"{where}/{key}", one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(f"{where}/{i}", one) for i, one in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # in JSON NaN is no number, and it does not equal itself
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return value.item()
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0:
+        return _plain(where, value.item())
     raise TypeError(f"{where}: expected a value of this library, a number, a text, or lists and dicts of them, got a "
                     f"{type(value).__name__}")
 
 
-def _apart(old: Any, new: Any) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+def _apart(old: Json, new: Json) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """Where two settings differ: a call's arguments by their names, the parts of a chain by their places."""
     if isinstance(old, dict) and isinstance(new, dict) and old.get("call") == new.get("call"):
         names = sorted({*old, *new} - {"gradxform"})
@@ -129,7 +155,7 @@ def _apart(old: Any, new: Any) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
         yield (), _short(old), _short(new)
 
 
-def _short(value: Any) -> str:
+def _short(value: Json) -> str:
     if isinstance(value, dict) and "call" in value:
         return f"{value['call']}(...)"
     return repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."

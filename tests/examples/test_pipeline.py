@@ -41,7 +41,8 @@ def pipeline(load: Load, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         monkeypatch.setattr(module, "distortion", lambda shape: found.simclr.noise(0.1))
     monkeypatch.setattr(load("networks"), "WIDTHS", (4, 4, 4, 8))
     monkeypatch.setattr(found, "COUNTS", (2,))
-    monkeypatch.setattr(found, "SAVE_EVERY", 2)
+    run = gx.resume.Run
+    monkeypatch.setattr(gx.resume, "Run", lambda *args, **options: run(*args, every=2, **options))
     monkeypatch.setattr(found.simclr, "BATCH_SIZE", 8)
     monkeypatch.setattr(found.finetune, "BATCH_SIZE", 8)
     return found
@@ -59,13 +60,20 @@ def saved(path: pathlib.Path, channels: int = 1) -> pathlib.Path:
     return path / "tiny.npz"
 
 
-def found_in(folder: pathlib.Path) -> dict[str, list[bytes]]:
-    """The bits of all that the checkpoints of a run hold, by file."""
-    files = {}
-    for path in sorted(folder.glob("pipeline/*/*.npz")):
-        with np.load(path) as file:
-            files[path.stem] = [file[f"arr_{i}"].tobytes() for i in range(len(file.files))]
-    return files
+def kept(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
+    """The bits of what was pretrained and found, once it was."""
+    bits: list[list[bytes]] = []
+    for name in ("pretrain", "adapt"):
+        function = getattr(pipeline, name)
+
+        def wrapped(*args: Any, function: Any = function) -> Any:
+            result = function(*args)
+            leaves = jax.tree.leaves(result[1] if isinstance(result, tuple) else result)
+            bits.append([np.asarray(x).tobytes() for x in leaves])
+            return result
+
+        monkeypatch.setattr(pipeline, name, wrapped)
+    return bits
 
 
 def tables_of(out: str) -> list[str]:
@@ -75,19 +83,13 @@ def tables_of(out: str) -> list[str]:
 
 
 def interrupted(function: Callable[..., Any], after: int) -> Callable[..., Any]:
-    """A function, or what goes through its results, that ends as if interrupted by hand after so many calls."""
+    """A function that ends as if interrupted by hand after so many calls."""
     calls = itertools.count()
 
     def wrapped(*args: Any) -> Any:
-        result = function(*args)
-        if isinstance(result, Iterator):
-            return (stopped(one) for one in result)
-        return stopped(result)
-
-    def stopped(result: Any) -> Any:
         if next(calls) == after:
             raise KeyboardInterrupt
-        return result
+        return function(*args)
 
     return wrapped
 
@@ -97,33 +99,32 @@ def test_a_run_that_was_interrupted_ends_as_another(
 ) -> None:
     main, given = pipeline.main, ["--data", str(saved(tmp_path)), "--seeds", "2", "--epochs", "1", "--steps", "3"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    compiled = pipeline.finetune.fit._cache_size()
+    compiled, bits = pipeline.finetune.fit._cache_size(), kept(pipeline, monkeypatch)
     code = main([*given, "--output", str(whole)])
     # The rates and strengths are arguments: one program for the frozen backbone, one for all others.
     assert pipeline.finetune.fit._cache_size() == compiled + 2
     expected = capsys.readouterr()
     assert "starts anew" in expected.out and "adapting: 100%" in expected.err
-    assert sorted(found_in(whole)) == ["accuracies-0", "accuracies-1", "pretraining-0", "pretraining-1"]
+    parted = sorted(path.name for path in (whole / "pipeline-adamw-1-3-tiny").iterdir())
+    assert parted == ["adapting-100", "adapting-101", "pretraining-100", "pretraining-101"]
     pixels = matplotlib.image.imread(whole / "pipeline.png")
     assert pixels.shape[0] > 1000 and pixels.shape[1] > 1000
 
     monkeypatch.setattr(pipeline.report, "draw", lambda *drawn: None)
-    goes_on, accuracy = pipeline.simclr.goes_on, pipeline.finetune.accuracy
-    for name, stopped in (("goes_on", interrupted(goes_on, 3)), ("goes_on", interrupted(goes_on, 6))):
-        monkeypatch.setattr(pipeline.simclr, name, stopped)
+    step, accuracy = pipeline.simclr.train_step, pipeline.finetune.accuracy
+    for at, after, left in ((pipeline.simclr, 3, "0/5"), (pipeline.simclr, 4, "2/5"), (pipeline.finetune, 6, "5/5")):
+        name = "train_step" if at is pipeline.simclr else "accuracy"
+        monkeypatch.setattr(at, name, interrupted(getattr(at, name), after))
         assert main([*given, "--output", str(parts)]) == 130
-        assert "the same command goes on" in capsys.readouterr().err
-        assert found_in(parts) != found_in(whole)
-    monkeypatch.setattr(pipeline.simclr, "goes_on", goes_on)
-    monkeypatch.setattr(pipeline.finetune, "accuracy", interrupted(accuracy, 6))
-    assert main([*given, "--output", str(parts)]) == 130
-    monkeypatch.setattr(pipeline.finetune, "accuracy", accuracy)
-    capsys.readouterr()
+        err = capsys.readouterr().err
+        assert "the same command goes on" in err and left in err
+        monkeypatch.setattr(at, name, step if at is pipeline.simclr else accuracy)
+    whole_bits, bits[:] = bits[:], []
     assert main([*given, "--output", str(parts)]) == code
     again = capsys.readouterr()
     assert "goes on with" in again.out
     assert tables_of(again.out) == tables_of(expected.out) and len(tables_of(again.out)) == 21
-    assert found_in(parts) == found_in(whole)
+    assert bits == whole_bits[:4]
 
     # What is done is not done again, and another seed is added to it.
     monkeypatch.setattr(pipeline.simclr, "train_step", None)
@@ -135,6 +136,11 @@ def test_a_run_that_was_interrupted_ends_as_another(
             main([*given, *changed, "--output", str(whole)])
         assert ("starts anew" in capsys.readouterr().out) == (changed != ["--seeds", "3"])
 
+    # Another optimizer is refused.
+    monkeypatch.setattr(pipeline.simclr, "make_optimizer", lambda name, rate: gx.adamw(rate, b1=0.8))
+    assert main([*given, "--output", str(parts)]) == 2
+    assert "config tx: b1: saved 0.9, now 0.8" in capsys.readouterr().err
+
 
 @pytest.mark.exhaustive
 def test_colour_and_tuning(
@@ -142,7 +148,7 @@ def test_colour_and_tuning(
 ) -> None:
     given = ["--data", str(saved(tmp_path, 3)), "--seeds", "1", "--epochs", "1", "--steps", "2"]
     pipeline.main([*given, "--output", str(tmp_path)])
-    assert capsys.readouterr().out.count("a single seed") == 2
+    assert capsys.readouterr().out.count("fewer than three seeds do not tell") == 2
     assert pipeline.main([*given, "--tune", "--output", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("rate") == 3 * 5 + 2 + 2
 
@@ -198,7 +204,10 @@ def test_the_tables_are_of_pairs(load: Load) -> None:
     np.testing.assert_allclose(table.interval(np.array([0.21, 0.2, 0.22])), (21.0, half), rtol=1e-4)
     title, _, *rows = table.differences(found, (2, 5), "scratch").splitlines()[1:]
     assert "95%" in title and rows == [f"tuned   +21.0 ± {half:.1f}   +0.0 ± 24.8"]
-    assert np.isnan(table.interval(np.array([0.2]))[1])
+    assert all(np.isnan(table.interval(np.full(n, 0.2))[1]) for n in (1, 2))
+    two = {name: xs[:2] for name, xs in found.items()}
+    title, _, row = table.differences(two, (2, 5), "scratch").splitlines()[1:]
+    assert "mean of 2, too few for an interval" in title and row == "tuned         +20.5          +0.0"
 
 
 def test_conclusions_need_more_than_the_spread(load: Load) -> None:
@@ -208,35 +217,8 @@ def test_conclusions_need_more_than_the_spread(load: Load) -> None:
     assert pays == "2 labels a class, tuned: pretraining pays, +11.0 ± 2.5 points over scratch"
     assert "does not pay but costs, -11.0 ± 2.5" in costs
     assert "10 labels a class, tuned: it is not clear that pretraining pays, +2.3" in unclear
-    assert "a single seed does not tell" in table.conclusions("tuned", above[:1], (2, 5, 10))
-
-
-def test_checkpoints_are_whole_and_apart(load: Load, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = load("checkpoints")
-    tree = {"w": np.arange(3, dtype=np.float32), "n": np.int32(4)}
-    store = checkpoints.Checkpoints(tmp_path, {"rate": 0.1})
-    assert store.load("run", tree) is None and store.names() == []
-    store.save("run", tree)
-    np.testing.assert_equal(store.load("run", jax.tree.map(np.zeros_like, tree)), tree)
-    assert checkpoints.Checkpoints(tmp_path, {"rate": 0.2}).names() == []
-    assert checkpoints.Checkpoints(tmp_path, {"rate": 0.1}).names() == ["run"]
-
-    def fails(file: Any, *arrays: Any) -> None:
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints.np, "savez", fails)
-    with pytest.raises(KeyboardInterrupt):
-        store.save("run", {"w": np.ones(3, np.float32), "n": np.int32(5)})
-    np.testing.assert_equal(store.load("run", tree), tree)
-    for other in ({"w": tree["w"]}, {"w": np.zeros(2, np.float32), "n": tree["n"]}, {"w": np.zeros(3), "n": tree["n"]}):
-        with pytest.raises(ValueError, match="holds something else"):
-            store.load("run", other)
-    (store.folder / "run.npz").write_bytes(b"half")
-    with pytest.raises(ValueError, match=r"run\.npz cannot be read"):
-        store.load("run", tree)
-    store.clear()
-    assert store.names() == []
+    for few in (above[:1], above[:2]):
+        assert table.conclusions("tuned", few, (2, 5, 10)).count("fewer than three seeds do not tell") == 3
 
 
 def test_a_frozen_backbone_stays(pipeline: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pathlib
 import re
 import types
@@ -13,6 +14,8 @@ import matplotlib.colors
 import matplotlib.image
 import numpy as np
 import pytest
+
+import gradxform as gx
 
 pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
 
@@ -88,17 +91,48 @@ def test_a_short_run_prints_and_draws(
 
 
 @pytest.mark.parametrize("name", ["pretrain_simclr", pytest.param("pretrain_mae", marks=pytest.mark.exhaustive)])
-def test_other_images(
+def test_other_images_and_an_interrupt(
     name: str, load: Any, probe: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(probe, "DRAWS", 2)
     extra = ["--normalize-patches"] if name == "pretrain_mae" else ["--optimizer", "lars"]
-    load(name).main(["--data", str(saved(tmp_path)), "--epochs", "2", "--output", str(tmp_path), *extra])
+    example = load(name)
+    results: list[Any] = []
+    train, step, run = example.train, example.train_step, gx.resume.Run
+    monkeypatch.setattr(example, "train", lambda *args: results.append(train(*args)) or results[-1])
+    monkeypatch.setattr(gx.resume, "Run", lambda *args, **options: run(*args, every=1, **options))
+    calls = itertools.count()
+
+    def interrupted(*args: Any) -> Any:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    def main(folder: str, *more: str) -> int:
+        given = ["--data", str(saved(tmp_path)), "--epochs", "4", "--output", str(tmp_path / folder), *extra, *more]
+        return int(example.main(given))
+
+    main("whole")
     captured = capsys.readouterr()
     assert accuracies_of(captured.out)[1] == 100.0
     assert ("simclr_views" in captured.out) == ("lars(" in captured.out) == (name == "pretrain_simclr")
-    assert_drawn(tmp_path / f"{name}.png")
+    assert_drawn(tmp_path / "whole" / f"{name}.png")
+
+    monkeypatch.setattr(example, "draw", lambda *drawn: None)
+    monkeypatch.setattr(example, "train_step", interrupted)
+    assert main("parts") == 130
+    monkeypatch.setattr(example, "train_step", step)
+    main("parts")
+    assert "2/4" in capsys.readouterr().err
+    whole, parts = results
+    for field in ("losses", "train_features"):
+        np.testing.assert_array_equal(getattr(parts, field), getattr(whole, field))
+    monkeypatch.setattr(example, "BATCH_SIZE", 50)
+    assert main("parts") == 2
+    assert f"config batch: saved {64 if extra[0] == '--optimizer' else 128}, now 50" in capsys.readouterr().err
+    main("parts", "--restart")
+    assert "0/4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,7 +192,15 @@ def test_bad_data_is_refused_by_name(case: str, probe: Any, tmp_path: pathlib.Pa
 def test_files_of_another_kind_are_refused(probe: Any, tmp_path: pathlib.Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "text.npz").write_text("images")
-    for name, message in (("one.npy", "single array"), ("text.npz", "expected a .npz file"), ("none", "none")):
+    (tmp_path / "empty.npz").touch()
+    whole = saved(tmp_path).read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[200] ^= 1  # within x_train
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    for name, message in (("one.npy", "single array"), ("text.npz", "expected a .npz file"), ("none", "none"),
+                          ("empty.npz", "expected a .npz file"), ("cut.npz", "expected a .npz file"),
+                          ("flipped.npz", "x_train: Bad CRC-32")):
         with pytest.raises(ValueError, match=message):
             probe.load(tmp_path / name)
 
@@ -215,14 +257,6 @@ def test_the_exit_code_says_whether_features_are_better(probe: Any, capsys: pyte
     assert capsys.readouterr().out.count("95.0 ± 7.1% on features, 85.0 ± 7.1% on pixels; pictures in x.png") == 1
     assert probe.judge(high, low, pathlib.Path("x.png")) == probe.judge(low, low, pathlib.Path("x.png")) == 1
     assert "no better" in capsys.readouterr().err
-
-
-def test_batches_go_round(probe: Any) -> None:
-    source = probe.batches(np.arange(7), 3, seed=0)
-    rounds = [np.concatenate([next(source), next(source)]) for _ in range(20)]
-    assert all(len(set(one.tolist())) == 6 for one in rounds)
-    assert len({tuple(one.tolist()) for one in rounds}) == 20
-    assert sorted(next(probe.batches(np.arange(3), 8, seed=0)).tolist()) == [0, 1, 2]
 
 
 def test_parts_are_the_whole(probe: Any) -> None:

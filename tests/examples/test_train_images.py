@@ -6,7 +6,6 @@ import importlib
 import itertools
 import pathlib
 import re
-import signal
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,8 +34,10 @@ def example(files: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """The example with little to do: a small network, few images, and an augmentation that is quick to compile."""
     found = importlib.import_module("train_images")
     monkeypatch.setattr(importlib.import_module("networks"), "WIDTHS", (4, 8))
-    for name, value in {"BATCH_SIZE": 8, "SAVE_EVERY": 2, "MEASURE_AT": 3, "MEASURED": 2}.items():
+    for name, value in {"BATCH_SIZE": 8, "MEASURE_AT": 3, "MEASURED": 2}.items():
         monkeypatch.setattr(found, name, value)
+    run = gx.resume.Run
+    monkeypatch.setattr(gx.resume, "Run", lambda *args, **options: run(*args, every=2, **options))
     monkeypatch.setattr(found, "make_augmentation", lambda size, writing: gx.augment.chain(
         gx.augment.random_crop((size, size)), gx.augment.random_flip_left_right(), gx.augment.normalize(0.5, 0.25)))
     jax.config.update("jax_disable_most_optimizations", True)
@@ -107,15 +108,18 @@ def test_a_feed_goes_on_from_a_place(files: types.ModuleType, folder: pathlib.Pa
     seen = {}
     for workers in (0, 1):
         feed = files.Feed(train, decode, 8, 0, workers)
+        begun = feed.get_state()
         first = [next(feed) for _ in range(3)]
         feed.read(2)
-        later = [next(feed)[0] for _ in range(5)]
+        place = feed.get_state()
+        later = [next(feed) for _ in range(5)]
         feed.read(1)
-        feed.go_to(first[-1][1])
-        for batch in later:
-            jax.tree.map(np.testing.assert_array_equal, next(feed)[0], batch)
+        for at, batches in ((place, later), (begun, first)):
+            feed.set_state(at)
+            for batch in batches:
+                jax.tree.map(np.testing.assert_array_equal, next(feed), batch)
         feed.close()
-        seen[workers] = [batch for batch, _ in first] + later
+        seen[workers] = first + later
     jax.tree.map(np.testing.assert_array_equal, seen[0], seen[1])
     order = [np.concatenate([batch["image"] for batch in seen[0][i : i + 4]]) for i in (0, 4)]
     in_order = [np.sort(images.reshape(32, -1).astype(np.int64) @ np.arange(192)) for images in order]
@@ -132,18 +136,26 @@ def test_each_file_is_tested_once(files: types.ModuleType, folder: pathlib.Path)
     np.testing.assert_array_equal(labels, [label for _, label in found])
 
 
-def saved(output: pathlib.Path) -> dict[str, Any]:
-    """The bits of all that a run has saved, and its place."""
-    (path,) = output.glob("train_images/*/run.npz")
-    with np.load(path) as file:
-        return {name: (x.dtype, x.tobytes()) for name, x in file.items()}
+def keeping(example: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
+    """The bits of what each training has ended with, once it has."""
+    kept: list[list[bytes]] = []
+    train = example.train
+
+    def wrapped(*args: Any) -> Any:
+        training = train(*args)
+        kept.append([np.asarray(x).tobytes() for x in jax.tree.leaves(training)])
+        return training
+
+    monkeypatch.setattr(example, "train", wrapped)
+    return kept
 
 
 def test_a_run_that_was_stopped_ends_as_another(
     example: types.ModuleType, folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """After Ctrl-C it goes on with the next step; after an end without warning, with that after the last one saved."""
+    """After Ctrl-C, or an end without warning, it goes on with the step after the last one saved."""
+    kept = keeping(example, monkeypatch)
     run = lambda name, *options: example.main(  # noqa: E731
         ["--data", str(folder), "--size", "8", "--quick", "--output", str(tmp_path / name), *options])
     assert run("whole") == 0
@@ -153,36 +165,37 @@ def test_a_run_that_was_stopped_ends_as_another(
     assert "held-out accuracy 100.00%" in out
 
     step = example.train_step
-    for after, ends in ((3, lambda: signal.raise_signal(signal.SIGINT)), (6, stops_dead)):
-        monkeypatch.setattr(example, "train_step", after_calls(step, after, ends))
-        if ends is stops_dead:
+    # At the third call two steps were saved; then of six calls three are a measurement.
+    for after, error, goes_on in ((3, KeyboardInterrupt, 0), (7, ZeroDivisionError, 2)):
+        monkeypatch.setattr(example, "train_step", after_calls(step, after, error))
+        if error is KeyboardInterrupt:
+            assert run("stopped") == 130
+            assert "the same command goes on" in capsys.readouterr().err
+        else:
             with pytest.raises(ZeroDivisionError):
                 run("stopped")
-        else:
-            assert run("stopped") == 130
-            assert "the same command goes on from here" in capsys.readouterr().err
-            assert np.frombuffer(saved(tmp_path / "stopped")["arr_0"][1], np.int32) == 3
+            assert f"goes on at step {goes_on}" in capsys.readouterr().out
     monkeypatch.setattr(example, "train_step", step)
-    capsys.readouterr()
     assert run("stopped") == 0
-    assert "goes on at step 4" in capsys.readouterr().out  # of the six calls three were a measurement, one was lost
-    assert saved(tmp_path / "stopped") == saved(tmp_path / "whole")
+    assert "goes on at step 4" in capsys.readouterr().out
+    whole, stopped = kept
+    assert whole == stopped
 
     assert run("whole", "--goal", "1.1") == 1
     assert "below the goal of 110.0%" in capsys.readouterr().err
+    adamw = gx.adamw
+    monkeypatch.setattr(gx, "adamw", lambda *args, **options: adamw(*args, **options | {"b1": 0.8}))
+    assert run("whole") == 2
+    assert "config tx: 1/b1: saved 0.9, now 0.8" in capsys.readouterr().err
 
 
-def stops_dead() -> None:
-    raise ZeroDivisionError
-
-
-def after_calls(step: Callable[..., Any], count: int, ends: Callable[[], None]) -> Callable[..., Any]:
-    """A step that does something else, too, at one of its calls."""
+def after_calls(step: Callable[..., Any], count: int, error: type[BaseException]) -> Callable[..., Any]:
+    """A step that fails at one of its calls."""
     calls = itertools.count(1)
 
     def wrapped(*args: Any) -> Any:
         if next(calls) == count:
-            ends()
+            raise error
         return step(*args)
 
     return wrapped
