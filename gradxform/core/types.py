@@ -63,6 +63,9 @@ IsLeaf: TypeAlias = Callable[[object], bool]
 Shape: TypeAlias = tuple[int, ...]
 """The shape of an array."""
 
+Size: TypeAlias = int | jax.Array
+"""How many there are of something: known when a program is made, or traced."""
+
 Axes: TypeAlias = tuple[int, ...] | None
 """Some of the axes of an array, None for those of another thing."""
 
