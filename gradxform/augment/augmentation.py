@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,11 @@ from gradxform.augment import targets as forms
 from gradxform.augment.batching import BATCHINGS, apply_batch
 from gradxform.augment.drawn import Drawn, fitting
 from gradxform.augment.sequence import Built, Mixed, Sequence
-from gradxform.augment.stage import Mix, Shape, Stage, closed
+from gradxform.augment.stage import Mix, Sampled, Shape, Stage, closed
 from gradxform.core import checks
 from gradxform.core.arrays import one_key
 from gradxform.core.pytree import register
+from gradxform.core.types import PyTree, Treedef
 from gradxform.core.value import Value, factory
 
 P = ParamSpec("P")
@@ -57,7 +58,7 @@ class Augmentation(Value):
             raise TypeError(f"{self.name}: expected a factory of augmentations to return a Stage, got {stage!r}")
         return stage
 
-    def __call__(self, key: jax.Array, inputs: Any, *, batching: str = "auto", boxes: str = "xyxy") -> Any:
+    def __call__(self, key: jax.Array, inputs: PyTree, *, batching: str = "auto", boxes: str = "xyxy") -> PyTree:
         """The augmented inputs.
 
         Args:
@@ -82,7 +83,7 @@ class Augmentation(Value):
         given = forms.Given.of(inputs, boxes, self.stage)
         return given.back(self._call(_augment, _keys(key), given.arrays, batching))
 
-    def sample(self, key: jax.Array, shape: tuple[int, ...], *, size: Any = None) -> Any:
+    def sample(self, key: jax.Array, shape: tuple[int, ...], *, size: Any = None) -> Sampled:
         """The parameters of an image, or of each image of a batch.
 
         Args:
@@ -101,7 +102,7 @@ class Augmentation(Value):
         size = None if size is None else forms.sizes_of(size, shape)
         return Drawn(self._call(_sample, _keys(key), size, shape), (shape[-3], shape[-2], shape[-1]))
 
-    def apply(self, params: Any, inputs: Any, *, batching: str = "auto", boxes: str = "xyxy") -> Any:
+    def apply(self, params: Sampled, inputs: PyTree, *, batching: str = "auto", boxes: str = "xyxy") -> PyTree:
         """The inputs as given parameters make them.
 
         Args:
@@ -124,7 +125,7 @@ class Augmentation(Value):
         params = fitting(params, self.stage, given.arrays["image"].shape)
         return given.back(self._call(_apply, params, given.arrays, batching))
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _call(self, function: Callable[..., PyTree], *args: PyTree) -> PyTree:
         # Plain numbers are constants of the compiled program; arrays, which may be traced, are its arguments.
         leaves, structure = jax.tree.flatten(self)
         arrays = [x if isinstance(x, (jax.Array, np.ndarray)) else None for x in leaves]
@@ -152,30 +153,34 @@ def augmentation(function: Callable[P, Built]) -> Callable[P, Augmentation]:
     return factory(Augmentation, function)
 
 
+Fixed: TypeAlias = tuple[Treedef, tuple[object, ...]]
+"""An augmentation but for its arrays: its structure, and its numbers that are no arrays."""
+
+
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _augment(fixed: Any, arrays: Any, key: jax.Array, inputs: Any, batching: str) -> Any:
+def _augment(fixed: Fixed, arrays: PyTree, key: jax.Array, inputs: PyTree, batching: str) -> PyTree:
     stage, prepared = _stage(fixed, arrays), forms.prepared(inputs)
     stage.out_shape(_one(prepared.shape))
     return _run(fixed, arrays, _draw(stage, key, prepared.drawn_for), prepared, batching)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _sample(fixed: Any, arrays: Any, key: jax.Array, size: Any, shape: tuple[int, ...]) -> Any:
+def _sample(fixed: Fixed, arrays: PyTree, key: jax.Array, size: jax.Array | None, shape: tuple[int, ...]) -> Sampled:
     stage = _stage(fixed, arrays)
     stage.out_shape(_one(shape))
-    true = shape if size is None else (*shape[:-3], size[..., 0], size[..., 1], shape[-1])
+    true: PyTree = shape if size is None else (*shape[:-3], size[..., 0], size[..., 1], shape[-1])
     return _draw(stage, key, true)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _apply(fixed: Any, arrays: Any, params: Any, inputs: Any, batching: str) -> Any:
+def _apply(fixed: Fixed, arrays: PyTree, params: Sampled, inputs: PyTree, batching: str) -> PyTree:
     stage, prepared = _stage(fixed, arrays), forms.prepared(inputs)
     if isinstance(stage, Stage):
         params = _checked(stage, params, prepared.shape)
     return _run(fixed, arrays, params, prepared, batching)
 
 
-def _keys(key: Any) -> jax.Array:
+def _keys(key: object) -> jax.Array:
     """A key, or a key for each image of a batch.
 
     Raises:
@@ -189,18 +194,18 @@ def _keys(key: Any) -> jax.Array:
     return one_key("key", key)
 
 
-def _stage(fixed: Any, arrays: Any) -> Built:
+def _stage(fixed: Fixed, arrays: PyTree) -> Built:
     structure, plain = fixed
     leaves = [x if array is None else array for x, array in zip(plain, arrays, strict=True)]
     aug: Augmentation = jax.tree.unflatten(structure, leaves)
     return aug.stage
 
 
-def _one(shape: tuple[Any, ...]) -> Shape:
+def _one(shape: tuple[int, ...]) -> Shape:
     return shape[-3], shape[-2], shape[-1]
 
 
-def _draw(stage: Built, key: jax.Array, shape: tuple[Any, ...]) -> Any:
+def _draw(stage: Built, key: jax.Array, shape: tuple[int, ...]) -> Sampled:
     if key.ndim and (len(shape) == 3 or key.shape[0] != shape[0] or not isinstance(stage, Stage)):
         raise ValueError(f"key: expected one key, or one for each image of a batch that is not mixed, got keys of "
                          f"shape {key.shape} for images of shape {shape}")
@@ -211,13 +216,13 @@ def _draw(stage: Built, key: jax.Array, shape: tuple[Any, ...]) -> Any:
     return stage.sample(key, _one(shape))
 
 
-def _run(fixed: Any, arrays: Any, params: Any, prepared: forms.Prepared, batching: str) -> Any:
+def _run(fixed: Fixed, arrays: PyTree, params: Sampled, prepared: forms.Prepared, batching: str) -> PyTree:
     stage, targets = _stage(fixed, arrays), prepared.arrays
     if len(prepared.shape) == 3:
         return prepared.restored(closed(stage.apply(params, targets)))  # type: ignore[union-attr]
     if isinstance(stage, Stage):
-        def built(arrays: Any) -> Any:
-            return _stage(fixed, arrays)
+        def built(arrays: PyTree) -> Stage:
+            return _stage(fixed, arrays)  # type: ignore[return-value]
 
         return prepared.restored(apply_batch(built, arrays, params, targets, batching))
     whole = stage if isinstance(stage, Mixed) else Mixed((stage,))
@@ -230,14 +235,14 @@ def _run(fixed: Any, arrays: Any, params: Any, prepared: forms.Prepared, batchin
             for i in places:
                 targets = whole.parts[i].apply(params[i], targets)
         else:
-            def build(arrays: Any, places: tuple[int, ...] = places) -> Stage:
+            def build(arrays: PyTree, places: tuple[int, ...] = places) -> Stage:
                 return Sequence(tuple(_stage(fixed, arrays).parts[i] for i in places))  # type: ignore[union-attr,misc]
 
             targets = apply_batch(build, arrays, tuple(params[i] for i in places), targets, batching)
     return prepared.restored(targets)
 
 
-def _checked(stage: Stage, params: Any, shape: tuple[int, ...]) -> Any:
+def _checked(stage: Stage, params: Sampled, shape: tuple[int, ...]) -> Sampled:
     """Parameters of an image, or of each image of a batch, where they may be those of one image.
 
     Raises:

@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.stage import Stage, Targets, closed, few
+from gradxform.augment.stage import Sampled, Stage, Targets, closed, few
 from gradxform.core.divide import each_its_own, is_local
 from gradxform.core.platform import by_platform
+from gradxform.core.types import PyTree, Size
 
 BATCHINGS = ("auto", "map", "vmap")
 GROUP = few(1 << 20)
 """How many images keep an accelerator busy; more of them at a time hold more memory and are no faster."""
 
 
-def apply_batch(build: Callable[[Any], Stage], arrays: Any, params: Any, targets: Targets, batching: str) -> Any:
+def apply_batch(build: Callable[[PyTree], Stage], arrays: PyTree, params: Sampled, targets: Targets,
+                batching: str) -> PyTree:
     """The targets of a batch.
 
     Args:
@@ -42,7 +43,7 @@ def apply_batch(build: Callable[[Any], Stage], arrays: Any, params: Any, targets
     Returns:
       What the stage makes of the targets, arrays with the batch in front.
     """
-    def through(arrays: Any, batch: tuple[Any, Targets]) -> Any:
+    def through(arrays: PyTree, batch: tuple[Sampled, Targets]) -> PyTree:
         image = batch[1]["image"]
         # What could not be divided is left to the partitioner, which divides passes over a batch but no loops.
         way = batching if is_local(image) or batching == "map" else "vmap"
@@ -51,14 +52,15 @@ def apply_batch(build: Callable[[Any], Stage], arrays: Any, params: Any, targets
     return each_its_own(through, arrays, (params, targets), targets["image"])
 
 
-def _through(build: Callable[[Any], Stage], arrays: Any, params: Any, targets: Targets, batching: str) -> Any:
-    def one(arrays: Any, params: Any, targets: Targets) -> Any:
+def _through(build: Callable[[PyTree], Stage], arrays: PyTree, params: Sampled, targets: Targets,
+             batching: str) -> PyTree:
+    def one(arrays: PyTree, params: Sampled, targets: Targets) -> PyTree:
         return closed(build(arrays).apply(params, targets))
 
     stage, image = build(arrays), targets["image"]
     shape, size = image.shape[1:], image.shape[0]
 
-    def grouped(most: int | None) -> Callable[..., Any]:
+    def grouped(most: int | None) -> Callable[..., PyTree]:
         at_a_time = size if most is None else images_at_a_time(most, size)
         return functools.partial(_mapped, one, at_a_time)
 
@@ -74,7 +76,7 @@ def _through(build: Callable[[Any], Stage], arrays: Any, params: Any, targets: T
                        tpu=grouped(1 if stage.chooses else some if stage.several else None))
 
 
-def images_at_a_time(most: int, size: Any) -> int:
+def images_at_a_time(most: int, size: Size) -> int:
     """At most so many at a time of a batch of a size, and not many fewer.
 
     Without a rest where that can be, since a rest has a loop of its own and is copied behind the others.
@@ -85,7 +87,7 @@ def images_at_a_time(most: int, size: Any) -> int:
     return next((some for some in range(most, most // 2, -1) if size % some == 0), most)
 
 
-def _mapped(function: Callable[..., Any], some: Any, arrays: Any, *operands: Any) -> Any:
+def _mapped(function: Callable[..., PyTree], some: Size, arrays: PyTree, *operands: PyTree) -> PyTree:
     """``function`` of each of a batch, some at a time; ``lax.map`` fails on arrays without elements."""
     several = jax.vmap(function, (None, *(0,) * len(operands)))
     size = jax.tree.leaves(operands)[-1].shape[0]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.augment.augmentation import Augmentation, augmentation
 from gradxform.augment.geometry.run import Resampling
 from gradxform.augment.ranges import check_order
 from gradxform.augment.sequence import Built, Mixed, Sequence, fewest
-from gradxform.augment.stage import Mix, Shape, Stage, Targets, canvas_of
+from gradxform.augment.stage import Mix, Sampled, Shape, Stage, Targets, canvas_of
 from gradxform.core import checks
-from gradxform.core.types import Scalar
+from gradxform.core.types import PyTree, Scalar, Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Choice(Stage):
         """Whether there is something dear to choose from."""
         return any(stage.dear or stage.chooses for stage in self.stages)
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """One, which takes its own branch."""
         return 1
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """Which one, and the parameters of each."""
         which, rest = jax.random.split(key)
         count = len(self.stages)
@@ -61,12 +62,12 @@ class Choice(Stage):
                              f"{shape}")
         return shapes[0]
 
-    def apply(self, params: Any, targets: Targets) -> Any:
+    def apply(self, params: Sampled, targets: Targets) -> PyTree:
         """The targets as the chosen stage makes them."""
         index, each = params
 
-        def branch(i: int, stage: Stage) -> Any:
-            def made(each: Any, targets: Targets) -> Targets:
+        def branch(i: int, stage: Stage) -> Callable[[Sampled, Targets], Targets]:
+            def made(each: Sampled, targets: Targets) -> Targets:
                 made = stage.apply(each[i], targets)
                 return made | {"image": canvas_of(made)}
 
@@ -93,15 +94,15 @@ class Views(Stage):
         """Whether a stage does."""
         return any(stage.chooses for stage in self.stages)
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """As few as a stage wants."""
         return fewest(((stage, shape) for stage in self.stages), dtype)
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """The parameters of each view."""
         return tuple(stage.sample(jax.random.fold_in(key, i), shape) for i, stage in enumerate(self.stages))
 
-    def apply(self, params: Any, targets: Targets) -> Any:
+    def apply(self, params: Sampled, targets: Targets) -> PyTree:
         """The targets of each view."""
         return tuple(stage.apply(one, targets) for stage, one in zip(self.stages, params, strict=True))
 
@@ -253,18 +254,18 @@ def two_views(first: Augmentation, second: Augmentation | None = None) -> Stage:
     return Views((stage, stage if second is None else _single("second", second)))
 
 
-def _checked(name: str, aug: Any) -> Augmentation:
+def _checked(name: str, aug: Augmentation) -> Augmentation:
     if not isinstance(aug, Augmentation):
         raise TypeError(f"{name}: expected an augmentation, got {aug!r}")
     return aug
 
 
-def _is_same(side: Any, other: Any) -> bool:
+def _is_same(side: Size, other: Size) -> bool:
     """Whether two sides are known to be equal; those of images of several sizes are arrays."""
     return side is other or (not isinstance(side, jax.Array) and not isinstance(other, jax.Array) and side == other)
 
 
-def _single(name: str, aug: Any) -> Stage:
+def _single(name: str, aug: Augmentation) -> Stage:
     stage = _checked(name, aug).stage
     if not isinstance(stage, Stage):
         raise ValueError(f"{name}: expected an augmentation of one image, got {aug.name}, which mixes images of a "
@@ -275,7 +276,7 @@ def _single(name: str, aug: Any) -> Stage:
     return stage
 
 
-def _joined(parts: Iterable[Any]) -> Built:
+def _joined(parts: Iterable[Built]) -> Built:
     """Stages and mixes one after another, as one."""
     flat: list[Stage | Mix] = []
     for part in parts:
@@ -294,9 +295,9 @@ def _joined(parts: Iterable[Any]) -> Built:
     return Sequence(tuple(flat))  # type: ignore[arg-type]
 
 
-def _fused(stages: list[Any]) -> list[Any]:
+def _fused(stages: Iterable[Stage | Mix]) -> list[Stage | Mix]:
     """The stages, with neighbouring geometric ones as one where one resampling can do them."""
-    result: list[Any] = []
+    result: list[Stage | Mix] = []
     for stage in stages:
         last = result[-1] if result else None
         if (isinstance(stage, Resampling) and isinstance(last, Resampling)

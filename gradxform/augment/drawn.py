@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from gradxform.augment.sequence import Built
-from gradxform.augment.stage import Shape
+from gradxform.augment.stage import Sampled, Shape
+from gradxform.core.types import PyTree
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["tree"], meta_fields=["shape"])
@@ -25,10 +27,10 @@ class Drawn:
       shape: (H, W, C) of the image that they were drawn for.
     """
 
-    tree: Any
+    tree: Sampled
     shape: Shape
 
-    def __getitem__(self, which: Any) -> Any:
+    def __getitem__(self, which: str | int) -> PyTree:
         return self.tree[which]
 
     def __getattr__(self, name: str) -> Any:
@@ -36,20 +38,20 @@ class Drawn:
             raise AttributeError(name)
         return getattr(self.tree, name)  # ``get`` and ``items`` of a dict
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.tree, dtype)
 
-    def __or__(self, other: Any) -> Any:
+    def __or__(self, other: PyTree) -> Drawn:
         return dataclasses.replace(self, tree=self.tree | other)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[PyTree]:
         return iter(self.tree)
 
     def __len__(self) -> int:
         return len(self.tree)
 
 
-def fitting(params: Any, stage: Built, shape: tuple[int, ...]) -> Any:
+def fitting(params: Sampled, stage: Built, shape: tuple[int, ...]) -> Sampled:
     """The tree of parameters for an image or a batch of a shape.
 
     Raises:
@@ -64,7 +66,7 @@ def fitting(params: Any, stage: Built, shape: tuple[int, ...]) -> Any:
     return params.tree
 
 
-def _program(stage: Built, shape: Shape) -> tuple[str, list[Any]]:
+def _program(stage: Built, shape: Shape) -> tuple[str, list[PyTree]]:
     """What draws parameters for a shape; for two shapes the same if they do not depend on it."""
     made = jax.make_jaxpr(lambda key: stage.sample_batch(key, (2, *shape)))(jax.random.key(0))
     # Without the addresses of functions, which two traces need not share.

@@ -12,7 +12,7 @@ from jax import lax
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.pixels.arithmetic import exact
-from gradxform.augment.stage import Mix, Targets
+from gradxform.augment.stage import Mix, Sampled, Targets
 from gradxform.core import arrays, checks
 from gradxform.core.numbers import scalar, widen
 from gradxform.core.types import Scalar
@@ -55,7 +55,7 @@ def mixup(alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scal
     """
     checks.real("alpha", alpha, above=0)
 
-    def draw(key: jax.Array, lams: tuple[int, ...], height: int, width: int) -> Any:
+    def draw(key: jax.Array, lams: tuple[int, ...], height: int, width: int) -> Sampled:
         return {"lam": _beta(key, alpha, lams)}
 
     return Mixing(draw, _flag(per_image), *_label_options(label_smoothing, num_classes))
@@ -104,7 +104,7 @@ def cutmix(alpha: Scalar = 1.0, *, per_image: bool = False, label_smoothing: Sca
     """
     checks.real("alpha", alpha, above=0)
 
-    def draw(key: jax.Array, lams: tuple[int, ...], height: int, width: int) -> Any:
+    def draw(key: jax.Array, lams: tuple[int, ...], height: int, width: int) -> Sampled:
         lam_key, box_key = jax.random.split(key)
         return _random_box(box_key, _beta(lam_key, alpha, lams), height, width)
 
@@ -147,7 +147,7 @@ def mixup_or_cutmix(mixup_alpha: Scalar = 0.2, cutmix_alpha: Scalar = 1.0, *, cu
     checks.real("cutmix_alpha", cutmix_alpha, above=0)
     checks.real("cutmix_probability", cutmix_probability, at_least=0, at_most=1)
 
-    def draw(key: jax.Array, lams: tuple[int, ...], height: int, width: int) -> Any:
+    def draw(key: jax.Array, lams: tuple[int, ...], height: int, width: int) -> Sampled:
         lam_key, box_key, coin_key = jax.random.split(key, 3)
         cut = jax.random.bernoulli(coin_key, cutmix_probability, lams)
         lam = _beta(lam_key, jnp.where(cut, cutmix_alpha, mixup_alpha), lams)
@@ -169,12 +169,12 @@ class Mixing(Mix):
       num_classes: the number of classes, if known.
     """
 
-    draw: Callable[[jax.Array, tuple[int, ...], int, int], Any]
+    draw: Callable[[jax.Array, tuple[int, ...], int, int], Sampled]
     per_image: bool
     label_smoothing: Any
     num_classes: int | None
 
-    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Sampled:
         """The parameters of a batch."""
         check_batch(shape)
         size, height, width, _ = shape
@@ -182,7 +182,7 @@ class Mixing(Mix):
         partner = jax.random.permutation(partner_key, size).astype(jnp.int32)
         return {"partner": partner} | self.draw(draw_key, (size,) if self.per_image else (), height, width)
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The images and labels of a batch."""
         for name in ("boxes", "keypoints"):
             if name in targets:
@@ -204,7 +204,7 @@ class Mixing(Mix):
             mixed["mask"] = _mixed_mask(params, targets["mask"])
         return targets | mixed
 
-    def _numbers(self, label: Any, size: int) -> jax.Array:
+    def _numbers(self, label: jax.Array, size: int) -> jax.Array:
         """The labels in a form that can be blended: numbers (B,) as they are, all others as shares."""
         if self.num_classes is not None or not jnp.issubdtype(label.dtype, jnp.floating) or label.ndim != 1:
             return self._shares(label, size)
@@ -213,7 +213,7 @@ class Mixing(Mix):
                              f"no shares of classes, got {self.label_smoothing}")
         return widen(label)
 
-    def _shares(self, label: Any, size: int) -> jax.Array:
+    def _shares(self, label: jax.Array, size: int) -> jax.Array:
         """The labels (B, K) as shares of classes, smoothed."""
         if jnp.issubdtype(label.dtype, jnp.integer):
             if self.num_classes is None:
@@ -233,7 +233,7 @@ class Mixing(Mix):
         return (1 - self.label_smoothing) * shares + self.label_smoothing / shares.shape[1]
 
 
-def _mixed(params: Any, image: jax.Array) -> jax.Array:
+def _mixed(params: Sampled, image: jax.Array) -> jax.Array:
     """A batch of images, mixed."""
     box, cut = params.get("box"), params.get("cut")
     others = _of(params["partner"], image)
@@ -247,7 +247,7 @@ def _mixed(params: Any, image: jax.Array) -> jax.Array:
     return jnp.where(_behind(cut, image), pasted, _blend(params["lam"], image, others))
 
 
-def _mixed_mask(params: Any, mask: jax.Array) -> jax.Array:
+def _mixed_mask(params: Sampled, mask: jax.Array) -> jax.Array:
     """The masks of a batch, mixed like the images."""
     blends = "box" not in params or "cut" in params
     if blends and not jnp.issubdtype(mask.dtype, jnp.floating):
@@ -283,7 +283,7 @@ def _inside(box: jax.Array, height: int, width: int) -> jax.Array:
     return (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
 
 
-def _random_box(key: jax.Array, lam: jax.Array, height: int, width: int) -> Any:
+def _random_box(key: jax.Array, lam: jax.Array, height: int, width: int) -> Sampled:
     """Boxes for shares of the image to leave, and the shares that they do leave."""
     x_key, y_key = jax.random.split(key)
     side = jnp.sqrt(1 - lam)
@@ -307,7 +307,7 @@ def _beta(key: jax.Array, alpha: Scalar, shape: tuple[int, ...]) -> jax.Array:
     return jnp.where(a == b, 0.5, jax.nn.sigmoid(a - b))
 
 
-def check_batch(shape: tuple[Any, ...]) -> None:
+def check_batch(shape: tuple[int, ...]) -> None:
     """Refuses a single image, and images of several sizes.
 
     Raises:
@@ -320,13 +320,13 @@ def check_batch(shape: tuple[Any, ...]) -> None:
                          "them to one first")
 
 
-def _flag(per_image: Any) -> bool:
+def _flag(per_image: bool) -> bool:
     if not isinstance(per_image, bool):
         raise TypeError(f"per_image: expected a bool, got {per_image!r}")
     return per_image
 
 
-def _label_options(label_smoothing: Any, num_classes: Any) -> tuple[Any, int | None]:
+def _label_options(label_smoothing: Scalar, num_classes: int | None) -> tuple[Any, int | None]:
     checks.real("label_smoothing", label_smoothing, at_least=0, at_most=1)
     smooth = not (checks.is_concrete(label_smoothing) and label_smoothing == 0)
     return (scalar(label_smoothing) if smooth else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,9 @@ from gradxform.augment.geometry.resample import Method
 from gradxform.augment.geometry.run import move
 from gradxform.augment.mixing import check_batch
 from gradxform.augment.pixels.canvas import Canvas
-from gradxform.augment.stage import Mix, Shape, Targets
+from gradxform.augment.stage import Mix, Sampled, Shape, Targets
 from gradxform.core import arrays
-from gradxform.core.types import Scalar
+from gradxform.core.types import PyTree, Scalar
 
 MOVED = ("image", "mask", "boxes", "visibility", "keypoints")
 PER_OBJECT = ("boxes", "visibility", "keypoints", "label")
@@ -86,7 +85,7 @@ class Mosaic(Mix):
         """The shape of the canvas."""
         return (*self.size, shape[2])
 
-    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Sampled:
         """The parameters of a batch."""
         check_batch(shape)
         where, *keys = jax.random.split(key, 4)
@@ -96,7 +95,7 @@ class Mosaic(Mix):
         return {"partner": jnp.stack([own, *others], 1),
                 "center": jnp.round(share * jnp.array(self.size, jnp.float32)).astype(jnp.int32)}
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The canvases of a batch, and what is on them."""
         image = targets["image"]
         check_batch(image.shape)
@@ -115,7 +114,7 @@ class Mosaic(Mix):
                 result[name] = jnp.concatenate([one[name] for one in quarters], 1)
         return result
 
-    def _quarter(self, place: int, params: Any, targets: Targets) -> Targets:
+    def _quarter(self, place: int, params: Sampled, targets: Targets) -> Targets:
         """The images of a batch that go to one of the four places, on canvases of their own."""
         found = {name: x.at[params["partner"][:, place]].get(mode="clip") for name, x in targets.items()
                  if name in (*MOVED, "label")}
@@ -131,7 +130,7 @@ class Mosaic(Mix):
 
         return found | jax.vmap(placed)(corner, moving)
 
-    def _joined(self, center: jax.Array, quarters: list[Any]) -> Any:
+    def _joined(self, center: jax.Array, quarters: list[PyTree]) -> PyTree:
         """Arrays (B, height, width, ...), or canvases of them, each of the four where it belongs."""
         row, column = (lax.broadcasted_iota(jnp.int32, (1, *self.size), axis) for axis in (1, 2))
         upper, left = row < center[:, 0, None, None], column < center[:, 1, None, None]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from gradxform.augment.sequence import Built
+from gradxform.core.types import PyTree
 
 
-def check_order(augmentations: Iterable[Any]) -> None:
+def check_order(augmentations: Iterable[PyTree]) -> None:
     """Refuses what needs values in [0, 1] behind what leaves it, in a chain of these augmentations.
 
     Raises:

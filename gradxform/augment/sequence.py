@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
+from jax.typing import DTypeLike
 
-from gradxform.augment.stage import Mix, Shape, Stage, Targets
+from gradxform.augment.stage import Mix, Sampled, Shape, Stage, Targets
+from gradxform.core.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +35,12 @@ class Sequence(Stage):
         """Whether a stage makes several images of each."""
         return any(stage.several for stage in self.stages)
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """As few as a stage wants."""
         shapes = itertools.accumulate(self.stages, lambda shape, stage: stage.out_shape(shape), initial=shape)
         return fewest(zip(self.stages, shapes, strict=False), dtype)
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """The parameters of each stage."""
         params = []
         for i, stage in enumerate(self.stages):
@@ -46,7 +48,7 @@ class Sequence(Stage):
             shape = stage.out_shape(shape)
         return tuple(params)
 
-    def apply(self, params: Any, targets: Targets) -> Any:
+    def apply(self, params: Sampled, targets: Targets) -> PyTree:
         """The targets after all stages."""
         for stage, one in zip(self.stages, params, strict=True):
             targets = stage.apply(one, targets)
@@ -76,7 +78,7 @@ class Mixed:
             shape = part.out_shape(shape)
         return shape
 
-    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Sampled:
         """The parameters of each part for a batch."""
         params = []
         for i, part in enumerate(self.parts):
@@ -89,7 +91,7 @@ Built: TypeAlias = Stage | Mix | Mixed
 """What a factory of augmentations returns."""
 
 
-def fewest(stages: Iterable[tuple[Stage, Shape]], dtype: Any) -> int | None:
+def fewest(stages: Iterable[tuple[Stage, Shape]], dtype: DTypeLike) -> int | None:
     """How many images at a time suit all of the stages, each with the shape that it gets."""
     wanted = [images for stage, shape in stages if (images := stage.images(shape, dtype)) is not None]
     return min(wanted, default=None)

@@ -12,16 +12,20 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gradxform.augment.pixels.canvas import Canvas, Planes
 from gradxform.core.isolate import isolated
+from gradxform.core.types import PyTree
 
 Shape = tuple[int, int, int]
 """Height, width and channels of an image."""
 Targets = dict[str, Any]
 """What there is of an image, by name: the ``image``, an array (H, W, C) or a canvas, ``mask``, ``boxes`` and their
 ``visibility``, ``keypoints``, ``label``; ``size`` (2,), its true height and width, as long as its arrays are padded."""
-Images: TypeAlias = Callable[[Shape, Any], int | None]
+Sampled: TypeAlias = PyTree
+"""What a stage draws for an image, and takes to change it: a tree of small arrays of its own form."""
+Images: TypeAlias = Callable[[Shape, DTypeLike], int | None]
 """From the shape and the dtype of images to how many of them a processor does best with at a time; None for any."""
 
 
@@ -51,11 +55,11 @@ class Stage:
     needs_unit: bool = False
     leaves_unit: bool = False
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """The parameters of one image of a shape: a tree of small arrays."""
         raise NotImplementedError
 
-    def apply(self, params: Any, targets: Targets) -> Any:
+    def apply(self, params: Sampled, targets: Targets) -> PyTree:
         """The targets of one image as its parameters make them; several views are a tuple."""
         raise NotImplementedError
 
@@ -67,16 +71,16 @@ class Stage:
         """
         return shape
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """How many images a processor does best with at a time; None for any number."""
         return None
 
-    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Sampled:
         """The parameters of a batch of images, each with a key of its own that the others do not change."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0], dtype=jnp.uint32))
         return self.sample_each(keys, shape)
 
-    def sample_each(self, keys: jax.Array, shape: tuple[Any, ...]) -> Any:
+    def sample_each(self, keys: jax.Array, shape: tuple[int, ...]) -> Sampled:
         """The parameters of a batch of images by their keys (B,)."""
         # True sizes (B,) are each image's own.
         sizes = shape[1:3] if isinstance(shape[1], jax.Array) else ()
@@ -99,11 +103,11 @@ class Mix:
       (4, 8, 8, 3)
     """
 
-    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    def sample_batch(self, key: jax.Array, shape: tuple[int, ...]) -> Sampled:
         """The parameters of a batch of a shape (B, H, W, C)."""
         raise NotImplementedError
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets of a batch, arrays with the batch in front, mixed."""
         raise NotImplementedError
 
@@ -114,14 +118,14 @@ class Mix:
 
 def few(pixels: int) -> Images:
     """As many images as have that many pixels together, and at least one."""
-    def images(shape: Shape, dtype: Any) -> int:
+    def images(shape: Shape, dtype: DTypeLike) -> int:
         known = isinstance(shape[0], int) and isinstance(shape[1], int)
         return max(1, pixels // (shape[0] * shape[1])) if known else 1
 
     return images
 
 
-def any_number(shape: Shape, dtype: Any) -> None:
+def any_number(shape: Shape, dtype: DTypeLike) -> None:
     """Where it does not matter how many images there are at a time."""
 
 
@@ -138,7 +142,7 @@ def canvas_of(targets: Targets) -> Canvas:
     return canvas.with_levels(jnp.moveaxis(image, -1, 0))
 
 
-def closed(result: Any) -> Any:
+def closed(result: PyTree) -> PyTree:
     """The targets of each view as they are given back, with the image of a canvas."""
     if isinstance(result, tuple):
         return tuple(closed(one) for one in result)
@@ -171,22 +175,22 @@ class Pixelwise(Stage):
       Array(True, dtype=bool)
     """
 
-    draw: Callable[[jax.Array, Shape], Any]
-    kernel: Callable[[Any, Planes], Planes]
+    draw: Callable[[jax.Array, Shape], Sampled]
+    kernel: Callable[[Sampled, Planes], Planes]
     at_a_time: Images = any_number
     dear: bool = False
     needs_unit: bool = False
     leaves_unit: bool = False
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """As ``at_a_time`` says."""
         return self.at_a_time(shape, dtype)
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """The parameters of one image."""
         return self.draw(key, shape)
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets with another image."""
         canvas = canvas_of(targets)
         return targets | {"image": canvas.with_planes(self.kernel(params, canvas.planes()))}

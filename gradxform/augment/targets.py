@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.augment.geometry.borders import blanked
 from gradxform.augment.geometry.boxes import FORMATS, from_xyxy, to_xyxy
 from gradxform.augment.pixels.canvas import white_of
 from gradxform.augment.ranges import needs_unit
 from gradxform.augment.sequence import Built
+from gradxform.augment.stage import Targets
 from gradxform.core import checks
+from gradxform.core.types import PyTree, Size
 
 DTYPES = ("uint8", "uint16", "float32", "bfloat16", "float16")
 NAMES = ("image", "mask", "boxes", "visibility", "keypoints", "label", "size")
@@ -41,13 +45,13 @@ class Given:
       layout: the format of the boxes.
     """
 
-    arrays: dict[str, Any]
-    names: tuple[Any, ...] | None
-    others: dict[Any, Any]
+    arrays: Targets
+    names: tuple[object, ...] | None
+    others: dict[object, object]
     layout: str
 
     @classmethod
-    def of(cls, inputs: Any, layout: str, stage: Built) -> Given:
+    def of(cls, inputs: PyTree, layout: str, stage: Built) -> Given:
         """What was given, checked as far as it is known before the program runs.
 
         Raises:
@@ -73,7 +77,7 @@ class Given:
         _check_numbers(given.arrays, layout, stage)
         return given
 
-    def back(self, result: Any) -> Any:
+    def back(self, result: PyTree) -> PyTree:
         """What stages made of the arrays, in the form of the inputs."""
         if isinstance(result, tuple):
             return tuple(self.back(one) for one in result)
@@ -94,7 +98,7 @@ class Prepared:
       names: of those that are given back.
     """
 
-    arrays: dict[str, Any]
+    arrays: Targets
     names: tuple[str, ...]
 
     @property
@@ -103,14 +107,14 @@ class Prepared:
         return tuple(self.arrays["image"].shape)
 
     @property
-    def drawn_for(self) -> tuple[Any, ...]:
+    def drawn_for(self) -> tuple[int, ...]:
         """The shape that parameters are drawn for: with the true heights and widths where arrays are padded."""
         if "size" not in self.arrays:
             return self.shape
         size = self.arrays["size"]
         return (*self.shape[:-3], size[..., 0], size[..., 1], self.shape[-1])
 
-    def restored(self, result: Any) -> Any:
+    def restored(self, result: PyTree) -> PyTree:
         """What stages made of the targets, by the names of the inputs."""
         if isinstance(result, tuple):
             return tuple(self.restored(one) for one in result)
@@ -121,7 +125,7 @@ class Prepared:
         return {name: result[name] for name in self.names}
 
 
-def prepared(given: dict[str, Any]) -> Prepared:
+def prepared(given: Targets) -> Prepared:
     """The targets of checked arrays: boxes cut to their image, in sight as a whole, and black beyond true sizes."""
     names, arrays = tuple(given), {name: jnp.asarray(x) for name, x in given.items()}
     image = arrays["image"]
@@ -141,7 +145,7 @@ def prepared(given: dict[str, Any]) -> Prepared:
     return Prepared(arrays, names)
 
 
-def shape_of(shape: Any) -> tuple[int, ...]:
+def shape_of(shape: Iterable[int]) -> tuple[int, ...]:
     """The shape of an image or a batch.
 
     Raises:
@@ -153,7 +157,7 @@ def shape_of(shape: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in shape)
 
 
-def sizes_of(size: Any, shape: tuple[int, ...]) -> jax.Array:
+def sizes_of(size: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     """True heights and widths of images in arrays of a shape.
 
     Raises:
@@ -164,7 +168,7 @@ def sizes_of(size: Any, shape: tuple[int, ...]) -> jax.Array:
     return jnp.clip(jnp.asarray(size, jnp.int32), 1, jnp.array(shape[-3:-1]))
 
 
-def _sides(arrays: dict[str, Any], axes: int) -> tuple[Any, Any]:
+def _sides(arrays: Targets, axes: int) -> tuple[Size, Size]:
     """Height and width of the image, or of each of a batch, with so many axes of 1 behind."""
     if "size" not in arrays:
         return arrays["image"].shape[-3], arrays["image"].shape[-2]
@@ -173,7 +177,7 @@ def _sides(arrays: dict[str, Any], axes: int) -> tuple[Any, Any]:
     return height, width
 
 
-def _check_types(arrays: dict[str, Any]) -> None:
+def _check_types(arrays: Targets) -> None:
     """Refuses arrays of wrong types and shapes."""
     image = arrays["image"]
     dtype = getattr(image, "dtype", None)
@@ -213,7 +217,7 @@ def _check_types(arrays: dict[str, Any]) -> None:
         _check_size(arrays["size"], image.shape)
 
 
-def _check_type(name: str, x: Any) -> None:
+def _check_type(name: str, x: object) -> None:
     dtype = getattr(x, "dtype", None)
     if dtype is None and name == "label" and isinstance(x, (int, float)):
         return
@@ -237,7 +241,7 @@ def _check_size(size: Any, shape: tuple[int, ...]) -> None:
                              f"{size[~fits][0].tolist()}")
 
 
-def _check_numbers(arrays: dict[str, Any], layout: str, stage: Built) -> None:
+def _check_numbers(arrays: Targets, layout: str, stage: Built) -> None:
     """Refuses numbers out of range, as far as they are known before the program runs."""
     image = arrays["image"]
     if "size" in arrays and _concrete(arrays["size"]):
@@ -280,5 +284,5 @@ def _check_boxes(boxes: np.ndarray, height: Any, width: Any, layout: str) -> Non
                       "boxes='rel_xyxy'", stacklevel=5)
 
 
-def _concrete(x: Any) -> bool:
+def _concrete(x: object) -> bool:
     return not isinstance(x, jax.core.Tracer)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.geometry.placement import Affine, as_float
 from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.pixels.arithmetic import exact
-from gradxform.augment.stage import Shape, Stage
+from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -101,10 +100,10 @@ def random_rotation(max_degrees: Scalar | tuple[Scalar, Scalar], *, interpolatio
     angles = _angles(max_degrees)
     checks.choice("interpolation", interpolation, INTERPOLATIONS)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         return {"degrees": angles(key)}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         return about_middle(shape, degrees=params["degrees"],
                             scale=_covering(shape, params["degrees"]) if crop_border else 1.0)
 
@@ -142,7 +141,7 @@ def rotate(degrees: Scalar, *, interpolation: str = "bilinear", border: str = "c
     checks.real("degrees", degrees)
     checks.choice("interpolation", interpolation, INTERPOLATIONS)
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         return about_middle(shape, degrees=degrees, scale=_covering(shape, degrees) if crop_border else 1.0)
 
     return Resampling((Geometric(lambda key, shape: (), place, border=border_of(border, fill, mask_fill),
@@ -190,7 +189,7 @@ def random_affine(max_degrees: Scalar | tuple[Scalar, Scalar] = 0.0, translate: 
     checks.choice("interpolation", interpolation, INTERPOLATIONS)
     most = 1 / arrays.number("scale", low, above=0) if antialias else 1.0
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         angle, y, x, size, lean_x, lean_y = jax.random.split(key, 6)
 
         def signed(key: jax.Array, most: Scalar) -> jax.Array:
@@ -201,15 +200,15 @@ def random_affine(max_degrees: Scalar | tuple[Scalar, Scalar] = 0.0, translate: 
                 "shear_x": jnp.tan(jnp.radians(signed(lean_x, columns))),
                 "shear_y": jnp.tan(jnp.radians(signed(lean_y, rows)))}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         return about_middle(shape, **params)
 
     return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation,
                                  antialias=antialias, shrink=lambda shape: (most, most)),))
 
 
-def about_middle(shape: Shape, *, degrees: Any = 0.0, down: Any = 0.0, right: Any = 0.0, scale: Any = 1.0,
-                 shear_x: Any = 0.0, shear_y: Any = 0.0) -> Affine:
+def about_middle(shape: Shape, *, degrees: Scalar = 0.0, down: Scalar = 0.0, right: Scalar = 0.0,
+                 scale: Scalar = 1.0, shear_x: Scalar = 0.0, shear_y: Scalar = 0.0) -> Affine:
     """From positions in the result to those in the image: back by the shift, the angle, the scale and the shears.
 
     Args:
@@ -234,7 +233,7 @@ def about_middle(shape: Shape, *, degrees: Any = 0.0, down: Any = 0.0, right: An
     return turned._replace(x0=middle_x - x, y0=middle_y - y)
 
 
-def _cos_sin(degrees: Any) -> tuple[Any, Any]:
+def _cos_sin(degrees: Scalar) -> tuple[Scalar, Scalar]:
     """Of an angle; exact at multiples of 90 degrees where it is known before the program runs."""
     if not checks.is_concrete(degrees):
         return jnp.cos(jnp.radians(degrees)), jnp.sin(jnp.radians(degrees))
@@ -243,13 +242,13 @@ def _cos_sin(degrees: Any) -> tuple[Any, Any]:
     return ((cos, sin), (-sin, cos), (-cos, -sin), (sin, -cos))[int(quarters % 4)]
 
 
-def _covering(shape: Shape, degrees: Any) -> jax.Array:
+def _covering(shape: Shape, degrees: Scalar) -> jax.Array:
     """By which factor a turned image covers all of its frame again."""
     cos, sin = (jnp.abs(jnp.asarray(one, jnp.float32)) for one in _cos_sin(degrees))
     return cos + sin * (max(shape[:2]) / min(shape[:2]))
 
 
-def _angles(max_degrees: Any) -> Callable[[jax.Array], jax.Array]:
+def _angles(max_degrees: Scalar | tuple[Scalar, Scalar]) -> Callable[[jax.Array], jax.Array]:
     """What draws an angle: between minus and plus a number, or between a pair of bounds."""
     if isinstance(max_degrees, (tuple, list)):
         low, high = bounds("max_degrees", max_degrees)
@@ -262,17 +261,17 @@ def _flip(p: Scalar, axis: int, joints: tuple[tuple[int, int], ...]) -> Stage:
     checks.real("p", p, at_least=0, at_most=1)
     pairs = _pairs(joints)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         return {"flip": jax.random.uniform(key) < p}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         sign, start = jnp.where(params["flip"], -1.0, 1.0), jnp.where(params["flip"], as_float(shape[axis]), 0.0)
         return Affine(1.0, 0.0, 0.0, 0.0, sign, start) if axis == 0 else Affine(sign, 0.0, start, 0.0, 1.0, 0.0)
 
     return Resampling((Geometric(draw, place, "shift", mirrors=(axis == 0, axis == 1), joints=pairs),))
 
 
-def _pairs(joints: Any) -> tuple[tuple[int, int], ...]:
+def _pairs(joints: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Pairs of points, each point in one of them."""
     if not isinstance(joints, (tuple, list)) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2
                                                         for pair in joints):
@@ -285,7 +284,8 @@ def _pairs(joints: Any) -> tuple[tuple[int, int], ...]:
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _two(name: str, pair: Any, *, at_most: float | None = None, below: float | None = None) -> tuple[Scalar, Scalar]:
+def _two(name: str, pair: tuple[Scalar, Scalar], *, at_most: float | None = None,
+         below: float | None = None) -> tuple[Scalar, Scalar]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name}: expected a pair of numbers, got {pair!r}")
     for one in pair:

@@ -47,7 +47,7 @@ class Border(NamedTuple):
             for a, b in zip(mine, theirs, strict=True))
 
 
-def border_of(border: str, fill: Any, mask_fill: Any) -> Border:
+def border_of(border: str, fill: Fill, mask_fill: int) -> Border:
     """The border that these arguments describe.
 
     Raises:

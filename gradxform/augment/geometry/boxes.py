@@ -5,10 +5,10 @@ Inside, boxes are x1, y1, x2, y2 in pixels from the top-left corner of the image
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+
+from gradxform.core.types import Scalar, Size
 
 LAYOUTS = ("xyxy", "yxyx", "xywh", "cxcywh")
 FORMATS = (*LAYOUTS, *(f"rel_{layout}" for layout in LAYOUTS))
@@ -16,7 +16,7 @@ FORMATS = (*LAYOUTS, *(f"rel_{layout}" for layout in LAYOUTS))
 height, as YOLO's ``rel_cxcywh``."""
 
 
-def to_xyxy(boxes: jax.Array, layout: str, height: Any, width: Any) -> jax.Array:
+def to_xyxy(boxes: jax.Array, layout: str, height: Size, width: Size) -> jax.Array:
     """Boxes (..., 4) of one of the ``FORMATS`` as x1, y1, x2, y2 in pixels.
 
     Args:
@@ -39,7 +39,7 @@ def to_xyxy(boxes: jax.Array, layout: str, height: Any, width: Any) -> jax.Array
     return jnp.stack([a * unit[0], b * unit[1], c * unit[0], d * unit[1]], -1)
 
 
-def from_xyxy(boxes: jax.Array, layout: str, height: Any, width: Any) -> jax.Array:
+def from_xyxy(boxes: jax.Array, layout: str, height: Size, width: Size) -> jax.Array:
     """The inverse of ``to_xyxy``."""
     layout, unit = _split(layout, height, width)
     a, b, c, d = (boxes[..., i] / unit[i % 2] for i in range(4))
@@ -52,7 +52,7 @@ def from_xyxy(boxes: jax.Array, layout: str, height: Any, width: Any) -> jax.Arr
     return jnp.stack([a, b, c, d], -1)
 
 
-def _split(layout: str, height: Any, width: Any) -> tuple[str, tuple[Any, Any]]:
+def _split(layout: str, height: Size, width: Size) -> tuple[str, tuple[Scalar, Scalar]]:
     """The layout, and how many pixels a 1 in it is across and down."""
     if layout.startswith("rel_"):
         return layout[4:], (jnp.asarray(width, jnp.float32), jnp.asarray(height, jnp.float32))

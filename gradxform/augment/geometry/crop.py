@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +9,7 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import ALONG_AXES, Fill, border_of
 from gradxform.augment.geometry.placement import Affine, as_float
 from gradxform.augment.geometry.run import Geometric, Resampling
-from gradxform.augment.stage import Shape, Stage
+from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -48,12 +46,12 @@ def random_crop(size: int | tuple[int, int], padding: int | tuple[int, int] = 0,
     down, across = arrays.pair("padding", padding, at_least=0)
     beyond = border_of(border, fill, mask_fill)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         rows, columns = jax.random.split(key)
         return {"top": jax.random.randint(rows, (), -down, shape[0] + down - height + 1),
                 "left": jax.random.randint(columns, (), -across, shape[1] + across - width + 1)}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         return Affine(1.0, 0.0, params["left"].astype(jnp.float32), 0.0, 1.0, params["top"].astype(jnp.float32))
 
     def result(shape: Shape) -> tuple[int, int]:
@@ -87,7 +85,7 @@ def center_crop(size: int | tuple[int, int]) -> Stage:
     """
     height, width = arrays.pair("size", size)
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         return Affine(1.0, 0.0, as_float((shape[1] - width) // 2), 0.0, 1.0, as_float((shape[0] - height) // 2))
 
     def result(shape: Shape) -> tuple[int, int]:
@@ -131,7 +129,7 @@ def random_resized_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar
     narrow, wide = bounds("ratio", ratio, above=0)
     checks.choice("interpolation", interpolation, ALONG_AXES)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         *draws, row, column = jax.random.uniform(key, (2 * TRIES + 2,))
         area = (low + (high - low) * jnp.stack(draws[:TRIES])) * (shape[0] * shape[1])
         spread = jnp.log(wide) - jnp.log(narrow)
@@ -151,7 +149,7 @@ def random_resized_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar
         left = jnp.where(some, _below(column, shape[1] - w + 1), (shape[1] - w) // 2)
         return {"top": top, "left": left, "height": h, "width": w}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         top, left, h, w = (params[name].astype(jnp.float32) for name in ("top", "left", "height", "width"))
         return Affine(w * (1 / width), 0.0, left, 0.0, h * (1 / height), top)
 
@@ -159,7 +157,7 @@ def random_resized_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar
                                  antialias=antialias),))
 
 
-def bounds(name: str, pair: Any, *, at_least: float | None = None, above: float | None = None,
+def bounds(name: str, pair: tuple[Scalar, Scalar], *, at_least: float | None = None, above: float | None = None,
            at_most: float | None = None) -> tuple[Scalar, Scalar]:
     """A pair of bounds, the lower one first.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
 from gradxform.augment.geometry.placement import Displacement
 from gradxform.augment.geometry.run import Geometric, Resampling
-from gradxform.augment.stage import Shape, Stage
+from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.isolate import isolated
 from gradxform.core.types import Scalar
@@ -65,13 +64,13 @@ def elastic_deformation(alpha: Scalar = 50.0, sigma: float = 5.0, *, interpolati
     checks.choice("interpolation", interpolation, INTERPOLATIONS)
     step = max(1, math.floor(width / 2))
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         # A half of each word for either part: drawing is a good share of the work on a small image.
         bits = jax.random.bits(key, [_points(size, width, step) for size in shape[:2]], jnp.uint32)
         halves = jnp.stack([bits & 0xFFFF, bits >> 16])
         return {"noise": (halves.astype(jnp.float32) + 0.5) / 2**15 - 1}
 
-    def place(params: Any, shape: Shape) -> Displacement:
+    def place(params: Sampled, shape: Shape) -> Displacement:
         field = params["noise"]
         for axis in (1, 0):
             field = isolated(functools.partial(_smoothed, axis=axis, size=shape[axis], sigma=width, step=step), field)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +10,7 @@ from gradxform.augment.geometry.borders import ALONG_AXES
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.geometry.placement import Affine
 from gradxform.augment.geometry.run import Geometric, Resampling
-from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.augment.stage import Sampled, Shape, Stage, Targets
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -64,7 +62,7 @@ def random_iou_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar] = 
         checks.real("overlaps", one, at_least=0)
     checks.choice("interpolation", interpolation, ALONG_AXES)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         which, windows = jax.random.split(key)
         least = jnp.stack([jnp.asarray(one, jnp.float32) for one in overlaps])
         down, across, row, column = jax.random.uniform(windows, (4, TRIES))
@@ -73,7 +71,7 @@ def random_iou_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar] = 
         top, left = jnp.floor((shape[0] - h) * row), jnp.floor((shape[1] - w) * column)
         return {"windows": jnp.stack([left, top, left + w, top + h], -1), "overlap": jax.random.choice(which, least)}
 
-    def choose(params: Any, targets: Targets) -> tuple[Any, Targets]:
+    def choose(params: Sampled, targets: Targets) -> tuple[Sampled, Targets]:
         if "boxes" not in targets:
             raise ValueError("boxes: expected them beside the image, since the window is chosen by them; got none")
         rows, columns = targets["image"].shape[:2]
@@ -89,7 +87,7 @@ def random_iou_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar] = 
         kept = jnp.where(_middles_in(window, boxes)[:, None], boxes, 0)
         return {"window": window}, targets | {"boxes": kept}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         left, top, right, bottom = params["window"]
         return Affine((right - left) * (1 / width), 0.0, left, 0.0, (bottom - top) * (1 / height), top)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gradxform.augment.geometry.borders import Border, colors, inward_position
@@ -23,7 +24,7 @@ from gradxform.augment.pixels.canvas import Canvas
 from gradxform.core.divide import is_local
 from gradxform.core.isolate import isolated
 from gradxform.core.platform import by_platform
-from gradxform.core.types import Scalar
+from gradxform.core.types import PyTree, Scalar
 
 POSITION_BITS = 16
 """Bits behind the point of positions of nearest pixels, as Pillow has them."""
@@ -55,13 +56,13 @@ class _Rule:
     known: tuple[float | None, ...]
 
     @classmethod
-    def of(cls, shape: Sequence[int], border: Border | None, maps: list[Map], **more: Any) -> Any:
+    def of(cls, shape: Sequence[int], border: Border | None, maps: list[Map], **more: Any) -> Self:
         """The rule of an image (H, W, ...)."""
         mode = "constant" if border is None else border.mode
         known = tuple(None if isinstance(one, jax.Array) else float(one) for one in _affine(maps))
         return cls(shape[0], shape[1], mode, border is not None and mode == "constant", known, **more)
 
-    def sources(self, numbers: Any, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sources(self, numbers: Sequence[jax.Array], i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Where pixels come from by an affine map."""
         one = Affine(*(number if known is None else known for number, known in zip(numbers, self.known, strict=True)))
         return one(j.astype(jnp.float32) + 0.5, i.astype(jnp.float32) + 0.5)
@@ -83,7 +84,7 @@ class _Nearest(_Rule):
     fixed: bool
     across = down = False
 
-    def sources(self, numbers: Any, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sources(self, numbers: Sequence[jax.Array], i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The column and the row of the source."""
         if not self.fixed:
             return super().sources(numbers, i, j)
@@ -99,7 +100,8 @@ class _Nearest(_Rule):
         column, row = self.pixel(x, y)
         return inward(column, self.columns, self.mode), inward(row, self.rows, self.mode)
 
-    def result(self, corners: Sequence[jax.Array], x: jax.Array, y: jax.Array, fill: Any, which: int) -> jax.Array:
+    def result(self, corners: Sequence[jax.Array], x: jax.Array, y: jax.Array, fill: jax.Array,
+               which: int) -> jax.Array:
         """The element found, or the fill."""
         return jnp.where(self.inside(*self.pixel(x, y)), corners[0], fill) if self.filled else corners[0]
 
@@ -135,7 +137,8 @@ class _Bilinear(_Rule):
             values = [one + exact((other - one) * fx) for one, other in zip(values[::2], values[1::2], strict=True)]
         return values[0] if len(values) == 1 else values[0] + exact((values[1] - values[0]) * fy)
 
-    def result(self, corners: Sequence[jax.Array], x: jax.Array, y: jax.Array, fill: Any, which: int) -> jax.Array:
+    def result(self, corners: Sequence[jax.Array], x: jax.Array, y: jax.Array, fill: jax.Array,
+               which: int) -> jax.Array:
         """A word, or channels of floats."""
         if not self.bytes:
             value = self.blended(corners, x, y)
@@ -212,9 +215,9 @@ def picked(array: jax.Array, border: Border | None, maps: list[Map], height: int
     *rim, _ = maps
     rule: _Nearest = _Nearest.of(array.shape, border, maps, fixed=fixed and not rim)
     numbers = _numbers(maps) if not fixed else () if rim else _fixed(maps)
-    found: Any = (_fixed(maps[-1:])[0], tuple(rim)) if fixed else tuple(maps)
+    found: PyTree = (_fixed(maps[-1:])[0], tuple(rim)) if fixed else tuple(maps)
 
-    def positions(found: Any) -> tuple[jax.Array, jax.Array]:
+    def positions(found: PyTree) -> tuple[jax.Array, jax.Array]:
         if not fixed:
             return sources(found, height, width)
         (xx, xy, x0, yx, yy, y0), rim = found
@@ -224,13 +227,13 @@ def picked(array: jax.Array, border: Border | None, maps: list[Map], height: int
             x, y = one(x + 0.5, y + 0.5)
         return x, y
 
-    def place(found: Any) -> jax.Array:
+    def place(found: PyTree) -> jax.Array:
         x, y = positions(found)
         column, row = rule.first(x, y)
         pixel = row * rule.columns + column
         return lax.select(rule.inside(*rule.pixel(x, y)), pixel, jnp.full_like(pixel, -1)) if rule.filled else pixel
 
-    def portable(words: Words, found: Any, fills: Words) -> Words:
+    def portable(words: Words, found: PyTree, fills: Words) -> Words:
         # Apart, as bilinear pixels are: where they come from, what is there, and the fill.
         at = isolated(place, found)
         results = tuple(elements_at(word.reshape(-1, *word.shape[2:]), at) for word in words)
@@ -262,7 +265,7 @@ def _fixed(maps: list[Map]) -> tuple[jax.Array]:
 
 
 def _looked_up(rule: _Nearest | _Bilinear, portable: Callable[..., Words],
-               positions: Callable[[Any], tuple[jax.Array, jax.Array]], numbers: Words, words: Words, found: Any,
+               positions: Callable[[PyTree], tuple[jax.Array, jax.Array]], numbers: Words, words: Words, found: PyTree,
                fills: Words, height: int, width: int) -> Words:
     """Words as ``portable`` makes them of words, what says where they come from, and fills; by a kernel on a TPU."""
     from gradxform.augment.geometry import lookup_tpu  # what it imports takes a while
@@ -270,7 +273,7 @@ def _looked_up(rule: _Nearest | _Bilinear, portable: Callable[..., Words],
     if words[0].dtype.itemsize > 4 or not lookup_tpu.fits(rule, height, width) or not is_local(words[0]):
         return portable(words, found, fills)
 
-    def walked(words: Words, found: Any, fills: Words, numbers: Words) -> Words:
+    def walked(words: Words, found: PyTree, fills: Words, numbers: Words) -> Words:
         where = numbers or tuple(jnp.broadcast_to(one, (height, width)) for one in positions(found))
         look = functools.partial(lookup_tpu.looked_up, rule, where=where, height=height, width=width)
         wide = [_wide(word) for word in words]
@@ -294,7 +297,7 @@ def _wide(array: jax.Array) -> jax.Array:
     return unsigned.astype(jnp.int32)
 
 
-def _narrow(array: jax.Array, dtype: Any) -> jax.Array:
+def _narrow(array: jax.Array, dtype: np.dtype) -> jax.Array:
     if array.dtype == dtype:
         return array
     if jnp.issubdtype(dtype, jnp.bool_):

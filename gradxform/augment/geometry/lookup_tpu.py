@@ -8,7 +8,8 @@ choice takes it where the row is the pixel's. What costs is the number of rows t
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from gradxform.core.manual import varying_like
+from gradxform.core.types import Size
 
 SUBLANES, LANES = 8, 128
 """Of a register of 32-bit elements."""
@@ -55,7 +57,7 @@ class How(Protocol):
         """Whether those below do."""
         ...
 
-    def sources(self, numbers: Any, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sources(self, numbers: Sequence[jax.Array], i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The positions in the image of the pixels in rows i and columns j, from six numbers."""
         ...
 
@@ -63,7 +65,7 @@ class How(Protocol):
         """The column and the row of the pixel, or of the upper left one of four."""
         ...
 
-    def result(self, corners: list[jax.Array], x: jax.Array, y: jax.Array, fill: Any, which: int) -> jax.Array:
+    def result(self, corners: list[jax.Array], x: jax.Array, y: jax.Array, fill: jax.Array, which: int) -> jax.Array:
         """The word of a pixel in the array ``which`` from the words around its source, the lower ones last."""
         ...
 
@@ -144,13 +146,18 @@ class _Block(NamedTuple):
     bounds: list[tuple[jax.Array, jax.Array]]
 
 
-def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int, fills: Any, *refs: Any) -> None:
+Found: TypeAlias = tuple[list[jax.Array], ...]
+"""Words that have been looked up, a list for each of one or two rows."""
+
+
+def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int, fills: jax.Ref,
+            *refs: jax.Ref) -> None:
     where, (images, results, words) = refs[:-3 * count], (refs[n * count:][:count] for n in (-3, -2, -1))
     tiles, across = -(-how.columns // LANES), -(-width // LANES)
     start = pl.program_id(0) * rows
 
     # A single row can be read from where rows follow each other: tiles of columns apart.
-    def apart(strip: Any, _: Any) -> Any:
+    def apart(strip: Size, _: None) -> None:
         at = pl.ds(_at(strip, SUBLANES), SUBLANES)
         for image, word in zip(images, words, strict=True):
             for t in range(tiles):
@@ -158,7 +165,7 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
 
     lax.fori_loop(0, -(-how.rows // SUBLANES), apart, None)
 
-    def begun(strip: Any, tile: Any) -> _Block:
+    def begun(strip: Size, tile: Size) -> _Block:
         down, beside = _at(strip, SUBLANES), _at(tile, LANES)
         i = lax.broadcasted_iota(jnp.int32, (SUBLANES, LANES), 0) + (start + down)
         j = lax.broadcasted_iota(jnp.int32, (SUBLANES, LANES), 1) + beside
@@ -172,28 +179,28 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
         block = _Block(x, y, left, top, [])
         return block._replace(bounds=[bounds(block, t) for t in range(tiles)]) if tiles <= FEW_TILES else block
 
-    def keys(block: _Block, tile: Any) -> tuple[jax.Array, ...]:
+    def keys(block: _Block, tile: Size) -> tuple[jax.Array, ...]:
         """The row of the pixels whose left, or right, neighbour is in a tile of columns; of others -1."""
         if tiles == 1:
             return (block.top,) * (1 + how.across)
         sides = (block.left, jnp.minimum(block.left + 1, how.columns - 1))[:1 + how.across]
         return tuple(jnp.where(side >> 7 == tile, block.top, -1) for side in sides)
 
-    def bounds(block: _Block, tile: Any) -> tuple[jax.Array, jax.Array]:
+    def bounds(block: _Block, tile: Size) -> tuple[jax.Array, jax.Array]:
         highest = functools.reduce(jnp.maximum, keys(block, tile))
         return jnp.min(jnp.where(highest < 0, how.rows, highest)), jnp.max(highest)
 
-    def walked(block: _Block, tile: Any, first: Any, last: Any, found: Any) -> Any:
+    def walked(block: _Block, tile: Size, first: jax.Array, last: jax.Array, found: Found) -> Found:
         """What is found in the columns of a tile, for each array those above and then those below."""
         key = keys(block, tile)
         lanes = (block.left & (LANES - 1), jnp.minimum(block.left + 1, how.columns - 1) & (LANES - 1))[:len(key)]
 
-        def row(k: Any) -> list[jax.Array]:
+        def row(k: jax.Array) -> list[jax.Array]:
             k = jnp.minimum(k, how.rows - 1)
             lines = [jnp.broadcast_to(word[tile, pl.ds(k, 1), :], (SUBLANES, LANES)) for word in words]
             return [_along_lanes(line, lane) for line in lines for lane in lanes]
 
-        def turn(m: Any, carry: Any) -> Any:
+        def turn(m: jax.Array, carry: Found) -> Found:
             here, *found = carry
             for k in [first + m * AHEAD + ahead for ahead in range(AHEAD)]:
                 hit = [one == k for one in key] if len(key) == 1 or key[0] is not key[1] else [key[0] == k] * 2
@@ -209,9 +216,9 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
         carry = (row(first) if how.down else [], *found)
         return lax.fori_loop(0, lax.div(last - first + AHEAD, AHEAD), turn, carry)[1:]
 
-    def ended(strip: Any, tile: Any, block: _Block) -> None:
+    def ended(strip: Size, tile: Size, block: _Block) -> None:
         nothing = [jnp.zeros((SUBLANES, LANES), word.dtype) for word in words for _ in range(1 + how.across)]
-        found: Any = (nothing,) * (1 + how.down)
+        found: Found = (nothing,) * (1 + how.down)
         if tiles <= FEW_TILES:
             for t, (first, last) in enumerate(block.bounds):
                 found = walked(block, t, first, last, found)
@@ -227,7 +234,7 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
             result[pl.ds(_at(strip, SUBLANES), SUBLANES), pl.ds(_at(tile, LANES), LANES)] = how.result(
                 corners, block.x, block.y, fills[0, n], which + n)
 
-    def one(strip: Any, _: Any) -> Any:
+    def one(strip: Size, _: None) -> None:
         if across <= FEW_TILES:
             blocks = [begun(strip, tile) for tile in range(across)]
             for tile, block in enumerate(blocks):
@@ -238,7 +245,7 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
     lax.fori_loop(0, lax.div(jnp.minimum(rows, height - start + SUBLANES - 1), SUBLANES), one, None)
 
 
-def _at(tile: Any, size: int) -> Any:
+def _at(tile: Size, size: int) -> Size:
     return tile * size if isinstance(tile, int) else pl.multiple_of(tile * size, size)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import ALONG_AXES, Border, Fill, border_of
 from gradxform.augment.geometry.placement import Affine
 from gradxform.augment.geometry.resize import resizing
 from gradxform.augment.geometry.run import Geometric, Resampling
-from gradxform.augment.stage import Shape, Stage
+from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import arrays, checks
+from gradxform.core.types import PyTree
 
 Sides = tuple[tuple[int, int], tuple[int, int]]
 """Above and below, left and right."""
@@ -129,14 +129,14 @@ def _framing(result: Callable[[Shape], tuple[int, int]], widths: Callable[[Shape
         down, across = widths(shape)
         return max(down), max(across)
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         (top, _), (left, _) = widths(shape)
         return Affine(1.0, 0.0, float(-left), 0.0, 1.0, float(-top))
 
     return Geometric(lambda key, shape: (), place, "shift", result, border, reach=reach, frames=True, known=True)
 
 
-def _widths(padding: Any) -> Sides:
+def _widths(padding: PyTree) -> Sides:
     if isinstance(padding, (tuple, list)) and len(padding) == 2 and any(isinstance(x, (tuple, list)) for x in padding):
         for one in padding:
             if not isinstance(one, (tuple, list)):

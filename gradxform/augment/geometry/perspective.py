@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +10,7 @@ from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
 from gradxform.augment.geometry.placement import Projective
 from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.pixels.arithmetic import exact
-from gradxform.augment.stage import Shape, Stage
+from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -49,14 +47,14 @@ def random_perspective(distortion_scale: Scalar = 0.5, p: Scalar = 0.5, *, inter
     checks.real("p", p, at_least=0, at_most=1)
     checks.choice("interpolation", interpolation, INTERPOLATIONS)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         some, corners = jax.random.split(key)
         half = jnp.array([shape[1] // 2, shape[0] // 2], jnp.float32)
         most = jnp.floor(distortion_scale * half)
         inward = jnp.minimum(jnp.floor(jax.random.uniform(corners, (4, 2)) * (most + 1)), most)
         return {"inward": jnp.where(jax.random.uniform(some) < p, inward, 0.0)}
 
-    def place(params: Any, shape: Shape) -> Projective:
+    def place(params: Sampled, shape: Shape) -> Projective:
         return perspective(shape, params["inward"])
 
     return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation,

@@ -10,21 +10,24 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from gradxform.augment.geometry.borders import inward_position
 from gradxform.augment.pixels.arithmetic import exact, inward, whole, within
-from gradxform.core.types import Scalar
+from gradxform.core.types import Scalar, Size
 
 INVERSIONS = 64
 """Halved steps toward the inverse of a displacement."""
 HORIZON = 2.0**-20
 """Of a projective map's divisor; what is beyond comes from far outside."""
-Addends = tuple[tuple[Any, ...], ...]
+Position: TypeAlias = Any
+"""Positions along one axis: a number that is known, or an array of any shape; with numbers it is a number again."""
+Addends: TypeAlias = tuple[tuple[Position, ...], ...]
 """What adds up to x, and what to y, in that order."""
 
 
@@ -68,10 +71,10 @@ class Map(Protocol):
       ((8, 32, 32, 3), (8, 2, 2))
     """
 
-    def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
+    def __call__(self, x: Position, y: Position) -> tuple[Position, Position]:
         """The source of positions."""
 
-    def addends(self, x: Any, y: Any) -> Addends:
+    def addends(self, x: Position, y: Position) -> Addends:
         """What adds up to the source of the centres of pixels, x (1, W) and y (H, 1), in order: numbers or arrays."""
 
     def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,11 +100,11 @@ class Affine(NamedTuple):
     yy: Scalar
     y0: Scalar
 
-    def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
+    def __call__(self, x: Position, y: Position) -> tuple[Position, Position]:
         """The source of positions."""
         return added(self.addends(x, y))
 
-    def addends(self, x: Any, y: Any) -> Addends:
+    def addends(self, x: Position, y: Position) -> Addends:
         """What adds up to the source of positions."""
         # Each product rounded: whichever way a program is compiled, it finds the same pixels.
         return (exact(self.xx * x), exact(self.xy * y), self.x0), (exact(self.yx * x), exact(self.yy * y), self.y0)
@@ -143,13 +146,13 @@ class Projective(NamedTuple):
     wy: Scalar
     w0: Scalar
 
-    def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
+    def __call__(self, x: Position, y: Position) -> tuple[Position, Position]:
         """The source of positions."""
         x, y, w = (exact(a * x) + exact(b * y) + c for a, b, c in (self[:3], self[3:6], self[6:]))
         w = jnp.maximum(w, HORIZON)
         return x / w, y / w
 
-    def addends(self, x: Any, y: Any) -> Addends:
+    def addends(self, x: Position, y: Position) -> Addends:
         """The source of positions."""
         x, y = self(x, y)
         return (x,), (y,)
@@ -202,7 +205,7 @@ class Displacement(NamedTuple):
         A whole step, ``x <- p - d(x)``, leads away where a slope of the field is above 1, as where the image is
         stretched to twice its size; half of it does where one is above 3.
         """
-        def step(_: Any, there: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def step(_: object, there: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             found = self(*there)
             return there[0] + 0.5 * (x - found[0]), there[1] + 0.5 * (y - found[1])
 
@@ -241,7 +244,7 @@ class Rim:
         # What is within stays as it is, to the bit.
         if self.nearest or self.mode == "constant":
             beyond = (position < 0) | (position >= size)
-            found: Any = (-1.0 if self.mode == "constant" else
+            found: ArrayLike = (-1.0 if self.mode == "constant" else
                           inward(jnp.floor(position).astype(jnp.int32), size, self.mode) + 0.5)
             position = jnp.where(beyond, found, position)
             return position if self.nearest else jnp.minimum(position, size - 0.5)
@@ -249,7 +252,7 @@ class Rim:
         return jnp.where(beyond, inward_position(position - 0.5, size, self.mode) + 0.5, position)
 
 
-def as_float(number: Any) -> Any:
+def as_float(number: Size) -> Scalar:
     """A whole number, known or traced, as a number of a map."""
     return number.astype(jnp.float32) if isinstance(number, jax.Array) else float(number)
 
@@ -268,7 +271,7 @@ def composed(maps: Sequence[Map]) -> list[Map]:
     return result
 
 
-def _homogeneous(one: Affine | Projective) -> tuple[Any, ...]:
+def _homogeneous(one: Affine | Projective) -> tuple[Scalar, ...]:
     """The nine numbers of the matrix, row by row."""
     return tuple(one) if isinstance(one, Projective) else (*one, 0.0, 0.0, 1.0)
 
@@ -285,7 +288,7 @@ def _is(number: Scalar, value: int) -> bool:
     return not isinstance(number, jax.Array) and number == value
 
 
-def added(addends: Addends) -> tuple[Any, Any]:
+def added(addends: Addends) -> tuple[Position, Position]:
     """The positions that these add up to."""
     x, y = (functools.reduce(operator.add, one) for one in addends)
     return x, y
@@ -314,7 +317,7 @@ def moved(maps: Sequence[Map], points: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.stack([x, y], -1), points[..., 2:]], -1)
 
 
-def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: Any, width: Any) -> tuple[jax.Array, jax.Array]:
+def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: Size, width: Size) -> tuple[jax.Array, jax.Array]:
     """Boxes around what was in them, cut to the result.
 
     Args:

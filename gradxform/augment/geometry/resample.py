@@ -11,7 +11,8 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from gradxform.augment.pixels.arithmetic import exact, inward, within
 from gradxform.augment.pixels.canvas import Canvas, Planes
 from gradxform.core.isolate import isolated
 from gradxform.core.platform import by_platform
+from gradxform.core.types import Scalar, Size
 
 FIXED = 22
 """Bits behind the point of the weights of 8-bit images, as Pillow has them."""
@@ -190,7 +192,11 @@ def _picked_by_products(array: jax.Array, rows: jax.Array, columns: jax.Array) -
     return found != 0 if array.dtype == jnp.bool_ else found.astype(jnp.int32).astype(array.dtype)
 
 
-def _axes(maps: list[Map], height: int, width: int) -> tuple[Any, Any]:
+Numbers: TypeAlias = Any
+"""Numbers of NumPy where they are known before the program runs, of JAX where they are not."""
+
+
+def _axes(maps: list[Map], height: int, width: int) -> tuple[Numbers, Numbers]:
     """The sources of the rows and of the columns of a map along the axes; NumPy's if known before the program runs."""
     (one,) = maps
     assert isinstance(one, Affine)
@@ -199,7 +205,7 @@ def _axes(maps: list[Map], height: int, width: int) -> tuple[Any, Any]:
             exact(one.xx * (xp.arange(width, dtype=dtype) + 0.5)) + one.x0)
 
 
-def _numpy_of(*numbers: Any) -> tuple[Any, Any]:
+def _numpy_of(*numbers: Scalar) -> tuple[Numbers, Numbers]:
     return (jnp, jnp.float32) if any(isinstance(x, jax.Array) for x in numbers) else (np, np.float64)
 
 
@@ -228,7 +234,7 @@ def _smoothed(image: Canvas, method: Method, maps: list[Map]) -> Canvas:
     return image
 
 
-def _weighted(image: Canvas, axis: int, size: Any, centers: Any, scale: Any, method: Method) -> Canvas:
+def _weighted(image: Canvas, axis: int, size: Size, centers: Numbers, scale: Numbers, method: Method) -> Canvas:
     """Weighted means along an axis around each centre: Pillow's filters, with its weights and its rounding."""
     border = method.border
     table = functools.partial(_table, method.shrink[axis], method, image.packed)
@@ -255,7 +261,8 @@ def _weighted(image: Canvas, axis: int, size: Any, centers: Any, scale: Any, met
     return isolated(summed, image, index, weights, missing)
 
 
-def _table(shrink: float, method: Method, packed: bool, size: Any, centers: Any, scale: Any) -> tuple[Any, Any, Any]:
+def _table(shrink: float, method: Method, packed: bool, size: Size, centers: Numbers,
+           scale: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     """For each centre the pixels (N, T) that count, their weights, and what they lack of 1."""
     xp, dtype = _numpy_of(centers)
     reach, falling = FILTERS[method.interpolation]
@@ -287,18 +294,19 @@ def _table(shrink: float, method: Method, packed: bool, size: Any, centers: Any,
     return index, weights, xp.where(seen[:, None], 0, one).astype(weights.dtype) if framed else one - _in_order(weights)
 
 
-def _linear(distance: Any, xp: Any) -> Any:
+def _linear(distance: Numbers, xp: ModuleType) -> Numbers:
     return xp.maximum(1 - distance, 0)
 
 
-def _cubic(distance: Any, xp: Any) -> Any:
+def _cubic(distance: Numbers, xp: ModuleType) -> Numbers:
     """Keys' piecewise cubic with a slope of -1/2 at the first zero (1981), as Pillow has it."""
     inner = exact(exact((exact(1.5 * distance) - 2.5) * distance) * distance) + 1
     outer = -0.5 * (exact((exact((distance - 5) * distance) + 8) * distance) - 4)
     return xp.where(distance < 1, inner, xp.where(distance < 2, outer, 0))
 
 
-FILTERS: dict[str, tuple[int, Callable[[Any, Any], Any]]] = {"bilinear": (1, _linear), "bicubic": (2, _cubic)}
+FILTERS: dict[str, tuple[int, Callable[[Numbers, ModuleType], Numbers]]] = {
+    "bilinear": (1, _linear), "bicubic": (2, _cubic)}
 """How far a filter reaches, in pixels of the coarser grid, and its weights by the distance."""
 
 
@@ -308,7 +316,7 @@ def _along(table: jax.Array, axis: int) -> jax.Array:
     return table[:, :, None] if axis == 0 else table[:, None, :]
 
 
-def _in_order(weights: Any) -> Any:
+def _in_order(weights: Numbers) -> Numbers:
     """The sums of rows, added up in order, so that all programs round alike."""
     return functools.reduce(operator.add, (weights[:, t:t + 1] for t in range(weights.shape[1])))
 

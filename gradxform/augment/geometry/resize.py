@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
 
 import jax
 
@@ -11,7 +11,7 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import ALONG_AXES
 from gradxform.augment.geometry.placement import Affine
 from gradxform.augment.geometry.run import Geometric, Resampling
-from gradxform.augment.stage import Shape, Stage
+from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import arrays, checks
 
 
@@ -70,9 +70,10 @@ def resize(size: int | tuple[int, int] | None = None, *, shorter: int | None = N
     return Resampling((resizing(result, interpolation, antialias, known=both is None),))
 
 
-def resizing(result: Any, interpolation: str, antialias: bool, known: bool = True) -> Geometric:
+def resizing(result: Callable[[Shape], tuple[int, int]], interpolation: str, antialias: bool,
+             known: bool = True) -> Geometric:
     """The operation that makes images of the size that ``result`` gives of their shape."""
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         height, width = result(shape)
         return Affine(shape[1] / width, 0.0, 0.0, 0.0, shape[0] / height, 0.0)
 

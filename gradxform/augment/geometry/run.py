@@ -8,13 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gradxform.augment.geometry.borders import ALONG_AXES, INTERPOLATIONS, Border, blanked, colors, framed
 from gradxform.augment.geometry.placement import Affine, Map, Rim, composed, moved, moved_boxes
 from gradxform.augment.geometry.resample import Method, nearest, resampled, word_fills
 from gradxform.augment.pixels.canvas import Canvas, white_of
-from gradxform.augment.stage import Shape, Stage, Targets, canvas_of, few
+from gradxform.augment.stage import Sampled, Shape, Stage, Targets, canvas_of, few
 from gradxform.core import checks
+from gradxform.core.types import PyTree
 
 KINDS = ("shift", "scale", "any")
 PIXELS_AT_ONCE = 1 << 18
@@ -65,8 +67,8 @@ class Geometric:
       (True, True)
     """
 
-    draw: Callable[[jax.Array, Shape], Any]
-    place: Callable[[Any, Shape], Map]
+    draw: Callable[[jax.Array, Shape], Sampled]
+    place: Callable[[Sampled, Shape], Map]
     kind: str = "any"
     size: Callable[[Shape], tuple[int, int]] | None = None
     border: Border | None = None
@@ -80,7 +82,7 @@ class Geometric:
     frames: bool = False
     turns: bool = False
     known: bool = False
-    choose: Callable[[Any, Targets], tuple[Any, Targets]] | None = None
+    choose: Callable[[Any, Targets], tuple[Sampled, Targets]] | None = None
 
     def __post_init__(self) -> None:
         checks.choice("kind", self.kind, KINDS)
@@ -133,7 +135,7 @@ class Resampling(Stage):
         """Whether pixels are looked up one by one."""
         return any(op.kind == "any" for op in self.ops)
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """As many images as keep the processor's cores busy."""
         if all(op.kind == "shift" for op in self.ops):
             return None
@@ -148,7 +150,7 @@ class Resampling(Stage):
         shifts = all(op.kind == "shift" for op in self.ops)
         return shifts and one_color and not (cuts and any(any(op.mirrors) for op in self.ops))
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """The parameters of each operation."""
         keys = jax.random.split(key, len(self.ops)) if len(self.ops) > 1 else [key]
         params = []
@@ -164,7 +166,7 @@ class Resampling(Stage):
             shape = op.out_shape(shape)
         return shape
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets, moved."""
         if not self.moves_whole_pixels():
             targets = targets | {"image": canvas_of(targets)}
@@ -285,7 +287,7 @@ def move(targets: Targets, method: Method, maps: list[Map], height: Any, width: 
     after = jnp.stack([height, width]) if isinstance(height, jax.Array) else None
     room: tuple[int, int] = image.shape[:2] if after is not None else (height, width)
 
-    def pixels(array: Any, method: Method, fill: jax.Array | None = None) -> Any:
+    def pixels(array: PyTree, method: Method, fill: jax.Array | None = None) -> PyTree:
         if isinstance(array, Canvas):
             array = dataclasses.replace(array, size=None)
         if size is None:
@@ -313,8 +315,8 @@ def move(targets: Targets, method: Method, maps: list[Map], height: Any, width: 
     return result
 
 
-def _padded(array: Any, size: jax.Array, method: Method, maps: list[Map], room: tuple[int, int], stays: bool,
-            fill: jax.Array | None) -> Any:
+def _padded(array: PyTree, size: jax.Array, method: Method, maps: list[Map], room: tuple[int, int], stays: bool,
+            fill: jax.Array | None) -> PyTree:
     """The pixels of an image of a true size in the corner of an array or a canvas."""
     if method.kind == "shift" and isinstance(array, Canvas):
         fills = word_fills(array, method.border)

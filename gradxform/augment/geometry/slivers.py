@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gradxform.augment.augmentation import augmentation
-from gradxform.augment.stage import Shape, Stage, Targets
+from gradxform.augment.stage import Sampled, Shape, Stage, Targets
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -51,11 +50,11 @@ class Slivers(Stage):
     visibility: Scalar
     side: Scalar
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """Nothing."""
         return ()
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets with fewer boxes."""
         if "boxes" not in targets:
             return targets

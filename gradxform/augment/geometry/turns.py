@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.placement import Affine
 from gradxform.augment.geometry.run import Geometric, Resampling
-from gradxform.augment.stage import Shape, Stage
+from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -39,12 +38,12 @@ def random_rot90(p: Scalar = 0.75) -> Stage:
     """
     checks.real("p", p, at_least=0, at_most=1)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         some, which = jax.random.split(key)
         quarters = jax.random.randint(which, (), 1, 4)
         return {"quarters": jnp.where(jax.random.uniform(some) < p, quarters, 0)}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         quarters = params["quarters"]
         return _symmetry(shape, quarters % 2 == 1, (quarters == 1) | (quarters == 2), quarters >= 2)
 
@@ -74,10 +73,10 @@ def random_transpose(p: Scalar = 0.5) -> Stage:
     """
     checks.real("p", p, at_least=0, at_most=1)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         return {"transpose": jax.random.uniform(key) < p}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         return _symmetry(shape, params["transpose"], jnp.bool_(False), jnp.bool_(False))
 
     return _turning(draw, place)
@@ -98,10 +97,10 @@ def random_d4() -> Stage:
       >>> gx.augment.random_d4()(jax.random.key(0), jnp.zeros((8, 32, 32, 3))).shape
       (8, 32, 32, 3)
     """
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         return {"symmetry": jax.random.randint(key, (), 0, 8)}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         bits = params["symmetry"]
         return _symmetry(shape, bits & 4 > 0, bits & 2 > 0, bits & 1 > 0)
 
@@ -116,7 +115,7 @@ def _symmetry(shape: Shape, swap: jax.Array, from_right: jax.Array, from_below: 
                   jnp.where(swap, y, 0.0), jnp.where(swap, 0.0, y), y0)
 
 
-def _turning(draw: Callable[[jax.Array, Shape], Any], place: Callable[[Any, Shape], Affine]) -> Stage:
+def _turning(draw: Callable[[jax.Array, Shape], Sampled], place: Callable[[Sampled, Shape], Affine]) -> Stage:
     def result(shape: Shape) -> tuple[int, int]:
         if shape[0] != shape[1]:
             raise ValueError(f"image: expected square images, whose shape stays when rows become columns, got "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from gradxform.augment.geometry.borders import ALONG_AXES, Fill, border_of
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.geometry.placement import Affine
 from gradxform.augment.geometry.run import Geometric, Resampling
-from gradxform.augment.stage import Shape, Stage
+from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -56,14 +55,14 @@ def random_scale_jitter(size: int | tuple[int, int], scale: tuple[float, float] 
     def fitting(shape: Shape) -> float:
         return min(height / shape[0], width / shape[1])
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         factor, row, column = jax.random.uniform(key, (3,))
         ratio = (low + (high - low) * factor) * fitting(shape)
         h, w = (jnp.maximum(jnp.floor(side * ratio).astype(jnp.int32), 1) for side in shape[:2])
         return {"height": h, "width": w, "top": jnp.floor(jnp.maximum(h - height, 0) * row).astype(jnp.int32),
                 "left": jnp.floor(jnp.maximum(w - width, 0) * column).astype(jnp.int32)}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         top, left, h, w = (params[name].astype(jnp.float32) for name in ("top", "left", "height", "width"))
         across, down = shape[1] / w, shape[0] / h
         return Affine(across, 0.0, left * across, 0.0, down, top * down)
@@ -107,14 +106,14 @@ def random_zoom_out(factor: tuple[float, float] = (1.0, 4.0), p: Scalar = 0.5, *
     checks.real("p", p, at_least=0, at_most=1)
     checks.choice("interpolation", interpolation, ALONG_AXES)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         some, size, row, column = jax.random.uniform(key, (4,))
         factor = jnp.where(some < p, low + (high - low) * size, 1.0)
         h, w = (jnp.maximum(jnp.floor(side / factor).astype(jnp.int32), 1) for side in shape[:2])
         return {"height": h, "width": w, "top": jnp.floor((shape[0] - h + 1) * row).astype(jnp.int32),
                 "left": jnp.floor((shape[1] - w + 1) * column).astype(jnp.int32)}
 
-    def place(params: Any, shape: Shape) -> Affine:
+    def place(params: Sampled, shape: Shape) -> Affine:
         top, left, h, w = (params[name].astype(jnp.float32) for name in ("top", "left", "height", "width"))
         across, down = shape[1] / w, shape[0] / h
         return Affine(across, 0.0, -left * across, 0.0, down, -top * down)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Shape, Stage
+from gradxform.augment.stage import Pixelwise, Sampled, Shape, Stage
 
 FEW = 4
 """Up to so many channels, each is chosen among all of them."""
@@ -31,10 +29,10 @@ def channel_shuffle() -> Stage:
       >>> sorted(gx.augment.channel_shuffle()(jax.random.key(0), image)[0, 0].tolist())
       [10, 20, 30]
     """
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         return {"order": jax.random.permutation(key, shape[2]).astype(jnp.int32)}
 
-    def kernel(params: Any, planes: Planes) -> Planes:
+    def kernel(params: Sampled, planes: Planes) -> Planes:
         order = params["order"]
         if len(planes) > FEW:
             return list(jnp.stack(planes).at[order].get(mode="promise_in_bounds"))

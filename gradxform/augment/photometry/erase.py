@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,7 +11,7 @@ from gradxform.augment.geometry.borders import Fill, check_fill, colors
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.photometry.noise import normal
 from gradxform.augment.pixels.canvas import Planes, white_of
-from gradxform.augment.stage import Pixelwise, Shape, Stage, Targets, any_number, canvas_of, few
+from gradxform.augment.stage import Pixelwise, Sampled, Shape, Stage, Targets, any_number, canvas_of, few
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -50,11 +48,11 @@ def cutout(size: int, *, fill: Fill = 0.0) -> Stage:
     size = arrays.size("size", size)
     check_fill(fill)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         row, column = jax.random.randint(key, (2,), 0, jnp.array(shape[:2]), jnp.int32)
         return {"top": row - size // 2, "left": column - size // 2}
 
-    def kernel(params: Any, planes: Planes) -> Planes:
+    def kernel(params: Sampled, planes: Planes) -> Planes:
         return erased(planes, {"height": size, "width": size} | params, fill)
 
     return Pixelwise(draw, kernel)
@@ -99,7 +97,7 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
     else:
         check_fill(fill)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         draws = jax.random.uniform(key, (2 * TRIES + 3,), jnp.float32)
         area = shape[0] * shape[1] * _between(draws[:TRIES], least, most)
         root = jnp.exp(_between(draws[TRIES:-3], jnp.log(flattest), jnp.log(steepest)) / 2)
@@ -115,7 +113,7 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
             return box
         return box | {"seed": jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)}
 
-    def kernel(params: Any, planes: Planes) -> Planes:
+    def kernel(params: Sampled, planes: Planes) -> Planes:
         if not isinstance(fill, str):
             return erased(planes, params, fill)
         # Noise is dear, and the image is left as it is more often than not.
@@ -130,7 +128,7 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
 class OfFloats(Pixelwise):
     """Erases by noise that no image of integers can hold."""
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets with another image.
 
         Raises:
@@ -142,14 +140,14 @@ class OfFloats(Pixelwise):
         return super().apply(params, targets)
 
 
-def erased(planes: Planes, box: dict[str, Any], fill: Fill) -> Planes:
+def erased(planes: Planes, box: Sampled, fill: Fill) -> Planes:
     """The channels with a colour in a box of ``top``, ``left``, ``height`` and ``width``, partly outside perhaps."""
     inside = _inside(planes[0], box)
     return [jnp.where(inside, color, plane)
             for color, plane in zip(colors(fill, len(planes), planes[0].dtype == jnp.int32), planes, strict=True)]
 
 
-def _erased_by_noise(planes: Planes, params: Any, fill: str) -> Planes:
+def _erased_by_noise(planes: Planes, params: Sampled, fill: str) -> Planes:
     inside, key = _inside(planes[0], params), jax.random.key(params["seed"])
     shape = (len(planes), *planes[0].shape)
     if fill == "normal":
@@ -161,11 +159,11 @@ def _erased_by_noise(planes: Planes, params: Any, fill: str) -> Planes:
     return [jnp.where(inside, noise[i], plane) for i, plane in enumerate(planes)]
 
 
-def _inside(plane: jax.Array, box: dict[str, Any]) -> jax.Array:
+def _inside(plane: jax.Array, box: Sampled) -> jax.Array:
     row, column = (lax.broadcasted_iota(jnp.int32, plane.shape, axis) for axis in (0, 1))
     return ((row >= box["top"]) & (row < box["top"] + box["height"])
             & (column >= box["left"]) & (column < box["left"] + box["width"]))
 
 
-def _between(share: jax.Array, low: Any, high: Any) -> jax.Array:
+def _between(share: jax.Array, low: Scalar, high: Scalar) -> jax.Array:
     return jnp.asarray(low, jnp.float32) + (jnp.asarray(high, jnp.float32) - jnp.asarray(low, jnp.float32)) * share

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.pixels import color
 from gradxform.augment.pixels.canvas import Canvas
-from gradxform.augment.stage import Pixelwise, Shape, Stage, Targets, canvas_of, few
+from gradxform.augment.stage import Pixelwise, Sampled, Shape, Stage, Targets, canvas_of, few
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -81,7 +82,7 @@ class Jitter(Stage):
     active: tuple[int, ...]
     needs_unit = True
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """The strength of each change, and which one comes first, second and so on."""
         # Drawn for all four, so that what is drawn for one does not depend on the others being made.
         draws = jax.random.uniform(key, (2, 4), jnp.float32)
@@ -95,14 +96,14 @@ class Jitter(Stage):
             color.check_channels(shape[2])
         return shape
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """As many small float images as keep the processor's cores busy, else one, which takes its own branches."""
         if len(self.active) < 2:
             return None
         small = dtype != jnp.uint8 and isinstance(shape[0], int) and shape[0] * shape[1] <= SMALL
         return few(PIXELS_AT_ONCE)(shape, dtype) if small else 1
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets with another image."""
         canvas, strengths, steps = canvas_of(targets), params["strengths"], self._steps()
         for i in range(len(steps)):
@@ -238,10 +239,10 @@ def random_grayscale(p: Scalar = 0.1) -> Stage:
     """
     checks.real("p", p, at_least=0, at_most=1)
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         return {"gray": jax.random.uniform(key, (), jnp.float32) < p}
 
-    def kernel(params: Any, planes: list[jax.Array]) -> list[jax.Array]:
+    def kernel(params: Sampled, planes: list[jax.Array]) -> list[jax.Array]:
         return [jnp.where(params["gray"], gray, plane)
                 for gray, plane in zip(color.grayscale(planes), planes, strict=True)]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.photometry.number import Number, OneOrBounds
 from gradxform.augment.pixels import filters, histogram, tone
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Images, Pixelwise, Shape, Stage, Targets, any_number, canvas_of, few
+from gradxform.augment.stage import Images, Pixelwise, Sampled, Shape, Stage, Targets, any_number, canvas_of, few
 from gradxform.core import arrays, checks
 from gradxform.core.types import Scalar
 
@@ -228,15 +228,15 @@ class Blur(Stage):
     radius: int
     needs_unit = True
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """As many as a cache holds."""
         return few(1 << 18)(shape, dtype)
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """The standard deviation, where it is not known."""
         return self.sigma.draw(key)
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets with another image."""
         return targets | {"image": filters.blurred(canvas_of(targets), self.sigma.among(params), self.radius)}
 
@@ -246,7 +246,7 @@ def _fixed(kernel: Callable[[Planes], Planes], at_a_time: Images = any_number, d
     return Pixelwise(lambda key, shape: (), lambda params, planes: kernel(planes), at_a_time, dear, needs_unit=True)
 
 
-def _measured(shape: Shape, dtype: Any) -> int | None:
+def _measured(shape: Shape, dtype: DTypeLike) -> int | None:
     """Where the levels of an image are measured: few images of 8 bits, and of floats all of a batch."""
     return few(1 << 16)(shape, dtype) if dtype == jnp.uint8 else None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +9,7 @@ from gradxform.augment.augmentation import augmentation
 from gradxform.augment.photometry.number import Number, OneOrBounds
 from gradxform.augment.pixels.arithmetic import whole, within
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Shape, Stage
+from gradxform.augment.stage import Pixelwise, Sampled, Shape, Stage
 
 
 @augmentation
@@ -42,10 +40,10 @@ def gaussian_noise(std: OneOrBounds = 0.1, *, clip: bool = True) -> Stage:
     if not isinstance(clip, bool):
         raise TypeError(f"clip: expected a bool, got {clip!r}")
 
-    def draw(key: jax.Array, shape: Shape) -> Any:
+    def draw(key: jax.Array, shape: Shape) -> Sampled:
         return number.draw(key) | {"seed": jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)}
 
-    def kernel(params: Any, planes: Planes) -> Planes:
+    def kernel(params: Sampled, planes: Planes) -> Planes:
         noise = normal(params["seed"], planes) * jnp.asarray(number.among(params), jnp.float32)
         if planes[0].dtype == jnp.int32:
             return [whole(within(plane.astype(jnp.float32) + (255 * noise[i] + 0.5), 0.0, 255.0))

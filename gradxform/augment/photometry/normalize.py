@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.pixels.canvas import Planes
-from gradxform.augment.stage import Pixelwise, Stage, Targets, canvas_of
+from gradxform.augment.stage import Pixelwise, Sampled, Stage, Targets, canvas_of
 from gradxform.core import checks
 from gradxform.core.types import Scalar
 
@@ -74,7 +72,7 @@ def normalize(mean: Numbers | str, std: Numbers | None = None) -> Stage:
     for number in deviations if isinstance(deviations, (tuple, list)) else (deviations,):
         checks.real("std", number, above=0)
 
-    def kernel(params: Any, planes: Planes) -> Planes:
+    def kernel(params: Sampled, planes: Planes) -> Planes:
         each = zip(_each("mean", means, len(planes)), _each("std", deviations, len(planes)), strict=True)
         values = [plane.astype(jnp.float32) / 255 if plane.dtype == jnp.int32 else plane for plane in planes]
         return [(value - m) / s for value, (m, s) in zip(values, each, strict=True)]
@@ -85,13 +83,13 @@ def normalize(mean: Numbers | str, std: Numbers | None = None) -> Stage:
 class Normalizing(Pixelwise):
     """Changes that no image of integers can hold."""
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets with an image of floats."""
         targets = super().apply(params, targets)
         return targets | {"image": canvas_of(targets).floating()}
 
 
-def _each(name: str, numbers: Numbers, channels: int) -> list[Any]:
+def _each(name: str, numbers: Numbers, channels: int) -> list[Scalar]:
     each = list(numbers) if isinstance(numbers, (tuple, list)) else [numbers] * channels
     if len(each) != channels:
         raise ValueError(f"{name}: expected a number or one for each of the {channels} channels, got {len(each)}")

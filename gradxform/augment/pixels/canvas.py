@@ -11,18 +11,20 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.augment.geometry.borders import blanked, is_real
 from gradxform.augment.pixels.arithmetic import within
 from gradxform.core.platform import by_platform
+from gradxform.core.types import Size
 
 
-def white_of(dtype: Any) -> int:
+def white_of(dtype: DTypeLike) -> int:
     """White in an image of a dtype."""
     return int(jnp.iinfo(dtype).max) if jnp.issubdtype(dtype, jnp.integer) else 1
 
@@ -52,7 +54,7 @@ class Canvas:
 
     words: tuple[jax.Array, ...]
     channels: int
-    dtype: Any
+    dtype: np.dtype
     size: jax.Array | None = None
     levels: jax.Array | None = None
 
@@ -154,17 +156,17 @@ class Padded(list[jax.Array]):
         super().__init__(planes)
         self.size = size
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
+    def tree_flatten(self) -> tuple[tuple[Planes, jax.Array], None]:
         """The channels and the size."""
         return (list(self), self.size), None
 
     @classmethod
-    def tree_unflatten(cls, _: None, children: tuple[Any, ...]) -> Padded:
+    def tree_unflatten(cls, _: None, children: tuple[Planes, jax.Array]) -> Padded:
         """Of the channels and the size."""
         return cls(*children)
 
 
-def true_size(planes: Planes) -> tuple[Any, Any]:
+def true_size(planes: Planes) -> tuple[Size, Size]:
     """The height and the width of the image that channels are of, as numbers or, where they are padded, arrays ()."""
     if isinstance(planes, Padded):
         return planes.size[0], planes.size[1]

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from gradxform.augment.pixels.arithmetic import exact, quotient, whole, within
 from gradxform.augment.pixels.canvas import Planes, real, true_size
-from gradxform.core.types import Scalar
+from gradxform.core.types import Scalar, Size
 
 COLORS = (1, 3)
 """Channels of images whose colours are known: gray, and red, green and blue."""
@@ -108,7 +106,7 @@ def adjust_hue(planes: Planes, turns: Scalar) -> Planes:
     return _turned(planes, turns)
 
 
-def _rounded_mean(gray: jax.Array, height: Any, width: Any) -> jax.Array:
+def _rounded_mean(gray: jax.Array, height: Size, width: Size) -> jax.Array:
     """``int(mean + 0.5)`` of integers in 0..255, zeros beyond height and width, exact for up to 850 million pixels."""
     height, width = (jnp.asarray(side, jnp.uint32) for side in (height, width))
     # The sum is rows * width + rest, and rows is mean * height + left, in numbers that all fit into 32 bits.

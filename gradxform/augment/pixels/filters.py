@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.augment.pixels.arithmetic import inward, whole, within
 from gradxform.augment.pixels.canvas import Canvas, Padded, Planes, true_size
 from gradxform.augment.pixels.color import blend
 from gradxform.core.platform import by_platform
-from gradxform.core.types import Scalar
+from gradxform.core.types import Scalar, Size
 
 
 def sharpness(planes: Planes, factor: Scalar) -> Planes:
@@ -72,7 +72,7 @@ def blurred(canvas: Canvas, sigma: Scalar, radius: int) -> Canvas:
     return canvas.with_planes(planes).with_levels(levels)
 
 
-def _smoothed(plane: jax.Array, height: Any, width: Any) -> jax.Array:
+def _smoothed(plane: jax.Array, height: Size, width: Size) -> jax.Array:
     rows = plane[:-2] + plane[1:-1] + plane[2:]
     around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * plane[1:-1, 1:-1]
     if plane.dtype == jnp.int32:
@@ -90,7 +90,7 @@ def _above_0(sigma: Scalar) -> jax.Array:
     return jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3)
 
 
-def _ended(values: jax.Array, dtype: Any) -> jax.Array:
+def _ended(values: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Blurred values as channels of a type."""
     return whole(within(values + 0.5, 0.0, 255.0)) if dtype == jnp.int32 else within(values, 0.0, 1.0)
 

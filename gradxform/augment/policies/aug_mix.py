@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import INTERPOLATIONS, Border, Fill, border_of
@@ -15,10 +15,10 @@ from gradxform.augment.pixels.arithmetic import exact, whole, within
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.policies.policy import drawn, operations, performed
 from gradxform.augment.policies.presets import AUG_MIX, AUG_MIX_ALL, Preset
-from gradxform.augment.stage import Shape, Stage, Targets, canvas_of
+from gradxform.augment.stage import Sampled, Shape, Stage, Targets, canvas_of
 from gradxform.core import arrays, checks
 from gradxform.core.isolate import isolated
-from gradxform.core.types import Scalar
+from gradxform.core.types import PyTree, Scalar
 
 
 @augmentation
@@ -79,11 +79,11 @@ class AugMix(Stage):
     dear = chooses = True
     needs_unit = True
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """One, which goes through its own operations."""
         return 1
 
-    def sample(self, key: jax.Array, shape: Shape) -> Any:
+    def sample(self, key: jax.Array, shape: Shape) -> Sampled:
         """The weights of the chains, that of the mixture, and the operations (width, depth)."""
         shares, lengths, strengths, which = jax.random.split(key, 4)
         size = self.width, 3 if self.depth is None else self.depth
@@ -97,14 +97,14 @@ class AugMix(Stage):
         return {"weights": jax.nn.softmax(logs[:-2]), "mixture": jax.nn.sigmoid(logs[-2] - logs[-1]),
                 "steps": jax.tree.map(lambda x: x.reshape(*size, *x.shape[1:]), steps)}
 
-    def apply(self, params: Any, targets: Targets) -> Targets:
+    def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets of one image, mixed."""
         for name in ("mask", "boxes", "keypoints"):
             if name in targets:
                 raise TypeError(f"{name}: expected none, since aug_mix mixes images that moved in different ways")
         image, ops = canvas_of(targets), operations(self.preset, self.interpolation, self.border)
 
-        def chained(_: None, steps: Any) -> tuple[None, tuple[jax.Array, ...]]:
+        def chained(_: None, steps: PyTree) -> tuple[None, tuple[jax.Array, ...]]:
             return None, performed(ops, steps, {"image": image})["image"].words
 
         # A loop, so that each operation is compiled once; all is added up behind it, in one pass over the pixels.

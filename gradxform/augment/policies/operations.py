@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from gradxform.augment.photometry.erase import erased
 from gradxform.augment.pixels import color, filters, histogram, tone
 from gradxform.augment.pixels.canvas import Planes, true_size
 from gradxform.augment.stage import Shape, Targets
+from gradxform.core.types import Scalar
 
 Operation = Callable[[jax.Array, jax.Array, Targets], Targets]
 """From the number, a place in [0, 1)^2 and the targets of one image to the targets."""
@@ -106,5 +106,5 @@ def _cut(value: jax.Array, place: jax.Array, planes: Planes, border: Border) -> 
     """A square of twice ``value`` pixels about a random pixel, as the policies have it."""
     half = value.astype(jnp.int32)
     middle = [jnp.floor(place[i] * size).astype(jnp.int32) for i, size in enumerate(true_size(planes))]
-    box: dict[str, Any] = {"top": middle[0] - half, "left": middle[1] - half, "height": 2 * half, "width": 2 * half}
+    box: dict[str, Scalar] = {"top": middle[0] - half, "left": middle[1] - half, "height": 2 * half, "width": 2 * half}
     return erased(planes, box, border.fill)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.augment.geometry.borders import Border
 from gradxform.augment.policies.operations import operation
@@ -43,7 +44,7 @@ class Policy(Stage):
     dear = chooses = True
     needs_unit = True
 
-    def images(self, shape: Shape, dtype: Any) -> int | None:
+    def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
         """One, which goes through its own operations."""
         return 1
 
