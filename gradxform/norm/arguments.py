@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +11,14 @@ import numpy as np
 
 from gradxform.core import checks
 from gradxform.core.arrays import floating
-from gradxform.core.types import DType
+from gradxform.core.types import DType, Scalar
 
 Axes = int | Sequence[int]
 AxisName = str | Sequence[str] | None
 Groups = Sequence[Sequence[int]] | None
 
 
-def result_dtype(dtype: DType, x: jax.Array) -> Any:
+def result_dtype(dtype: DType, x: jax.Array) -> np.dtype:
     """The dtype of the result: ``dtype``, or that of ``x``.
 
     Raises:
@@ -56,7 +55,7 @@ def others(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return tuple(axis for axis in range(ndim) if axis not in axes)
 
 
-def feature_array(name: str, array: Any, x: jax.Array, axes: tuple[int, ...]) -> jax.Array | None:
+def feature_array(name: str, array: jax.Array | None, x: jax.Array, axes: tuple[int, ...]) -> jax.Array | None:
     """An array with a number for each feature, in the shape that broadcasts against ``x``; None stays None.
 
     Raises:
@@ -104,7 +103,7 @@ def several(x: jax.Array, axes: tuple[int, ...], name: str = "x", *, known: bool
                          "a value less the mean of itself is 0, whatever it is")
 
 
-def boolean(mask: Any, x: jax.Array) -> jax.Array | None:
+def boolean(mask: jax.Array | None, x: jax.Array) -> jax.Array | None:
     """A mask as a boolean array with as many dimensions as ``x``; None stays None.
 
     Raises:
@@ -114,7 +113,7 @@ def boolean(mask: Any, x: jax.Array) -> jax.Array | None:
     """
     if mask is None:
         return None
-    kind: Any = (mask if hasattr(mask, "dtype") else np.asarray(mask)).dtype
+    kind = (mask if hasattr(mask, "dtype") else np.asarray(mask)).dtype
     if not (kind == jnp.bool_ or jnp.issubdtype(kind, jnp.number)):
         raise TypeError(f"mask: expected an array of truth values, got dtype {kind}")
     mask = jnp.asarray(mask)
@@ -129,7 +128,7 @@ def boolean(mask: Any, x: jax.Array) -> jax.Array | None:
     return mask.astype(jnp.bool_).reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
 
 
-def nonnegative(name: str, value: Any) -> Any:
+def nonnegative(name: str, value: Scalar) -> Scalar:
     """``value``, a real number from 0 on.
 
     Raises:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gradxform.core import checks
@@ -71,6 +71,7 @@ def batch_norm(
 
     Example:
       >>> import jax.numpy as jnp
+    import numpy as np
       >>> import gradxform as gx
       >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
       >>> y, stats = gx.norm.batch_norm(x, gx.norm.init_batch_stats(2), use_running_average=False, momentum=0.9)
@@ -131,6 +132,7 @@ def batch_renorm(
 
     Example:
       >>> import jax.numpy as jnp
+    import numpy as np
       >>> import gradxform as gx
       >>> stats = gx.norm.BatchStats(mean=jnp.array([2.0]), var=jnp.array([4.0]))
       >>> y, _ = gx.norm.batch_renorm(jnp.array([[1.0], [7.0]]), stats, use_running_average=False)
@@ -178,7 +180,7 @@ class _Call:
     scale: jax.Array | None
     bias: jax.Array | None
     epsilon: Scalar
-    dtype: Any
+    dtype: np.dtype
     update: Callable[[Pending], BatchStats]
 
     def normalized(self, by: Moments) -> jax.Array:
@@ -199,8 +201,9 @@ class _Call:
         return self.update(Pending(total, high, low, var, calls=jnp.ones((), jnp.int32)))
 
 
-def _checked(x: Any, stats: Any, scale: Any, bias: Any, *, use_running_average: Any, momentum: Scalar | None,
-             epsilon: Scalar, axis: Axes, mask: Any, axis_name: AxisName, axis_index_groups: Groups, running_var: str,
+def _checked(x: jax.Array, stats: BatchStats, scale: jax.Array | None, bias: jax.Array | None, *,
+             use_running_average: bool, momentum: Scalar | None, epsilon: Scalar, axis: Axes, mask: jax.Array | None,
+             axis_name: AxisName, axis_index_groups: Groups, running_var: str,
              update_every: int, dtype: DType) -> _Call:
     x = floating("x", x)
     if not isinstance(use_running_average, bool):
@@ -231,7 +234,7 @@ def _checked(x: Any, stats: Any, scale: Any, bias: Any, *, use_running_average: 
         update=lambda batch: updated(lax.stop_gradient(stats), batch, momentum, running_var, update_every))
 
 
-def _check_stats(stats: Any, momentum: Scalar | None, update_every: int) -> None:
+def _check_stats(stats: BatchStats, momentum: Scalar | None, update_every: int) -> None:
     if not isinstance(stats, BatchStats):
         raise TypeError(f"stats: expected BatchStats, as init_batch_stats makes them, got {type(stats).__name__}")
     if momentum is None:

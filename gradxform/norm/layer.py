@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
 from gradxform.core.arrays import floating
@@ -95,8 +93,9 @@ def rms_norm(
                   axis_name=axis_name, axis_index_groups=axis_index_groups, dtype=dtype)
 
 
-def _layer(x: Any, scale: Any, bias: Any, *, centered: bool, epsilon: Scalar, axis: Axes, feature_axis: Axes | None,
-           mask: Any, axis_name: AxisName, axis_index_groups: Groups, dtype: DType) -> jax.Array:
+def _layer(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, *, centered: bool, epsilon: Scalar,
+           axis: Axes, feature_axis: Axes | None,
+           mask: jax.Array | None, axis_name: AxisName, axis_index_groups: Groups, dtype: DType) -> jax.Array:
     x = floating("x", x)
     axes = arguments.canonical("axis", axis, x.ndim)
     features = axes if feature_axis is None else arguments.canonical("feature_axis", feature_axis, x.ndim)

@@ -9,7 +9,7 @@ nothing but the dtype in which running statistics are kept, for there is neither
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def _features(module: _Norm, x: jax.Array) -> tuple[int, ...]:
     return tuple(x.shape[axis] for axis in sorted(axis % x.ndim for axis in given if -x.ndim <= axis < x.ndim))
 
 
-def _params(module: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+def _params(module: nn.Module, shape: tuple[int, ...]) -> dict[str, jax.Array | None]:
     scale = module.param("scale", module.scale_init, shape, module.param_dtype) if module.use_scale else None
     bias = (module.param("bias", module.bias_init, shape, module.param_dtype)
             if module.kernel.bias and module.use_bias else None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from gradxform.core.types import PyTree
 
 
 class LostUpdateError(RuntimeError):
@@ -23,7 +24,7 @@ class LostUpdateError(RuntimeError):
 
 
 @contextlib.contextmanager
-def expect_updates(holder: nnx.Module | Callable[[], Any]) -> Iterator[None]:
+def expect_updates(holder: nnx.Module | Callable[[], PyTree]) -> Iterator[None]:
     """Checks that a training step changes running statistics.
 
     Write ``with expect_updates(model): step(model, batch)``. JAX hands a function under ``jax.jit`` or ``jax.grad`` a
@@ -86,7 +87,7 @@ def _of_module(module: nnx.Module) -> dict[str, list[np.ndarray]]:
     return {path: arrays for path, arrays in found.items() if arrays}
 
 
-def _of_tree(tree: Any) -> dict[str, list[np.ndarray]]:
+def _of_tree(tree: PyTree) -> dict[str, list[np.ndarray]]:
     """Copies of the statistics in a tree, those of a batch norm together, by its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     # Where nothing says what it is, all are statistics.

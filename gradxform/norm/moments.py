@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class Reduction:
     groups: tuple[tuple[int, ...], ...] | None = None
     centered: bool = True
 
-    def sum(self, *values: Any) -> Any:
+    def sum(self, *values: jax.Array) -> Sequence[jax.Array]:
         """The sums over the named axes, in one collective."""
         if self.axis_name is None:
             return values
@@ -126,6 +126,9 @@ def _count(x: jax.Array, axes: tuple[int, ...], mask: jax.Array | None) -> jax.A
     return jnp.sum(kept, axes, dtype=jnp.int32, keepdims=True).astype(wide_dtype(x.dtype))
 
 
+Triple: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _moments(over: Reduction, x: Input, mask: jax.Array | None, count: jax.Array,
              ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -133,7 +136,7 @@ def _moments(over: Reduction, x: Input, mask: jax.Array | None, count: jax.Array
 
 
 @_moments.defjvp
-def _moments_jvp(over: Reduction, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+def _moments_jvp(over: Reduction, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Triple, Triple]:
     x, mask, count = primals
     high, low, var = _moments(over, x, mask, count)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,14 +13,14 @@ from jax import lax
 from gradxform.core.isolate import isolated
 from gradxform.core.manual import varying_like
 from gradxform.core.numbers import widen
-from gradxform.core.types import DType
+from gradxform.core.types import DType, Scalar
 from gradxform.norm import rows
 from gradxform.norm.moments import Input, Moments, Reduction, cleaned, moments
 
 
 @functools.partial(jax.jit, static_argnames=("over", "dtype"))
 def standardize(x: jax.Array, over: Reduction, mask: jax.Array | None, scale: jax.Array | None, bias: jax.Array | None,
-                epsilon: Any, dtype: DType) -> jax.Array:
+                epsilon: Scalar, dtype: DType) -> jax.Array:
     """``x`` normalized by its own statistics; the other arguments are those of ``normalize``."""
     if mask is None and rows.are(x, over, scale, bias):
         return rows.standardize(x, over.centered, scale, bias, epsilon, dtype)
@@ -28,7 +29,7 @@ def standardize(x: jax.Array, over: Reduction, mask: jax.Array | None, scale: ja
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def normalize(x: Input, stats: Moments, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any, dtype: DType,
+def normalize(x: Input, stats: Moments, scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: DType,
               mask: jax.Array | None = None) -> jax.Array:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, computed in float32 at least and cast once.
 
@@ -60,7 +61,7 @@ def _normalize(dtype: DType, x: Input, mask: jax.Array | None, high: jax.Array, 
 
 
 @_normalize.defjvp
-def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
     x, mask, high, low, factor, scale, _ = primals
     d_x, _, _, d_low, d_factor, d_scale, d_bias = tangents
 
@@ -69,7 +70,7 @@ def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, 
     def tangent(x: jax.Array, mask: jax.Array | None, high: jax.Array, low: jax.Array, factor: jax.Array,
                 scale: jax.Array | None, d_x: jax.Array, d_low: jax.Array, d_factor: jax.Array,
                 d_scale: jax.Array | None, d_bias: jax.Array | None) -> jax.Array:
-        def term(fun: Any, *args: Any) -> jax.Array:
+        def term(fun: Callable[..., jax.Array], *args: jax.Array | None) -> jax.Array:
             return isolated(lambda *args: _broadcast_like(x, fun(*args)).astype(dtype), *args)
 
         def scaled(value: jax.Array, scale: jax.Array | None) -> jax.Array:

@@ -6,18 +6,21 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from gradxform.core import checks
 from gradxform.core.arrays import floating
+from gradxform.core.types import Scalar
 from gradxform.norm.arguments import Axes, canonical
 from gradxform.norm.batch import RUNNING_VAR
 from gradxform.norm.statistics import BatchStats, Pending, init_batch_stats
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
+Module: TypeAlias = Any
+"""A norm of Flax, of either kind: its options are attributes."""
 PENDING = "pending_"
 SHARED = {name: name for name in ("epsilon", "axis_name", "axis_index_groups")}
 BATCH = {name: name for name in ("axis", "momentum", "running_var", "update_every")}
@@ -37,12 +40,13 @@ class Kernel:
     words: Mapping[str, str]
     bias: bool = True
 
-    def feature_axes(self, module: Any) -> Axes:
+    def feature_axes(self, module: Module) -> Axes:
         """The axes that the module's parameters lie along; the last one, where it has no option for them."""
         word = self.words.get("feature_axis", self.words.get("axis"))
         return -1 if word is None else getattr(module, word)  # type: ignore[no-any-return]
 
-    def run(self, module: Any, x: Any, *, scale: Any, bias: Any, mask: Any, **given: Any) -> Any:
+    def run(self, module: Module, x: jax.Array, *, scale: jax.Array | None, bias: jax.Array | None,
+            mask: jax.Array | None, **given: object) -> Any:
         """What the kernel makes of ``x`` with the options of ``module``, and those that are ``given`` instead."""
         x = floating("x", x)
         params = {"scale": scale, "bias": bias} if self.bias else {"scale": scale}
@@ -54,7 +58,7 @@ class Kernel:
         return self.function(x, **params, mask=mask, dtype=dtype, **(options | given))
 
 
-def shaped(array: Any, x: jax.Array, axes: Axes) -> Any:
+def shaped(array: jax.Array | None, x: jax.Array, axes: Axes) -> jax.Array | None:
     """A flat array as ``flax.nnx`` keeps it in the shape of several feature axes; others as they are."""
     if array is None or jnp.ndim(array) != 1 or isinstance(axes, int) or len(tuple(axes)) < 2:
         return array
@@ -62,9 +66,10 @@ def shaped(array: Any, x: jax.Array, axes: Axes) -> Any:
     return array.reshape(shape) if array.size == math.prod(shape) else array
 
 
-def call_batch_norm(module: Any, x: Any, variables: Mapping[str, jax.Array], *, use_running_average: bool | None,
-                    scale: Any, bias: Any, mask: Any, starting: bool = False,
-                    **given: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+def call_batch_norm(module: Module, x: jax.Array, variables: Mapping[str, jax.Array], *,
+                    use_running_average: bool | None, scale: jax.Array | None, bias: jax.Array | None,
+                    mask: jax.Array | None, starting: bool = False,
+                    **given: object) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A module's batch normalization or renormalization, and its new variables; none where nothing is to be written.
 
     What a module is made with, ``starting``, is no batch but often a single row, which has no variance; nor need the
@@ -84,7 +89,7 @@ def call_batch_norm(module: Any, x: Any, variables: Mapping[str, jax.Array], *, 
     return y, {name: array.reshape(kept[name].shape) for name, array in stats_to_variables(new).items()}
 
 
-def batch_options(module: Any) -> dict[str, Any]:
+def batch_options(module: Module) -> dict[str, Any]:
     """The options of a module that say which statistics it keeps."""
     return {name: getattr(module, name) for name in ("momentum", "bias_corrected", "update_every")}
 
@@ -109,7 +114,7 @@ def check_batch_options(kernel: Kernel, *, running_var: str, bias_corrected: boo
                          f"{' and '.join(name for name, needed in needing.items() if needed)} is about, got False")
 
 
-def first_stats(shape: tuple[int, ...], *, momentum: Any, bias_corrected: bool,
+def first_stats(shape: tuple[int, ...], *, momentum: Scalar | None, bias_corrected: bool,
                 update_every: int) -> dict[str, jax.Array]:
     """The variables of running statistics before the first batch, by name."""
     # The plain average of all batches is corrected for its start by what it is.
@@ -142,7 +147,7 @@ def stats_from_variables(variables: Mapping[str, jax.Array]) -> BatchStats:
     return BatchStats(mean, var, weight, pending)
 
 
-def extends(base: Callable[..., Any]) -> Callable[[Function], Function]:
+def extends(base: Callable[..., object]) -> Callable[[Function], Function]:
     """Shows a function's ``**options`` as the keywords of ``base`` that it passes on."""
     def decorate(function: Function) -> Function:
         own = list(inspect.signature(function).parameters.values())

@@ -8,10 +8,11 @@ bias the sum of ``g``. Without centring the means of x and h fall out.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gradxform.core.divide import each_its_own, is_local
@@ -20,7 +21,7 @@ from gradxform.core.linear import linear
 from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
 from gradxform.core.platform import Undivided, by_platform
-from gradxform.core.types import DType
+from gradxform.core.types import DType, Scalar
 from gradxform.norm import rows_tpu
 from gradxform.norm.moments import Reduction, statistics
 
@@ -31,15 +32,19 @@ def are(x: jax.Array, over: Reduction, *small: jax.Array | None) -> bool:
     return (over.axis_name is None and over.axes == (x.ndim - 1,) and not (len(spec) == x.ndim and spec[-1])
             and all(one is None or one.shape == (1,) * (x.ndim - 1) + x.shape[-1:] for one in small))
 
+Small: TypeAlias = tuple[jax.Array | None, jax.Array | None, jax.Array]
+"""The scale, the bias and epsilon."""
 
-def standardize(x: jax.Array, centered: bool, scale: jax.Array | None, bias: jax.Array | None, epsilon: Any,
+
+def standardize(x: jax.Array, centered: bool, scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar,
                 dtype: DType) -> jax.Array:
     """Rows of ``x`` by their own statistics; see ``normalize``."""
-    def own(small: Any, x: jax.Array) -> jax.Array:
+    def own(small: Small, x: jax.Array) -> jax.Array:
         how = How(centered, jnp.dtype(dtype), small[1] is not None)
         return _standardize(how, x, *varying_like(x, small))
 
-    small = (*(None if one is None else widen(one) for one in (scale, bias)), jnp.asarray(epsilon, wide_dtype(x.dtype)))
+    small: Small = (None if scale is None else widen(scale), None if bias is None else widen(bias),
+                    jnp.asarray(epsilon, wide_dtype(x.dtype)))
     spec = jax.typeof(x).sharding.spec
     if rows_tpu.fits(x) and len(spec) and spec[0] is not None and all(part is None for part in spec[1:]):
         # A mesh of axes that programs name, and a batch divided over some of them: each device has its own rows.
@@ -58,7 +63,7 @@ class How(NamedTuple):
     """
 
     centered: bool
-    dtype: Any
+    dtype: np.dtype
     biased: bool
 
 
@@ -69,8 +74,12 @@ def affine(centered: jax.Array, factor: jax.Array, scale: jax.Array | None, bias
     return y if bias is None else y + bias
 
 
-Stats = tuple[jax.Array, jax.Array, jax.Array]
+Stats: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 """The two parts of the mean, and the variance (see ``moments``)."""
+Around: TypeAlias = tuple[jax.Array, Stats, jax.Array | None, jax.Array]
+"""x, its statistics, the scale and epsilon."""
+Gradients: TypeAlias = tuple[jax.Array, jax.Array | None, jax.Array | None]
+"""Those of x, scale and bias."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -96,10 +105,12 @@ def _stats(how: How, x: jax.Array) -> Stats:
 
 def _value(how: How, x: jax.Array, stats: Stats, scale: jax.Array | None, bias: jax.Array | None, epsilon: jax.Array,
            ) -> jax.Array:
-    def portable(x: jax.Array, stats: Stats, scale: Any, bias: Any, epsilon: jax.Array) -> jax.Array:
+    def portable(x: jax.Array, stats: Stats, scale: jax.Array | None, bias: jax.Array | None,
+                 epsilon: jax.Array) -> jax.Array:
         return affine(*_centered(x, stats, epsilon), scale, bias).astype(how.dtype)
 
-    def kernel(x: jax.Array, stats: Stats, scale: Any, bias: Any, epsilon: jax.Array) -> jax.Array:
+    def kernel(x: jax.Array, stats: Stats, scale: jax.Array | None, bias: jax.Array | None,
+               epsilon: jax.Array) -> jax.Array:
         return rows_tpu.normalized(how.centered, how.dtype, x, scale, bias, epsilon)
 
     args = (x, stats, scale, bias, epsilon)
@@ -107,7 +118,8 @@ def _value(how: How, x: jax.Array, stats: Stats, scale: jax.Array | None, bias: 
     return y
 
 
-def _pushed(how: How, around: Any, tangents: Any) -> jax.Array:
+def _pushed(how: How, around: Around,
+            tangents: tuple[jax.Array, Any, jax.Array | None, jax.Array]) -> jax.Array:
     """The tangent of the result."""
     x, stats, scale, epsilon = around
     d_x, d_scale, d_bias, d_epsilon = tangents
@@ -120,16 +132,18 @@ def _pushed(how: How, around: Any, tangents: Any) -> jax.Array:
     return (change if d_bias is None else change + d_bias).astype(how.dtype)
 
 
-def _pulled(how: How, around: Any, gradient: jax.Array) -> tuple[jax.Array, Any, Any, jax.Array]:
+def _pulled(how: How, around: Around,
+            gradient: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array | None, jax.Array]:
     """The gradients of x, scale, bias and epsilon."""
-    def portable(x: jax.Array, stats: Stats, scale: Any, epsilon: jax.Array, gradient: jax.Array) -> Any:
+    def portable(x: jax.Array, stats: Stats, scale: jax.Array | None, epsilon: jax.Array,
+                 gradient: jax.Array) -> Gradients:
         lead = tuple(range(x.ndim - 1))
 
         def hat(x: jax.Array, stats: Stats, epsilon: jax.Array) -> jax.Array:
             centered, factor = _centered(x, stats, epsilon)
             return centered * factor
 
-        def h(gradient: jax.Array, scale: Any) -> jax.Array:
+        def h(gradient: jax.Array, scale: jax.Array | None) -> jax.Array:
             return widen(gradient) if scale is None else widen(gradient) * scale
 
         # Each reduction by itself: on CPU they read memory faster than together. Without it an RMSNorm, forward and
@@ -143,10 +157,12 @@ def _pulled(how: How, around: Any, gradient: jax.Array) -> tuple[jax.Array, Any,
         d_bias = isolated(lambda g: jnp.sum(widen(g), lead, keepdims=True), gradient) if how.biased else None
         return d_x.astype(x.dtype), d_scale, d_bias
 
-    def kernel(x: jax.Array, stats: Stats, scale: Any, epsilon: jax.Array, gradient: jax.Array) -> Any:
+    def kernel(x: jax.Array, stats: Stats, scale: jax.Array | None, epsilon: jax.Array,
+               gradient: jax.Array) -> Gradients:
         d_x, *rows = rows_tpu.pulled_back(how.centered, how.biased, x, scale, epsilon, gradient)
         shape = (1,) * (x.ndim - 1) + x.shape[-1:]
-        return d_x, *(None if row is None else row.reshape(shape) for row in rows)
+        d_scale, d_bias = (None if row is None else row.reshape(shape) for row in rows)
+        return d_x, d_scale, d_bias
 
     x, stats, scale, epsilon = around
     args = (*around, gradient)

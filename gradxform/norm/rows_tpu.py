@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.typing import DTypeLike
 
 from gradxform.core.manual import varying_like
 
@@ -36,7 +37,7 @@ def fits(x: jax.Array) -> bool:
     return together and x.shape[-1] % LANES == 0 and _block(x.shape[-1], x.dtype) >= step
 
 
-def normalized(centered: bool, dtype: Any, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None,
+def normalized(centered: bool, dtype: DTypeLike, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None,
                epsilon: jax.Array, interpret: bool = False) -> jax.Array:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias`` along the last axis.
 
@@ -80,19 +81,20 @@ def pulled_back(centered: bool, biased: bool, x: jax.Array, scale: jax.Array | N
     return dx.reshape(x.shape), None if scale is None else next(found), next(found) if biased else None
 
 
-def _step(dtype: Any) -> int:
+def _step(dtype: DTypeLike) -> int:
     """Rows of a register."""
     return SUBLANES * 4 // jnp.dtype(dtype).itemsize
 
 
-def _block(width: int, dtype: Any) -> int:
+def _block(width: int, dtype: DTypeLike) -> int:
     """Rows of a block: twice x, its gradient and y's, since the next come in meanwhile, and four in float32."""
     rows = VMEM // (width * (6 * jnp.dtype(dtype).itemsize + 16))
     return min(rows, MOST_ROWS) // _step(dtype) * _step(dtype)
 
 
-def _call(kernel: Any, interpret: bool, epsilon: jax.Array, arrays: tuple[jax.Array, ...], rows: tuple[jax.Array, ...],
-          dtypes: tuple[Any, ...], sums: int) -> list[jax.Array]:
+def _call(kernel: Callable[..., None], interpret: bool, epsilon: jax.Array, arrays: tuple[jax.Array, ...],
+          rows: tuple[jax.Array, ...],
+          dtypes: tuple[DTypeLike, ...], sums: int) -> list[jax.Array]:
     """Runs a kernel over blocks of rows.
 
     Args:
@@ -137,7 +139,8 @@ def _hat(centered: bool, x: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, j
     return x * factor, factor
 
 
-def _forward(centered: bool, scaled: bool, biased: bool, count: int, epsilon: Any, x: Any, *refs: Any) -> None:
+def _forward(centered: bool, scaled: bool, biased: bool, count: int, epsilon: jax.Ref, x: jax.Ref,
+             *refs: jax.Ref) -> None:
     *rows, y = refs
     value, _ = _hat(centered, x[...], epsilon[0, 0])
     if scaled:
@@ -147,8 +150,8 @@ def _forward(centered: bool, scaled: bool, biased: bool, count: int, epsilon: An
     y[...] = value.astype(y.dtype)
 
 
-def _backward(centered: bool, scaled: bool, biased: bool, count: int, epsilon: Any, x: Any, gradient: Any,
-              *refs: Any) -> None:
+def _backward(centered: bool, scaled: bool, biased: bool, count: int, epsilon: jax.Ref, x: jax.Ref,
+              gradient: jax.Ref, *refs: jax.Ref) -> None:
     rows, (dx, *sums) = refs[:scaled], refs[scaled:]
     hat, factor = _hat(centered, x[...], epsilon[0, 0])
     g = gradient[...].astype(jnp.float32)

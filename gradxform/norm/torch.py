@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.norm.statistics import BatchStats
@@ -16,7 +17,7 @@ NAMES = {"weight": "scale", "bias": "bias"}
 
 
 def batch_norm_from_torch(
-    state: Mapping[str, Any], *, momentum: float | None = 0.1, eps: float = 1e-5, count: int | None = None,
+    state: Mapping[str, ArrayLike], *, momentum: float | None = 0.1, eps: float = 1e-5, count: int | None = None,
 ) -> tuple[dict[str, jax.Array], BatchStats, dict[str, Any]]:
     """What the ``state_dict`` of a torch ``BatchNorm`` is here: parameters, running statistics and options.
 
@@ -78,9 +79,9 @@ def batch_norm_from_torch(
 
 
 def batch_norm_to_torch(
-    params: Mapping[str, Any], stats: BatchStats, *, momentum: float | None = 0.99, epsilon: float = 1e-5,
+    params: Mapping[str, ArrayLike], stats: BatchStats, *, momentum: float | None = 0.99, epsilon: float = 1e-5,
     running_var: str = "biased", count: int | None = None,
-) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What parameters and running statistics are to a torch ``BatchNorm``: its ``state_dict`` and its options.
 
     Args:
