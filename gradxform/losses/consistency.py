@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +85,8 @@ def _from_wide(axis: int, logits: tuple[jax.Array, ...]) -> jax.Array:
 
 
 @_from_wide.defjvp
-def _from_wide_jvp(axis: int, primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array, jax.Array]:
+def _from_wide_jvp(axis: int, primals: tuple[tuple[jax.Array, ...]],
+                   tangents: tuple[tuple[jax.Array, ...]]) -> tuple[jax.Array, jax.Array]:
     # The slope in closed form: p_i (d_i - KL(p_i | M)) / n, which is 0 where all agree.
     (logits,), (changes,) = primals, tangents
     ps, ds = _ratios(axis, logits)

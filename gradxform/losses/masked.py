@@ -149,13 +149,13 @@ def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, 
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _regression(predictions: jax.Array, targets: jax.Array, mask: jax.Array, axis_name: Any,
-                penalty: Callable[..., jax.Array], *parameters: Any) -> jax.Array:
+def _regression(predictions: jax.Array, targets: jax.Array, mask: jax.Array, axis_name: AxisName,
+                penalty: Callable[..., jax.Array], *parameters: Scalar) -> jax.Array:
     dtype = wide_dtype(jnp.promote_types(predictions.dtype, targets.dtype))
 
     # Recomputed in the backward pass, which needs nothing but what is there anyway.
     @jax.checkpoint
-    def errors(predictions: jax.Array, targets: jax.Array, counts: jax.Array, *parameters: Any) -> jax.Array:
+    def errors(predictions: jax.Array, targets: jax.Array, counts: jax.Array, *parameters: Scalar) -> jax.Array:
         difference = predictions.astype(dtype) - targets.astype(dtype)
         return jnp.mean(penalty(jnp.where(counts[..., None], difference, 0), *parameters), -1)
 
@@ -171,7 +171,7 @@ def _absolute(difference: jax.Array) -> jax.Array:
     return difference * lax.sign(difference)
 
 
-def _smooth(difference: jax.Array, beta: Any) -> jax.Array:
+def _smooth(difference: jax.Array, beta: Scalar) -> jax.Array:
     size = _absolute(difference)
     # The parabola up to beta, and all that lies above: no branch, and no division by 0.
     low = jnp.minimum(size, beta)
@@ -179,15 +179,15 @@ def _smooth(difference: jax.Array, beta: Any) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, axis_name: Any,
-                   label_smoothing: Any) -> jax.Array:
+def _cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, axis_name: AxisName,
+                   label_smoothing: Scalar | None) -> jax.Array:
     classes = logits.shape[-1]
     # Narrow integers could not count the classes.
     labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
     # What the backward pass needs beside the logits is their log-sum-exps.
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("log_sum_exp"))
-    def errors(logits: jax.Array, labels: jax.Array, counts: jax.Array, label_smoothing: Any) -> jax.Array:
+    def errors(logits: jax.Array, labels: jax.Array, counts: jax.Array, label_smoothing: Scalar | None) -> jax.Array:
         logits = jnp.where(counts[..., None], logits.astype(wide_dtype(logits.dtype)), 0)
         error = _error(logits, labels, label_smoothing)
         return jnp.where(counts & ((labels < 0) | (labels >= classes)), jnp.nan, error)
@@ -196,7 +196,7 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, axis_n
 
 
 @jax.custom_jvp
-def _error(logits: jax.Array, labels: jax.Array, label_smoothing: Any) -> jax.Array:
+def _error(logits: jax.Array, labels: jax.Array, label_smoothing: Scalar | None) -> jax.Array:
     return _log_sum_exp(logits) - _target(logits, labels, label_smoothing)
 
 
@@ -214,7 +214,7 @@ def _error_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax
     return total - _target(logits, labels, label_smoothing), jnp.sum(slope * change, -1) + further
 
 
-def _target(logits: jax.Array, labels: jax.Array, label_smoothing: Any) -> jax.Array:
+def _target(logits: jax.Array, labels: jax.Array, label_smoothing: Scalar | None) -> jax.Array:
     """The logit of the label, mixed with the mean of all."""
     if any(part is not None for part in jax.typeof(logits).sharding.spec[logits.ndim - 1:]):
         # No device has all classes to look one up.
@@ -234,7 +234,7 @@ def _log_sum_exp(logits: jax.Array) -> jax.Array:
     return checkpoint_name(jax.nn.logsumexp(logits, -1), "log_sum_exp")
 
 
-def _mean(errors: jax.Array, mask: jax.Array, axis_name: Any) -> jax.Array:
+def _mean(errors: jax.Array, mask: jax.Array, axis_name: AxisName) -> jax.Array:
     """The mean of the errors, weighted by the mask, over all positions of all devices; 0 where nothing counts."""
     if not jnp.issubdtype(mask.dtype, jnp.floating):
         # Integers count past 2**24, where float32 stops.
@@ -247,7 +247,7 @@ def _mean(errors: jax.Array, mask: jax.Array, axis_name: Any) -> jax.Array:
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)
 
 
-def _pair(predictions: Any, targets: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _pair(predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     predictions, targets = arrays.floating("predictions", predictions), arrays.floating("targets", targets)
     _features("predictions", predictions)
     arrays.same_shape("targets", targets, predictions.shape, "that of predictions")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import lax
 
 from gradxform.core.divide import divided
 from gradxform.core.manual import varying_like
+from gradxform.core.types import PyTree, Size
 from gradxform.losses.tiles import tiled_lse
 from gradxform.losses.walks import Tiling
 
@@ -23,8 +24,13 @@ AxisName = str | tuple[str, ...] | None
 AT_ONCE = 8
 """Over so many devices a sum is scattered in one step."""
 
+Whole = TypeVar("Whole")
+Batch = TypeVar("Batch")
+Losses = TypeVar("Losses")
 
-def by_example(losses: Callable[[Any, Any, AxisName], Any], whole: Any, batch: Any, axis_name: AxisName) -> Any:
+
+def by_example(losses: Callable[[Whole, Batch, AxisName], Losses], whole: Whole, batch: Batch,
+               axis_name: AxisName) -> Losses:
     """``losses(whole, batch, axis_name)``: each device those of its own part of the batch.
 
     Args:
@@ -37,13 +43,14 @@ def by_example(losses: Callable[[Any, Any, AxisName], Any], whole: Any, batch: A
     Returns:
       What ``losses`` returns.
     """
-    def varying(whole: Any, batch: Any, axis_name: AxisName) -> Any:
+    def varying(whole: Whole, batch: Batch, axis_name: AxisName) -> Losses:
         return losses(varying_like(batch, whole), batch, axis_name)
 
-    return divided(varying, whole, batch, batch[0]) if axis_name is None else varying(whole, batch, axis_name)
+    like = jax.tree.leaves(batch)[0]
+    return divided(varying, whole, batch, like) if axis_name is None else varying(whole, batch, axis_name)
 
 
-def everyone(tree: Any, axis_name: AxisName) -> Any:
+def everyone(tree: PyTree, axis_name: AxisName) -> PyTree:
     """Arrays of all devices, one device after the other; in the gradient each gets the sum of what is its own."""
     if axis_name is None:
         return tree
@@ -60,7 +67,7 @@ def _gathered(names: tuple[str, ...], array: jax.Array) -> jax.Array:
     return gathered
 
 
-def _own_sum(names: tuple[str, ...], _: Any, array: jax.Array) -> tuple[jax.Array | None]:
+def _own_sum(names: tuple[str, ...], _: None, array: jax.Array) -> tuple[jax.Array | None]:
     if array.dtype == jax.dtypes.float0:
         return (None,)
     for name in names:
@@ -90,12 +97,12 @@ def _scattered_sum(array: jax.Array, name: str) -> jax.Array:
     return array
 
 
-def place(count: int, axis_name: AxisName) -> Any:
+def place(count: int, axis_name: AxisName) -> Size:
     """Where the first of ``count`` vectors of this device stands among those of all."""
     return 0 if axis_name is None else lax.axis_index(axis_name) * count
 
 
-def lse_of_rows(tiling: Tiling, scale: jax.Array, rows: jax.Array, columns: jax.Array, ids: Any,
+def lse_of_rows(tiling: Tiling, scale: jax.Array, rows: jax.Array, columns: jax.Array, ids: jax.Array | None,
                 axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
     """The log-sum-exps of this device's rows over the columns of all, and of its columns over the rows of all.
 
@@ -113,8 +120,9 @@ def lse_of_rows(tiling: Tiling, scale: jax.Array, rows: jax.Array, columns: jax.
     """
     count = rows.shape[0]
     first = place(count, axis_name)
-    columns, all_ids = (everyone(part, axis_name) if part is not None and len(part) == count else part
-                        for part in (columns, ids))
+    whole: list[PyTree] = [everyone(part, axis_name) if part is not None and len(part) == count else part
+                           for part in (columns, ids)]
+    columns, all_ids = whole
     ids = None if ids is None else lax.dynamic_slice_in_dim(all_ids, first, count)
     by_row, by_column = tiled_lse(tiling, rows, columns, scale, first, ids, all_ids)
     if not (tiling.triangle or tiling.columns):

@@ -14,7 +14,7 @@ one device has: where a platform has a form of its own, it stands in for them.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,13 @@ from gradxform.core.divide import is_local
 from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
 from gradxform.core.platform import by_platform
+from gradxform.core.types import PyTree, Size
 from gradxform.losses.sums import Bounded, Running
 from gradxform.losses.walks import Tiling, Walk, cut, put, repeat
 
 
-def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: Any, row_ids: Any,
-              column_ids: Any) -> tuple[jax.Array, jax.Array]:
+def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: Size,
+              row_ids: jax.Array | None, column_ids: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """The log-sum-exps of the rows and of the columns over the pairs that are taken here.
 
     Args:
@@ -50,45 +51,50 @@ def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Ar
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tiled_lse(tiling: Tiling, *arrays: Any) -> tuple[jax.Array, jax.Array]:
+def _tiled_lse(tiling: Tiling, *arrays: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     return _forward(tiling, *arrays)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(tiling: Tiling, *arrays: Any) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
+def _forward(tiling: Tiling,
+             *arrays: jax.Array | None) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, ...]]:
     lses: tuple[jax.Array, jax.Array] = _by_platform(forward, tiling, *arrays)
     return lses, (*arrays, *lses)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _backward(tiling: Tiling, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
+def _backward(tiling: Tiling, residuals: tuple[jax.Array | None, ...],
+              cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
     return (*_by_platform(backward, tiling, *residuals, *cotangents), None, None, None)
 
 
 _tiled_lse.defvjp(_forward, _backward)
 
 
-def _by_platform(portable: Any, tiling: Tiling, *arrays: Any) -> Any:
+def _by_platform(portable: Callable[..., PyTree], tiling: Tiling, *arrays: jax.Array | None) -> PyTree:
     """``portable`` in the form of the platform: on a TPU the kernel of its name."""
-    def kernel(rows: jax.Array, columns: jax.Array, *others: Any) -> Any:
+    def kernel(*arrays: jax.Array | None) -> PyTree:
         from gradxform.losses import tiles_tpu, tiles_tpu_plan  # what they import takes a while
 
+        rows, columns = arrays[:2]
+        assert rows is not None and columns is not None
         plan = tiles_tpu_plan.planned(tiling, rows, columns)
         if plan is None or not is_local(rows):
-            return portable(tiling, rows, columns, *others, platform="tpu")
-        return getattr(tiles_tpu, portable.__name__)(plan, rows, columns, *others)
+            return portable(tiling, *arrays, platform="tpu")
+        return getattr(tiles_tpu, portable.__name__)(plan, *arrays)
 
     return by_platform(functools.partial(portable, tiling), *arrays, tpu=kernel,
                        gpu=functools.partial(portable, tiling, platform="gpu"))
 
 
-def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Any,
-            column_ids: Any, *, platform: str = "cpu") -> tuple[jax.Array, jax.Array]:
+def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array,
+            row_ids: jax.Array | None,
+            column_ids: jax.Array | None, *, platform: str = "cpu") -> tuple[jax.Array, jax.Array]:
     """Both log-sum-exps: see ``tiled_lse``."""
     walk = Walk(tiling, rows, columns, first, row_ids, column_ids, platform)
     sums = (Bounded if tiling.bounded else Running)(scale)
 
-    def tile(by_row: Any, by_column: Any, i: Any, j: Any, on_diagonal: bool) -> tuple[Any, Any]:
+    def tile(by_row: PyTree, by_column: PyTree, i: Size, j: Size, on_diagonal: bool) -> tuple[PyTree, PyTree]:
         logits = _dot(tiling, walk.rows(i), walk.columns(j).T) * scale
         seen = sums.seen(logits, walk.kept(i, j, on_diagonal))
         if _for_columns(tiling, on_diagonal):
@@ -96,7 +102,7 @@ def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arra
             by_column = jax.tree.map(lambda total, part: put(total, part, j), by_column, sums.add(there, seen, 0))
         return sums.add(by_row, seen, 1), by_column
 
-    def row(carry: tuple[Any, Any], i: Any, count: int) -> tuple[Any, Any]:
+    def row(carry: tuple[PyTree, PyTree], i: Size, count: int) -> tuple[PyTree, PyTree]:
         row_sums, by_column = carry
         found = tile(sums.start(walk.down, walk.like), by_column, i, walk.column(i, 0), True)
         by_row, by_column = repeat(lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found,
@@ -109,8 +115,10 @@ def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arra
     return walk.of_rows(sums.lse(carry[0])), walk.of_columns(sums.lse(carry[1]))
 
 
-def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Any,
-             column_ids: Any, row_lse: jax.Array, column_lse: jax.Array, row_ct: jax.Array, column_ct: jax.Array, *,
+def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array,
+             row_ids: jax.Array | None,
+             column_ids: jax.Array | None, row_lse: jax.Array, column_lse: jax.Array, row_ct: jax.Array,
+             column_ct: jax.Array, *,
              platform: str = "cpu") -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of rows, columns and scale, from what ``forward`` returned and its cotangents."""
     walk = Walk(tiling, rows, columns, first, row_ids, column_ids, platform)
@@ -122,7 +130,7 @@ def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
     turned = platform == "cpu"
     axis = 1 if turned else 0
 
-    def tile(d_x: jax.Array, d_columns: jax.Array, i: Any, j: Any, on_diagonal: bool) -> tuple[jax.Array, jax.Array]:
+    def tile(d_x: jax.Array, d_columns: jax.Array, i: Size, j: Size, on_diagonal: bool) -> tuple[jax.Array, jax.Array]:
         x, y = walk.rows(i), walk.columns(j)
         by_row = jax.tree.map(lambda weight: cut(weight, i, walk.down), of_rows)
         by_column = None
@@ -137,7 +145,7 @@ def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
             d_columns = put(d_columns, cut(d_columns, j, walk.across, axis) + back, j, axis)
         return d_x + _dot(tiling, g, y), d_columns
 
-    def row(carry: tuple[jax.Array, ...], i: Any, count: int) -> tuple[jax.Array, ...]:
+    def row(carry: tuple[jax.Array, ...], i: Size, count: int) -> tuple[jax.Array, ...]:
         d_rows, d_columns, d_scale = carry
         x = widen(walk.rows(i))
         found = tile(jnp.zeros_like(x) + walk.like, d_columns, i, walk.column(i, 0), True)

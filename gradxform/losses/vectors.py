@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from gradxform.core import arrays, checks
 from gradxform.core.numbers import widen
+from gradxform.core.types import Scalar
 
 Precision = str | lax.Precision
 """Of products of float32 vectors, as JAX names it."""
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def embeddings(name: str, z: Any, *, at_least: int = 1) -> jax.Array:
+def embeddings(name: str, z: jax.Array, *, at_least: int = 1) -> jax.Array:
     """``z`` as an array of vectors.
 
     Raises:
@@ -41,7 +43,7 @@ def everywhere(z: jax.Array) -> jax.Array:
     return jax.sharding.reshard(z, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
-def ids(name: str, value: Any, count: int) -> jax.Array:
+def ids(name: str, value: jax.Array, count: int) -> jax.Array:
     """``value`` as ``count`` integers of 32 bits, of which only equality counts.
 
     Raises:
@@ -57,7 +59,7 @@ def ids(name: str, value: Any, count: int) -> jax.Array:
     return value.astype(jnp.int32)
 
 
-def static_size(name: str, value: Any) -> int:
+def static_size(name: str, value: SupportsIndex) -> int:
     """``value``, an integer from 1 on that is known when the program is built.
 
     Raises:
@@ -86,7 +88,7 @@ def precision(value: Precision) -> lax.Precision:
                          f"takes, got {value!r}") from error
 
 
-def pair(names: tuple[str, str], a: Any, b: Any, *, at_least: int = 1) -> tuple[jax.Array, jax.Array]:
+def pair(names: tuple[str, str], a: jax.Array, b: jax.Array, *, at_least: int = 1) -> tuple[jax.Array, jax.Array]:
     """Two arrays of vectors of the same shape.
 
     Raises:
@@ -99,7 +101,7 @@ def pair(names: tuple[str, str], a: Any, b: Any, *, at_least: int = 1) -> tuple[
     return a, b
 
 
-def positive(name: str, value: Any) -> Any:
+def positive(name: str, value: Scalar) -> Any:
     """``value``, a real number above 0.
 
     Raises:
@@ -110,7 +112,7 @@ def positive(name: str, value: Any) -> Any:
     return number(name, value)
 
 
-def number(name: str, value: Any) -> Any:
+def number(name: str, value: Scalar) -> Any:
     """``value``, a single number.
 
     Raises:
@@ -132,12 +134,12 @@ def directions(z: jax.Array) -> jax.Array:
     return jnp.where(some, z * lax.rsqrt(jnp.where(some, square, 1)), 0)
 
 
-def narrowed(u: jax.Array, dtype: Any) -> jax.Array:
+def narrowed(u: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Directions in the dtype of the embeddings they come from, for the matrix units; sums are float32."""
     return u.astype(dtype) if jnp.finfo(dtype).bits < 32 else u
 
 
-def reduced(losses: jax.Array, reduction: str, axis_name: Any = None) -> jax.Array:
+def reduced(losses: jax.Array, reduction: str, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
     """Losses of examples as one number, over all devices of the named axis, or as they are.
 
     Raises:

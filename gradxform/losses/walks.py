@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core.numbers import wide_dtype
+from gradxform.core.types import Size
 
 BLOCK = {"cpu": (512, 1024), "gpu": (1024, 2048), "tpu": (2048, 2048)}
 """Rows and columns of a tile, at least and at most: on a CPU from 1 MiB in float32 on, which a core's cache holds."""
@@ -96,7 +97,7 @@ class Walk:
             every = (begin + jnp.arange(self._tiles, dtype=jnp.int32)) % self._tiles
         return [(every[:half], everyone // 2 + 1), (every[half:], everyone // 2)]
 
-    def column(self, i: Any, n: Any) -> Any:
+    def column(self, i: Size, n: Size) -> Size:
         """The ``n``-th column tile of row tile ``i``, counted from the diagonal."""
         if self._part_tiles == self._tiles and self._parts > 1:
             i = self._chip * self._tiles + i
@@ -105,15 +106,15 @@ class Walk:
         everyone = self.column_count // self.across
         return (i + n) % everyone
 
-    def rows(self, i: Any) -> jax.Array:
+    def rows(self, i: Size) -> jax.Array:
         """The rows of a tile."""
         return cut(self._rows, i, self.down)
 
-    def columns(self, j: Any) -> jax.Array:
+    def columns(self, j: Size) -> jax.Array:
         """The columns of a tile."""
         return cut(self._columns, j, self.across)
 
-    def kept(self, i: Any, j: Any, on_diagonal: bool) -> jax.Array | None:
+    def kept(self, i: Size, j: Size, on_diagonal: bool) -> jax.Array | None:
         """Which pairs of a tile count; None for all of them."""
         down, across = (jnp.arange(n, dtype=jnp.int32) for n in (self.down, self.across))
         row_ids, column_ids = self._ids
@@ -174,12 +175,12 @@ def _block(tiling: Tiling, size: int, platform: str, parts: int) -> int:
     return -(-rows // multiple) * multiple
 
 
-def cut(array: jax.Array, index: Any, block: int, axis: int = 0) -> jax.Array:
+def cut(array: jax.Array, index: Size, block: int, axis: int = 0) -> jax.Array:
     """A block of an array."""
     return lax.dynamic_slice_in_dim(array, index * block, block, axis)
 
 
-def put(array: jax.Array, part: jax.Array, index: Any, axis: int = 0) -> jax.Array:
+def put(array: jax.Array, part: jax.Array, index: Size, axis: int = 0) -> jax.Array:
     """The array with another block."""
     return lax.dynamic_update_slice_in_dim(array, part, index * part.shape[axis], axis)
 
