@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jax.sharding import NamedSharding
@@ -15,7 +15,7 @@ from gradxform.core.trees import named_leaves, structure
 from gradxform.core.types import Params, PyTree
 from gradxform.sharding.specs import AnyMesh, Entry, boxed_specs, check_axes, check_spec, entries, names, parts
 
-Rules: TypeAlias = Sequence[tuple[str, Any]]
+Rules: TypeAlias = Sequence[tuple[str, P]]
 MIN_SIZE = 2**16
 """Bytes of the least leaf that is divided: what is sent of a smaller one costs more in latency than it saves."""
 
@@ -78,7 +78,7 @@ def widest(shape: tuple[int, ...], own: Sequence[Entry], count: int) -> int | No
     return max(free, key=lambda axis: shape[axis], default=None)
 
 
-def size_of(leaf: Any) -> int:
+def size_of(leaf: jax.Array | jax.ShapeDtypeStruct) -> int:
     """Bytes of a whole leaf."""
     return int(leaf.size) * jax.numpy.dtype(leaf.dtype).itemsize if leaf.ndim else 0
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.core.manual import ShardingError
@@ -32,7 +32,7 @@ class Row:
 
     path: str
     shape: tuple[int, ...]
-    spec: Any
+    spec: P | None
     bytes: int
     spare: int
 
@@ -113,7 +113,7 @@ def layout(tree: PyTree, shardings: PyTree | None = None) -> Layout:
                         for (path, leaf), own in zip(named_leaves(tree), given, strict=True)))
 
 
-def _row(path: str, leaf: Any, sharding: NamedSharding | None) -> Row:
+def _row(path: str, leaf: ArrayLike, sharding: NamedSharding | None) -> Row:
     shape = tuple(jnp.shape(leaf))
     dtype = jnp.result_type(leaf)
     size = getattr(dtype, "itemsize", 8)

@@ -25,7 +25,7 @@ AUTO = "(axes of this mesh are Auto)"
 """An axis of length 1 that tells whoever is traced on a mesh taken as Explicit that its types stand for Auto ones."""
 
 
-def entries(spec: Any, ndim: int) -> list[Entry]:
+def entries(spec: P | Sequence[Entry], ndim: int) -> list[Entry]:
     """What divides each of ``ndim`` axes."""
     return [*spec, *[None] * (ndim - len(spec))]
 
@@ -52,7 +52,7 @@ def check_axes(what: str, axes: Sequence[str], mesh: AnyMesh) -> None:
                                 f"{name!r}")
 
 
-def check_spec(path: str, shape: tuple[int, ...], spec: Any, mesh: AnyMesh) -> None:
+def check_spec(path: str, shape: tuple[int, ...], spec: P, mesh: AnyMesh) -> None:
     """Refuses a spec by which an array of this shape cannot lie on a mesh.
 
     Raises:
@@ -67,7 +67,7 @@ def check_spec(path: str, shape: tuple[int, ...], spec: Any, mesh: AnyMesh) -> N
                                 f"got {size} of shape {shape}")
 
 
-def known_sharding(leaf: Any) -> NamedSharding | None:
+def known_sharding(leaf: object) -> NamedSharding | None:
     """Where a leaf lies as far as it says: an array on a mesh, a struct with a sharding, a sharding itself."""
     if isinstance(leaf, NamedSharding):
         return leaf
@@ -94,7 +94,7 @@ def mesh_of(tree: PyTree, what: str) -> AnyMesh:
     Raises:
       ShardingError: there is none, or there are two.
     """
-    found: dict[Any, str] = {}
+    found: dict[AnyMesh, str] = {}
     for path, leaf in named_leaves(tree):
         if (sharding := known_sharding(leaf)) is not None:
             found.setdefault(sharding.mesh, path)

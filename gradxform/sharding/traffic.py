@@ -8,7 +8,6 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -74,7 +73,8 @@ class Traffic:
         return "\n".join([*lines, *(f"a loop of unknown length counts once: {name}" for name in self.unknown_loops)])
 
 
-def traffic(compiled: Any, params: PyTree | None = None, axis: str | tuple[str, ...] = "data") -> Traffic:
+def traffic(compiled: jax.stages.Compiled, params: PyTree | None = None,
+            axis: str | tuple[str, ...] = "data") -> Traffic:
     """What each device sends in one run of a compiled program, as the compiler of its backend has made it.
 
     Loops count as often as they run, collectives inside fusions and asynchronous ones are found, and a sum of which
@@ -185,7 +185,7 @@ def _along(mesh: str, axes: str) -> list[tuple[int, ...]]:
     return _rows(np.transpose(devices, (*rest, *chosen)), math.prod(shape[axis] for axis in chosen))
 
 
-def _rows(devices: np.ndarray[Any, Any], size: int) -> list[tuple[int, ...]]:
+def _rows(devices: np.ndarray, size: int) -> list[tuple[int, ...]]:
     return [tuple(map(int, group)) for group in devices.reshape(-1, size).tolist()]
 
 
@@ -222,7 +222,7 @@ def _axes(mesh: AnyMesh | None, kind: str, groups: list[tuple[int, ...]]) -> tup
     return (UNKNOWN,)
 
 
-def _mesh(compiled: Any) -> AnyMesh | None:
+def _mesh(compiled: jax.stages.Compiled) -> AnyMesh | None:
     for shardings in (getattr(compiled, "input_shardings", None), getattr(compiled, "output_shardings", None)):
         for one in jax.tree.leaves(shardings):
             if isinstance(one, NamedSharding):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -23,6 +24,7 @@ from gradxform.sharding.fsdp import MIN_SIZE, size_of, widest
 from gradxform.sharding.specs import (
     AUTO,
     AnyMesh,
+    Entry,
     as_explicit,
     check_axes,
     entries,
@@ -92,7 +94,7 @@ def zero1(tx: AnyTransformation, axis: str | tuple[str, ...] = "data", *, min_si
             raise ShardingError("zero1: expected a transformation whose state is not divided, got one with zero1 in it")
         return pieces.held(state, stage, params)
 
-    def update(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> tuple[Updates, State]:
+    def update(updates: Updates, state: State, params: Params | None = None, **extra: object) -> tuple[Updates, State]:
         pieces = plan.of(updates if params is None else params)
         own = None if params is None else pieces.divided(params)
         new, state = run(stage, pieces.divided(updates, summed=True), state, own, extra, "zero1")
@@ -113,7 +115,7 @@ class _Plan(NamedTuple):
 
     axes: tuple[str, ...]
     min_size: int
-    rules: list[tuple[Any, int | None]]
+    rules: list[tuple[re.Pattern[str], int | None]]
 
     def of(self, params: Params) -> _Pieces:
         mesh = mesh_of(params, "zero1")
@@ -122,7 +124,7 @@ class _Plan(NamedTuple):
         dims = [self._dim(path, leaf, count, mesh) for path, leaf in named_leaves(params)]
         return _Pieces(self.axes, mesh, dims)
 
-    def _dim(self, path: str, leaf: Any, count: int, mesh: AnyMesh) -> int | None:
+    def _dim(self, path: str, leaf: jax.Array, count: int, mesh: AnyMesh) -> int | None:
         """The dimension of a leaf that is divided."""
         lies = known_sharding(leaf)
         own = entries(lies.spec if lies is not None else (), leaf.ndim)
@@ -173,14 +175,14 @@ class _Pieces(NamedTuple):
         with jax.sharding.use_abstract_mesh(twin):
             like = jax.eval_shape(lambda params: stages.init(stage, params), treedef.unflatten(typed))
 
-        def hold(x: Any, typed: Any) -> Any:
+        def hold(x: jax.Array, typed: jax.ShapeDtypeStruct) -> jax.Array:
             spec = spec_of(typed)
             kept = P(*(FREE if entry is None else entry for entry in spec))
             return lax.with_sharding_constraint(x, NamedSharding(self.mesh, kept)) if any(spec) else x
 
         return jax.tree.map(hold, state, like)
 
-    def _map(self, one: Any, tree: PyTree) -> PyTree:
+    def _map(self, one: Callable[[jax.Array, int | None], jax.Array], tree: PyTree) -> PyTree:
         leaves, treedef = flatten(tree)
         return treedef.unflatten([one(x, dim) for x, dim in zip(leaves, self.dims, strict=True)])
 
@@ -190,15 +192,15 @@ class _Pieces(NamedTuple):
     def _constrained(self) -> bool:
         return _is_auto(self.mesh, self.axes)
 
-    def _entry(self) -> Any:
+    def _entry(self) -> Entry:
         return self.axes[0] if len(self.axes) == 1 else self.axes
 
-    def _spec(self, x: Any, dim: int | None, rest: Any) -> list[Any]:
+    def _spec(self, x: jax.Array, dim: int | None, rest: object) -> list[object]:
         return [self._entry() if axis == dim else rest for axis in range(x.ndim)]
 
     # Under plain jit: arrays are laid out, and the compiler finds what has to be sent.
 
-    def _placed(self, x: Any, dim: int | None) -> Any:
+    def _placed(self, x: jax.Array, dim: int | None) -> jax.Array:
         if dim is None or _is_float0(x):
             return x
         if self._constrained():
@@ -207,7 +209,7 @@ class _Pieces(NamedTuple):
         own[dim] = self._entry()
         return jax.sharding.reshard(x, NamedSharding(self.mesh, P(*own)))
 
-    def _unplaced(self, x: Any, dim: int | None) -> Any:
+    def _unplaced(self, x: jax.Array, dim: int | None) -> jax.Array:
         if dim is None or _is_float0(x):
             return x
         if self._constrained():
@@ -219,13 +221,13 @@ class _Pieces(NamedTuple):
 
     # Inside shard_map: each device says what it sends.
 
-    def _own(self, x: Any, dim: int | None) -> Any:
+    def _own(self, x: jax.Array, dim: int | None) -> jax.Array:
         if dim is None or _is_float0(x):
             return x
         size = x.shape[dim] // lax.axis_size(self.axes)
         return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axes) * size, size, dim)
 
-    def _scattered(self, x: Any, dim: int | None) -> Any:
+    def _scattered(self, x: jax.Array, dim: int | None) -> jax.Array:
         if _is_float0(x):
             return x
         along = spread(x, self.axes)
@@ -235,7 +237,7 @@ class _Pieces(NamedTuple):
             return lax.psum_scatter(x, self.axes, scatter_dimension=dim, tiled=True)
         return self._own(lax.psum(x, along) if along else x, dim)
 
-    def _gathered(self, x: Any, dim: int | None) -> Any:
+    def _gathered(self, x: jax.Array, dim: int | None) -> jax.Array:
         return x if dim is None or _is_float0(x) else lax.all_gather(x, self.axes, axis=dim, tiled=True, to="invarying")
 
 
@@ -244,5 +246,5 @@ def _is_auto(mesh: AnyMesh, axes: tuple[str, ...]) -> bool:
     return any(kinds[name] == AxisType.Auto for name in axes)
 
 
-def _is_float0(x: Any) -> bool:
+def _is_float0(x: jax.Array) -> bool:
     return x.dtype == jax.dtypes.float0
