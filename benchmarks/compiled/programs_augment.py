@@ -27,11 +27,13 @@ STAGES: dict[str, Any] = {
     "random_crop 192": A.random_crop(192), "random_resized_crop 224": A.random_resized_crop(224),
     "gaussian_blur 23": A.gaussian_blur((0.1, 2.0), 23),
 }
+SIXTEEN_TOO = ("random_crop 192", "rotation")
 FLOAT_TOO = ("random_crop 192", "gaussian_blur 23", "rotation", "equalize", "flip")
 MIXES = {"mixup": A.mixup(0.2), "cutmix": A.cutmix(1.0)}
 POLICIES: dict[str, Any] = {
     "color_jitter": A.color_jitter(0.4, 0.4, 0.4, 0.1), "rand_augment(2, 9)": A.rand_augment(2, 9.0),
-    "trivial_augment": A.trivial_augment(), "aug_mix": A.aug_mix(), "simclr_views(224)": A.simclr_views(224),
+    "trivial_augment": A.trivial_augment(), "auto_augment": A.auto_augment(), "aug_mix": A.aug_mix(),
+    "simclr_views(224)": A.simclr_views(224),
 }
 
 
@@ -57,11 +59,13 @@ def programs() -> Iterator[Program]:
         yield _program(name, augmentation)
         if name in FLOAT_TOO:
             yield _program(name, augmentation, jnp.float32)
+        if name in SIXTEEN_TOO:
+            yield _program(name, augmentation, jnp.uint16)
     for name, augmentation in MIXES.items():
         yield _program(name, augmentation, labels=True)
     for name, augmentation in POLICIES.items():
         yield _program(name, augmentation)
-        if not name.startswith("simclr"):
+        if not name.startswith(("simclr", "auto")):
             yield _program(name, augmentation, peer=SWITCH)
     name = "rand_augment(2, 9)"
     yield _program(name, POLICIES[name], jnp.float32)

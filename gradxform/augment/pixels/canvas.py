@@ -2,7 +2,8 @@
 
 An 8-bit image is packed, four channels to a word. A kernel that reads and writes whole pixels compiles to a single
 vectorized loop; one that reads and writes (H, W, C) becomes loops over interleaved bytes that XLA does not vectorize.
-A TPU has the channels of an image apart as it is, and there nothing is packed between a kernel and the image.
+A TPU has the channels of an image apart as it is, and a GPU takes bytes as it takes words: there nothing is packed
+between the image and a kernel, nor between a kernel and the image.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ class Canvas:
       channels: how many channels there are.
       dtype: of the image that is made of it in the end; values of 16 bits are rounded then, and floats until then.
       size: the true height and width (2,) of the image in the corner of padded words; None where they are not.
-      levels: the 8-bit channels as one array (C, H, W) of int32, where they are at hand beside the words; no part of
-        the tree.
+      levels: the 8-bit channels, each (H, W) of int32, or all as one array (C, H, W), where they are at hand beside the
+        words; no part of the tree.
     """
 
     words: tuple[jax.Array, ...]
     channels: int
     dtype: np.dtype
     size: jax.Array | None = None
-    levels: jax.Array | None = None
+    levels: jax.Array | tuple[jax.Array, ...] | None = None
 
     @classmethod
     def of(cls, image: jax.Array, size: jax.Array | None = None) -> Canvas:
@@ -75,8 +76,12 @@ class Canvas:
         if self.packed:
             if self.levels is None:
                 return self._bytes(self.words)
-            image: jax.Array = by_platform(lambda words, _: self._bytes(words), self.words, self.levels,
-                                           tpu=lambda _, levels: jnp.moveaxis(levels.astype(jnp.uint8), 0, -1))
+            # On a GPU the choice of a channel is one loop with what leads to it; a TPU has all of them as they are.
+            forms: dict[str, Any] = (
+                {"gpu": lambda _, levels: _interleaved([level.astype(jnp.uint8) for level in levels])}
+                if isinstance(self.levels, tuple) else
+                {"tpu": lambda _, levels: jnp.moveaxis(levels.astype(jnp.uint8), 0, -1)})
+            image: jax.Array = by_platform(lambda words, _: self._bytes(words), self.words, self.levels, **forms)
             return image
         white = white_of(self.dtype)
         return _interleaved([(word if white == 1 else jnp.round(within(word, 0.0, 1.0) * white)).astype(self.dtype)
@@ -104,8 +109,9 @@ class Canvas:
 
     def planes(self) -> Planes:
         """The channels."""
-        planes = list(self.words) if not self.packed else [
-            ((self.words[i // 4] >> (8 * (i % 4))) & 255).astype(jnp.int32) for i in range(self.channels)]
+        planes = self.unpacked() if self.packed else list(self.words)
+        if self.packed and self.levels is not None:
+            planes = by_platform(lambda planes, _: planes, planes, self.levels, gpu=lambda _, levels: list(levels))
         return planes if self.size is None else Padded(planes, self.size)
 
     def with_words(self, words: Iterable[jax.Array]) -> Canvas:
@@ -119,7 +125,7 @@ class Canvas:
     def stacked(self) -> jax.Array:
         """The 8-bit channels as one array (C, H, W) of int32."""
         if self.levels is not None:
-            return self.levels
+            return jnp.stack(self.levels) if isinstance(self.levels, tuple) else self.levels
         words = jnp.stack([self.words[i // 4] for i in range(self.channels)])
         shifts = jnp.asarray([8 * (i % 4) for i in range(self.channels)], jnp.uint32)
         return ((words >> shifts[:, None, None]) & 255).astype(jnp.int32)
@@ -129,14 +135,20 @@ class Canvas:
 
         Where the words are padded, they are 0 beyond the true size.
         """
+        levels = None
         if planes[0].dtype == jnp.int32:
             words, dtype = [_pack(list(planes[i:i + 4])) for i in range(0, len(planes), 4)], self.dtype
+            levels = tuple(planes) if self.size is None else None
         else:
             words = [plane.astype(jnp.float32) for plane in planes]
             dtype = jnp.dtype(jnp.float32) if self.packed else self.dtype
         if self.size is not None:
             words = [blanked(word, self.size) for word in words]
-        return Canvas(tuple(words), len(planes), dtype, self.size)
+        return Canvas(tuple(words), len(planes), dtype, self.size, levels)
+
+    def unpacked(self) -> Planes:
+        """The 8-bit channels as the words have them."""
+        return [((self.words[i // 4] >> (8 * (i % 4))) & 255).astype(jnp.int32) for i in range(self.channels)]
 
     def _bytes(self, words: tuple[jax.Array, ...]) -> jax.Array:
         # A word's bytes are the channels, the lowest first, on every platform of XLA's.

@@ -68,7 +68,8 @@ def blurred(canvas: Canvas, sigma: Scalar, radius: int) -> Canvas:
         levels = _blurred_by_products(radius, sigma, levels)
         return list(levels), levels
 
-    planes, levels = by_platform(portable, _above_0(sigma), canvas.planes(), canvas.stacked(), tpu=by_products)
+    # From the words, even where channels are at hand: a GPU keeps fewer arrays then.
+    planes, levels = by_platform(portable, _above_0(sigma), canvas.unpacked(), canvas.stacked(), tpu=by_products)
     return canvas.with_planes(planes).with_levels(levels)
 
 

@@ -54,7 +54,7 @@ def autocontrast(planes: Planes) -> Planes:
     def by_pixel(planes: Planes) -> Planes:
         return [_stretch(plane, *_bounds(plane, real(planes), folds=False)) for plane in planes]
 
-    stretched: Planes = by_platform(by_table, planes, tpu=by_pixel)
+    stretched: Planes = by_platform(by_table, planes, gpu=by_pixel, tpu=by_pixel)
     return stretched
 
 
@@ -83,7 +83,8 @@ def _over(table: jax.Array, divisor: int) -> jax.Array:
 
 
 # A TPU takes one element after another where it looks up and where it scatters, and has an array of multipliers for
-# products of matrices. A level is 16 a + b, and each of the two 0 but for a 1 at its place: exact in bfloat16.
+# products of matrices. A level is 16 a + b, and each of the two 0 but for a 1 at its place: exact in bfloat16. (A GPU
+# keeps a table at hand: equalize of 64 images of 224 x 224 moves 99 MB there, and by products it would be 2,150.)
 
 
 def _counted_by_products(levels: jax.Array) -> jax.Array:
