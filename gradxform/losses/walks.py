@@ -13,7 +13,7 @@ from jax import lax
 from gradxform.core.numbers import wide_dtype
 from gradxform.core.types import Size
 
-BLOCK = {"cpu": (512, 1024), "gpu": (1024, 2048), "tpu": (2048, 2048)}
+BLOCK = {"cpu": (512, 1024), "gpu": (2048, 2048), "tpu": (2048, 2048)}
 """Rows and columns of a tile, at least and at most: on a CPU from 1 MiB in float32 on, which a core's cache holds."""
 WHOLE = 2048
 """Up to so many rows and columns are one tile: its exponentials serve forward and backward pass, in 16 MiB at most."""
@@ -122,7 +122,9 @@ class Walk:
         if row_ids is not None:
             kept = cut(row_ids, i, self.down)[:, None] != cut(column_ids, j, self.across)[None]
         elif on_diagonal and self._tiling.group:
-            kept = group_of(self._tiling, down)[:, None] != group_of(self._tiling, across)[None]
+            # From the places in all, for what a loop need not count anew is kept beside it: a matrix of a tile.
+            here = i * self.down
+            kept = group_of(self._tiling, here + down)[:, None] != group_of(self._tiling, here + across)[None]
         if self.row_count != self._size:
             kept = _both(kept, (i * self.down + down < self._size)[:, None])
         if self._part_tiles * self.across != self._part:
