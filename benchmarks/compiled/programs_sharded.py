@@ -61,6 +61,13 @@ def pairs_loss(mesh: Mesh, loss: Callable[..., jax.Array], d: int = 128, *, mapp
     return Call(jax.value_and_grad(loss, (0, 1)), (x, x))
 
 
+def classes_loss(mesh: Mesh) -> Call:
+    """A loss of vectors of known classes, two for each pair, and its gradient."""
+    spread, count = NamedSharding(mesh, P(AXIS)), 2 * PAIRS_A_CHIP * mesh.size
+    arguments = shaped((count, 128), sharding=spread), shaped((count,), jnp.int32, spread)
+    return Call(jax.value_and_grad(gx.losses.sup_con), arguments)
+
+
 def augmented(mesh: Mesh, augmentation: Any, images: int = IMAGES_A_CHIP, size: int = 224) -> Call:
     """An augmentation of images that are spread over the chips."""
     inputs = shaped((images * mesh.size, size, size, 3), jnp.uint8, NamedSharding(mesh, P(AXIS)))
@@ -92,15 +99,14 @@ def programs() -> Iterator[Program]:
                           lambda mesh, peer=peer, fsdp=fsdp: train_step(mesh, peer, fsdp=fsdp), peer)
     yield program("norms", "batch_norm, 16 x 56 x 56 x 64 a chip, forward + backward, plain jit", batch_normed)
     losses = programs_losses
-    for name, loss, d in (("nt_xent", losses.nt_xent(), 128), ("clip_loss", losses.clip, 128),
-                          ("siglip", losses.siglip, 128)):
-        yield program("losses", f"{name}, {PAIRS_A_CHIP:,} pairs of {d} a chip, plain jit, Auto mesh",
-                      lambda mesh, loss=loss, d=d: pairs_loss(mesh, loss, d))
+    for axes, how in ((AxisType.Auto, "plain jit, Auto mesh"), (AxisType.Explicit, "Explicit mesh")):
+        for name, loss in (("nt_xent", losses.nt_xent()), ("clip_loss", losses.clip), ("siglip", losses.siglip)):
+            yield program("losses", f"{name}, {PAIRS_A_CHIP:,} pairs of 128 a chip, {how}",
+                          lambda mesh, loss=loss: pairs_loss(mesh, loss), axes=axes)
+        yield program("losses", f"sup_con, {2 * PAIRS_A_CHIP:,} vectors of 128 a chip, {how}", classes_loss, axes=axes)
     name = f"nt_xent, {PAIRS_A_CHIP:,} pairs of 128 a chip"
     yield program("losses", f"{name}, plain jit, Auto mesh",
                   lambda mesh: pairs_loss(mesh, losses.at("highest", losses.dense)), losses.HIGHEST)
-    yield program("losses", f"{name}, Explicit mesh", lambda mesh: pairs_loss(mesh, losses.nt_xent()),
-                  axes=AxisType.Explicit)
     yield program("losses", f"{name}, shard_map", lambda mesh: pairs_loss(
         mesh, losses.nt_xent(axis_name=AXIS), mapped=True))
     for name, augmentation in (
