@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
