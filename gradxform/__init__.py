@@ -5,10 +5,13 @@ Transformations, optimizers and selectors are named here; the other rooms are mo
 ``gx.transfer``, ``gx.plot``.
 """
 
+import sys as _sys
+
 from gradxform import augment, losses, masking, norm, plot, precision, resume, schedules, sharding, transfer
 from gradxform.core.average import incremental_update
 from gradxform.core.bricks import Leafwise
 from gradxform.core.config import from_config, to_config
+from gradxform.core.elsewhere import answer as _answer
 from gradxform.core.manual import ShardingError
 from gradxform.core.schedule import Schedule, schedule
 from gradxform.core.selectors import Selector, ndim_at_least, path_matches
@@ -138,3 +141,9 @@ __all__ = [
     "transformation",
     "yogi",
 ]
+
+# Names that other libraries have, and those of another room, are told by NAMES.md where they are asked for.
+_ROOMS = {"gx": _sys.modules[__name__]} | {f"gx.{room.__name__.rpartition('.')[2]}": room for room in (
+    augment, losses, masking, norm, plot, precision, resume, schedules, sharding, transfer)}
+for _room in _ROOMS.values():
+    _answer(_room, _ROOMS)
