@@ -1,13 +1,18 @@
-"""The page of names: what it names is there, on both sides, and a name that is not here is answered from it."""
+"""For those who come from elsewhere: the page of names, what answers for a name that is not here, and the idioms."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import pathlib
 import re
+import runpy
 import types
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -73,3 +78,32 @@ def test_a_name_that_nobody_has_is_an_error_as_any() -> None:
         with pytest.raises(AttributeError, match=f"^module 'gradxform' has no attribute '{name}'$"):
             getattr(gx, name)
     assert gx.norm.nnx.BatchNorm and not hasattr(gx, "contrib")
+
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+FROM_OPTAX, FROM_TORCH = (runpy.run_path(str(EXAMPLES / f"{name}.py")) for name in ("from_optax", "from_torch"))
+
+
+@pytest.mark.parametrize("name", FROM_OPTAX["IDIOMS"])
+def test_an_idiom_of_optax_has_its_counterpart(name: str) -> None:
+    theirs, ours = map(list, FROM_OPTAX["IDIOMS"][name]())
+    assert len(ours) == FROM_OPTAX["STEPS"]
+    moved = [float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (ours[0], ours[-1])), strict=True)]
+    assert max(moved) > 1e-2
+    assert max(FROM_OPTAX["compare"]((iter(theirs), iter(ours)))) < FROM_OPTAX["WITHIN"] == 5e-6
+
+
+@pytest.mark.parametrize("name", FROM_TORCH["IDIOMS"])
+def test_an_idiom_of_torch_has_its_counterpart(name: str) -> None:
+    golden = FROM_TORCH["golden"](name)
+    assert all(len(value) == FROM_TORCH["STEPS"] and np.ptp(value, axis=0).max() > 1e-2
+               for key, value in golden.items() if (name, key) != ("FrozenPart", "kernel"))
+    assert FROM_TORCH["compare"](name, golden).max() < FROM_TORCH["WITHIN"] == 1e-10
+
+
+@pytest.mark.parametrize("name", FROM_TORCH["IDIOMS"])
+def test_torch_computes_what_was_kept(name: str) -> None:
+    pytest.importorskip("torch")
+    made = FROM_TORCH["stacked"](FROM_TORCH["IDIOMS"][name].torch())
+    for key, value in FROM_TORCH["golden"](name).items():
+        np.testing.assert_allclose(made[key], value, rtol=1e-12, atol=1e-12)
