@@ -19,9 +19,6 @@ import optax
 from gradxform.core.definition import Definition
 from gradxform.core.types import Arguments, KeyPath, Treedef
 
-Number: typing.TypeAlias = "float | complex | jax.Array | np.ndarray | Numbers"
-"""What of the arguments of a call is a child of its value."""
-
 
 class Numbers:
     """A call kept, as far as jax looks at it; two are equal if their structures and their numbers are."""
@@ -123,7 +120,7 @@ def _leaf(x: object) -> bool:
     return isinstance(x, Numbers) or is_foreign(x)
 
 
-def _flatten(value: Numbers) -> tuple[tuple[Number, ...], _Structure]:
+def _flatten(value: Numbers) -> tuple[tuple[object, ...], _Structure]:
     """The numbers of a value and the rest, worked out once."""
     if "_parts" not in value.__dict__:
         pairs, treedef = jax.tree_util.tree_flatten_with_path(value._arguments, is_leaf=_leaf)
@@ -137,7 +134,7 @@ def _flatten(value: Numbers) -> tuple[tuple[Number, ...], _Structure]:
     return value.__dict__["_parts"]
 
 
-def _flatten_with_keys(value: Numbers) -> tuple[list[tuple[_Joined, Number]], _Structure]:
+def _flatten_with_keys(value: Numbers) -> tuple[list[tuple[_Joined, object]], _Structure]:
     children, structure = _flatten(value)
     return list(zip(structure.keys, children, strict=True)), structure
 
@@ -160,7 +157,7 @@ def _identity(value: Numbers) -> tuple[Hashable, ...]:
     return structure, tuple(_number_identity(child) for child in children)
 
 
-def _number_identity(x: Number) -> Hashable:
+def _number_identity(x: object) -> Hashable:
     if isinstance(x, Numbers):
         return _identity(x)
     if isinstance(x, jax.core.Tracer):

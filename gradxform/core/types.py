@@ -3,8 +3,8 @@
 ``Scalar``, ``ScalarOrSchedule`` and ``DType`` carry a mark that stays in ``X | None`` and inside of containers. By it,
 and not by the name of a parameter, a factory knows what an argument is; to a type checker they are the plain types.
 
-A checker cannot look into a tree: to it every tree is ``Any``. At run time ``Arrays`` and ``Flags`` say what the leaves
-are, and the tests, which run with jaxtyping and beartype on, hold signatures to it.
+A checker cannot look into a tree: to it every tree is ``Any``. The tests can: under jaxtyping and beartype what is
+annotated ``Arrays``, ``Flags`` or ``Float[Array, "n d"]`` has to be it (``tests/typechecked.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 import jax
 import optax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 
 class Kind(enum.Flag):
@@ -27,20 +27,14 @@ class Kind(enum.Flag):
     SCHEDULE = enum.auto()
 
 
-if TYPE_CHECKING:
-    PyTree: TypeAlias = Any
-    """A tree: any nesting of containers that jax knows, of whatever leaves."""
+PyTree: TypeAlias = Any
+"""A tree: any nesting of containers that jax knows, of whatever leaves."""
 
-    Arrays: TypeAlias = Any
-    """A tree whose leaves are arrays or numbers."""
+Arrays: TypeAlias = Any
+"""A tree whose leaves are arrays or numbers."""
 
-    Flags: TypeAlias = Any
-    """A tree whose leaves are bools."""
-else:
-    from jaxtyping import PyTree
-
-    Arrays = PyTree[ArrayLike]
-    Flags = PyTree[bool]
+Flags: TypeAlias = Any
+"""A tree whose leaves are bools."""
 
 Params: TypeAlias = PyTree
 """The parameters of a model: arrays, variables and boxes of Flax, shapes and what stands for what a mask hides."""
