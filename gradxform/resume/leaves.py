@@ -42,15 +42,17 @@ def entries(state: PyTree) -> dict[str, Entry]:
 
 
 def to_arrays(state: PyTree) -> dict[str, Stored]:
-    """Arrays by the names they are stored under; keys as their data."""
+    """Arrays by the names they are stored under; keys as their data, and none that are empty: Orbax refuses those."""
     return {_stored_name(path): jax.random.key_data(leaf) if _is_key(leaf) else
-            leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for path, leaf in named_leaves(state)}
+            leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for path, leaf in named_leaves(state) if np.size(leaf)}
 
 
 def targets(state: PyTree, shardings: list[Sharding | None]) -> dict[str, Target]:
     """What is to be read: for each array its shape and dtype, and where it is to lie."""
     found: dict[str, Target] = {}
     for (path, leaf), sharding in zip(named_leaves(state), shardings, strict=True):
+        if not np.size(leaf):
+            continue
         if _is_key(leaf):
             data = jax.eval_shape(jax.random.key_data, leaf)
             found[_stored_name(path)] = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
@@ -65,7 +67,11 @@ def from_arrays(state: PyTree, arrays: dict[str, Stored]) -> PyTree:
     """A tree like ``state`` of what was read."""
     leaves: list[Leaf] = []
     for path, leaf in named_leaves(state):
-        array = arrays[_stored_name(path)]
+        if np.size(leaf):
+            array = arrays[_stored_name(path)]
+        else:
+            data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+            array = np.zeros(data.shape, data.dtype)
         if _is_key(leaf):
             leaves.append(jax.random.wrap_key_data(jnp.asarray(array), impl=_impl(leaf)))
         elif isinstance(leaf, np.ndarray):
@@ -73,7 +79,7 @@ def from_arrays(state: PyTree, arrays: dict[str, Stored]) -> PyTree:
         elif not hasattr(leaf, "dtype"):
             leaves.append(type(leaf)(np.asarray(array).item()))
         else:
-            leaves.append(array)
+            leaves.append(jnp.asarray(array))
     return jax.tree.unflatten(structure(state), leaves)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import gradxform as gx
-from gradxform.resume import checksums
+from gradxform.resume import checksums, lock
 
 Run, MismatchError = gx.resume.Run, gx.resume.MismatchError
 TX = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(0.1, 10), weight_decay=0.01))
@@ -85,25 +87,29 @@ def test_when_it_is_due(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
 class Reader:
     """Something with a position."""
 
-    def __init__(self) -> None:
-        self.at = 0
+    def __init__(self, at: int | bytes | None) -> None:
+        self.at = at
 
-    def get_state(self) -> dict[str, int]:
-        return {"at": self.at}
+    def get_state(self) -> Any:
+        return self.at if isinstance(self.at, bytes) else {"at": self.at}
 
-    def set_state(self, state: dict[str, int]) -> None:
-        self.at = state["at"]
+    def set_state(self, state: Any) -> None:
+        self.at = state if isinstance(state, bytes) else state["at"]
 
 
 def test_a_position_goes_with_the_state(tmp_path: pathlib.Path) -> None:
-    reader = Reader()
-    with Run(tmp_path, every=1) as run:
-        reader.at = 7
-        run.save(0, {"w": jnp.ones(2)}, reader)
-    other = Reader()
-    with Run(tmp_path) as run:
-        run.restore({"w": jnp.zeros(2)}, other)
-    assert other.at == 7
+    for at in (7, b"seven"):
+        folder, reader = tmp_path / str(type(at)), Reader(at)
+        with Run(folder, every=1) as run:
+            run.save(0, {"w": jnp.ones(2)}, reader)
+        other = Reader(None)
+        with Run(folder) as run:
+            run.restore({"w": jnp.zeros(2)}, other)
+        assert other.at == at
+    with Run(tmp_path / "none", every=1) as run:
+        run.save(0, {"w": jnp.ones(2)})
+    with Run(tmp_path / "none") as run, pytest.raises(MismatchError, match="position: not saved"):
+        run.restore({"w": jnp.ones(2)}, reader)
 
 
 def without(state: Any, name: str) -> Any:
@@ -204,7 +210,7 @@ def test_refused(tmp_path: pathlib.Path) -> None:
         Run(tmp_path, config={"tx": gx.adamw(0.1, mask=lambda params: params)})
     with pytest.raises(TypeError, match="config f/0: expected a value of this library, a number"):
         Run(tmp_path, config={"f": [print]})
-    for wrong in ({"every": 0}, {"seconds": 0.0}, {"keep": 0}, {"on_change": "maybe"}):
+    for wrong in ({"every": 0}, {"seconds": 0.0}, {"keep": 0}, {"on_change": "maybe"}, {"on_change": {"state/w"}}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}: "):
             Run(tmp_path, **wrong)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="restore: expected an open run"):
@@ -212,8 +218,17 @@ def test_refused(tmp_path: pathlib.Path) -> None:
     with Run(tmp_path) as run:
         with pytest.raises(RuntimeError, match="expected a folder no other run has"), Run(tmp_path):
             pass
-        with pytest.raises(TypeError, match="state: expected arrays and numbers, got a str at 'name'"):
-            run.restore({"name": "x"})
+        donated = jnp.ones(2)
+        donated.delete()
+        for leaf, told in (("x", "expected arrays and numbers, got a str"), (2**64, "expected numbers of 64 bits"),
+                           (np.array(["x"]), "got a ndarray"), (np.array([None]), "got a ndarray"),
+                           (donated, "expected an array at 'a/b', got one whose memory was donated")):
+            for write in (run.restore, lambda state: run.save(0, state)):
+                run.steps(1).__next__()
+                with pytest.raises((TypeError, ValueError), match=f"state: .*{told}.* at 'a/b'|state: {told}"):
+                    write({"a": {"b": leaf}})
+        with pytest.raises(ValueError, match="state: expected paths that differ, got 'a/b' twice"):
+            run.restore({"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}})
         with pytest.raises(TypeError, match="got the values of a trace"):
             jax.jit(lambda w: run.save(0, {"w": w}))(jnp.ones(2))
         bad = gx.skip_nonfinite(gx.sgd(0.1), 0)
@@ -221,6 +236,35 @@ def test_refused(tmp_path: pathlib.Path) -> None:
         run.steps(1).__next__()
         with pytest.raises(gx.NonfiniteError):
             run.save(0, told)
+
+
+def test_names_with_dots_and_a_folder_that_was_not_looked_at(tmp_path: pathlib.Path) -> None:
+    state = {"a": {"b": jnp.ones(2)}, "a.b": jnp.zeros(2), "a%2Eb": jnp.full(2, 3.0), "none": jnp.zeros((0, 3)),
+             "keys": jax.random.split(jax.random.key(0), 3)[:0]}
+    with Run(tmp_path, every=1) as run:
+        run.save(0, state)
+    with Run(tmp_path, every=1) as run, pytest.raises(RuntimeError, match=r"restore before, since .* has step 0"):
+        run.save(0, state)
+    with Run(tmp_path) as run:
+        same(run.restore({**state, "a": {"b": jnp.zeros(2)}, "a.b": jnp.ones(2)}), state)
+
+
+def test_a_folder_has_one_run_on_windows_too(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def locking(descriptor: int, mode: int, count: int) -> None:
+        assert (mode, count) == (2, 1)
+        if taken:
+            raise PermissionError
+        taken.append(descriptor)
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # cannot be imported
+    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with lock.taken(tmp_path / "lock") as file:
+        assert taken == [file.fileno()]
+        with pytest.raises(PermissionError):
+            lock.taken(tmp_path / "lock")
 
 
 def test_order_sees_all_examples_once_an_epoch() -> None:
