@@ -1,8 +1,14 @@
-"""A small training that ``test_resume_kills.py`` kills: ``python resume_program.py FOLDER STEPS EVERY PAUSE``."""
+"""A small training that ``test_resume_kills.py`` kills.
+
+    python resume_program.py FOLDER STEPS EVERY PAUSE [ADDRESS PROCESSES INDEX]
+
+A folder named ``full`` is on a disk that has no room from its second or third save on.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import resource
 import sys
 import time
 from typing import Any
@@ -10,17 +16,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradxform as gx
 
-SIZE, BATCH = 50, 8
+SIZE, BATCH, EVALUATES = 50, 8, 9
 DATA = np.random.default_rng(0).normal(size=(SIZE, 16)).astype(np.float32)
 TX = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(0.1, 100)))
 
 
 def make() -> Any:
     params = {"w": jnp.sin(jnp.arange(64.0)).reshape(16, 4), "b": jnp.zeros(4, jnp.bfloat16)}
-    return {"params": params, "optimizer": TX.init(params), "key": jax.random.key(0)}
+    ballast = jax.random.normal(jax.random.key(1), 16384)  # 64 KiB that do not compress
+    return {"params": params, "optimizer": TX.init(params), "key": jax.random.key(0), "ballast": ballast}
 
 
 @jax.jit
@@ -32,24 +40,33 @@ def grown(state: Any, x: jax.Array) -> Any:
         return jnp.mean(jnp.square(y - jax.random.uniform(noise, y.shape)))
 
     updates, optimizer = TX.update(jax.grad(loss)(state["params"]), state["optimizer"], state["params"])
-    return {"params": gx.apply_updates(state["params"], updates), "optimizer": optimizer, "key": key}
+    return {**state, "params": gx.apply_updates(state["params"], updates), "optimizer": optimizer, "key": key}
 
 
 step_of = jax.jit(grown, donate_argnums=0)
 
 
 def main(folder: str, total: int, every: int, pause: float) -> None:
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    whole = NamedSharding(mesh, PartitionSpec())
     with gx.resume.Run(folder, config={"tx": TX, "size": SIZE}, every=every) as run:
-        state = run.restore(make)
+        state = run.restore(jax.jit(make, out_shardings=whole))
         print("first", run.first, flush=True)
         for step in run.steps(total):
             state = step_of(state, DATA[gx.resume.order(0, step, SIZE, BATCH)])
             print("step", step, flush=True)
+            if folder.endswith("full") and step == 2 * every:  # the first save counts, the second is under way
+                resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
             run.save(step, state)
             time.sleep(pause)
+            if step == EVALUATES:
+                print("evaluates", flush=True)
+                time.sleep(0.5)
     state["key"] = jax.random.key_data(state["key"])
     print("end", hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest())
 
 
 if __name__ == "__main__":
+    if sys.argv[5:]:
+        gx.sharding.join(sys.argv[5], int(sys.argv[6]), int(sys.argv[7]))
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

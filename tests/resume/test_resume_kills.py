@@ -6,9 +6,12 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
@@ -16,69 +19,179 @@ import gradxform as gx
 
 pytestmark = pytest.mark.long
 
-PROGRAM = pathlib.Path(__file__).with_name("resume_program.py")
-STEPS, EVERY = 40, 4
+HERE = pathlib.Path(__file__).parent
+STEPS, EVERY, PATIENCE = 40, 4, 300
 
 
-def start(folder: pathlib.Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1])}
-    return subprocess.Popen([sys.executable, "-u", str(PROGRAM), str(folder), str(STEPS), str(EVERY), "0.01"],
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Job:
+    """Processes of one run, and what each has printed so far."""
+
+    def __init__(self, folder: pathlib.Path, program: str, *arguments: str, processes: int = 1) -> None:
+        self.folder = folder
+        self.logs = [folder.parent / f"{folder.name}-{time.monotonic_ns()}.{i}" for i in range(processes)]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
+                                    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            several = [f"localhost:{probe.getsockname()[1]}", str(processes)]
+        self.processes = []
+        for i, log in enumerate(self.logs):
+            told = [*arguments, *several, str(i)] if processes > 1 else arguments
+            with log.open("w") as out:
+                self.processes.append(subprocess.Popen([sys.executable, "-u", str(HERE / program), *told],
+                                                       env=environment, stdout=out, stderr=out))
+
+    def lines(self, word: str, process: int = 0) -> list[str]:
+        """What was printed in lines that begin with a word."""
+        return [line for line in self.logs[process].read_text().splitlines() if line.startswith(word)]
+
+    def wait_for(self, seen: Callable[[], object]) -> bool:
+        """Waits until something is seen, or until it has ended without."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := seen()) and self.processes[0].poll() is None:
+            assert time.monotonic() < deadline, self.logs[0].read_text()[-2000:]
+            time.sleep(0.002)
+        return bool(found)
+
+    def saving(self) -> list[pathlib.Path]:
+        """What is half written."""
+        return list(self.folder.rglob("*.orbax-checkpoint-tmp"))
+
+    def kill(self, number: int) -> None:
+        """Sends a signal: one that kills to all, another to the last of them."""
+        for process in self.processes if number == signal.SIGKILL else self.processes[-1:]:
+            process.send_signal(number)
+
+    def codes(self) -> set[int]:
+        """The exit codes, once it has ended."""
+        return {process.wait(PATIENCE) for process in self.processes}
 
 
-def lines_until(process: subprocess.Popen[str], word: str) -> list[str]:
-    """What it prints up to a line that begins with a word; all of it where none does."""
-    assert process.stdout is not None
-    seen: list[str] = []
-    for line in process.stdout:
-        seen.append(line.strip())
-        if seen[-1].startswith(word):
-            break
-    return seen
+class Killed(NamedTuple):
+    """What came of a run that was killed again and again.
+
+    Attributes:
+      ends: what it told of its end, by what ended.
+      inside: how many kills were within a save.
+      kills: how many there were, of processes that had not ended.
+      again: for each start how many steps were made that had been made before.
+      made: which steps were made, in their order.
+    """
+
+    ends: list[str]
+    inside: int
+    kills: int
+    again: list[int]
+    made: list[tuple[str, ...]]
+
+
+def killed(start: Callable[[], Job], number: int, times: int, chance: random.Random, wait: float) -> Killed:
+    """Starts a run until it ends, and kills it at random moments, every third time within a save."""
+    made: list[tuple[str, ...]] = []
+    again: list[int] = []
+    inside = kills = 0
+    for n in range(50 * times):
+        job = start()
+        if kills < times:
+            if n % 3 == 1:
+                job.wait_for(job.saving)
+            else:
+                if n % 3:
+                    job.wait_for(lambda: job.lines("step"))
+                time.sleep(chance.uniform(0, wait))
+            alive = job.processes[0].poll() is None
+            job.kill(number)
+            kills += alive
+        codes = job.codes()
+        inside += number == signal.SIGKILL and bool(job.saving())
+        steps = [tuple(line.split()[1:]) for line in job.lines("step")]
+        again.append(len({*steps} & {*made}))
+        made += steps
+        # Before the run is open a SIGTERM ends the process as ever.
+        expected = {0, -number} if number == signal.SIGKILL or not steps else {0}
+        assert codes <= expected, job.logs[0].read_text()[-2000:]
+        if kills >= times and codes == {0} and job.lines("end"):
+            return Killed(job.lines("end"), inside, kills, again, made)
+    raise AssertionError("it did not end")
+
+
+def small(folder: pathlib.Path, pause: str = "0.01", processes: int = 1) -> Job:
+    return Job(folder, "resume_program.py", str(folder), str(STEPS), str(EVERY), pause, processes=processes)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    out, err = start(tmp_path_factory.mktemp("whole")).communicate(timeout=120)
-    assert "end " in out, err
-    return out.splitlines()[-1]
+    job = small(tmp_path_factory.mktemp("whole") / "run")
+    assert job.codes() == {0}, job.logs[0].read_text()[-2000:]
+    (end,) = job.lines("end")
+    return end
 
 
-def killed_until_it_ends(folder: pathlib.Path, number: int, times: int, chance: random.Random) -> tuple[str, list[int]]:
-    """The last line, and the numbers of the steps in the order in which they were made."""
-    made: list[int] = []
-    for n in range(times + 1):
-        process = start(folder)
-        if n < times:
-            seen = lines_until(process, "step")
-            time.sleep(chance.uniform(0, 0.3))
-            process.send_signal(number)
-        out, err = process.communicate(timeout=120)
-        seen = [*(seen if n < times else []), *out.splitlines()]
-        made += [int(line.split()[1]) for line in seen if line.startswith("step")]
-        expected = {0, -number} if number == signal.SIGKILL else {0}
-        assert process.returncode in expected, err[-2000:]
-        if any(line.startswith("end") for line in seen):
-            return seen[-1], made
-    raise AssertionError("the last run did not end")
+def test_a_killed_run_ends_as_another(undisturbed: str, tmp_path: pathlib.Path) -> None:
+    found = killed(lambda: small(tmp_path / "run"), signal.SIGKILL, 2, random.Random(0), 0.3)
+    assert found.ends == [undisturbed] and {*found.made} == {(str(i),) for i in range(STEPS)}
+    assert max(found.again) <= 2 * EVERY  # a save counts once it is written, some steps later
 
 
-@pytest.mark.parametrize(("number", "times"), [
-    (signal.SIGKILL, 3), (signal.SIGTERM, 1), pytest.param(signal.SIGKILL, 20, marks=pytest.mark.exhaustive),
-    pytest.param(signal.SIGTERM, 10, marks=pytest.mark.exhaustive)])
-def test_a_killed_run_ends_as_another(number: int, times: int, undisturbed: str, tmp_path: pathlib.Path) -> None:
-    last, made = killed_until_it_ends(tmp_path, number, times, random.Random(times))
-    assert last == undisturbed
-    again = len(made) - STEPS
-    assert again == 0 if number == signal.SIGTERM else 0 <= again <= times * (2 * EVERY)
-    assert sorted({*made}) == list(range(STEPS))
+def test_a_signal_is_kept(undisturbed: str, tmp_path: pathlib.Path) -> None:
+    """While the first step compiles, and while the run does what has no steps; a second one ends it at once."""
+    made: list[str] = []
+    for when, steps in (("first", 1), ("evaluates", 11), ("step", 12)):
+        job = small(tmp_path / "run")
+        job.wait_for(lambda job=job, when=when: job.lines(when))
+        job.kill(signal.SIGTERM)
+        if when == "step":  # and the next one is saved before the second signal comes, or is not
+            job.kill(signal.SIGTERM)
+            assert job.codes() <= {0, -signal.SIGTERM} and not job.lines("end")
+        else:
+            assert job.codes() == {0}
+            made += job.lines("step")
+            assert made == [f"step {i}" for i in range(steps)]
+    rest = small(tmp_path / "run")
+    assert rest.codes() == {0} and rest.lines("end") == [undisturbed]
 
 
-def test_a_signal_while_it_compiles_is_kept(undisturbed: str, tmp_path: pathlib.Path) -> None:
-    process = start(tmp_path)
-    lines_until(process, "first")  # the first step compiles now
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert [line for line in out.splitlines() if line.startswith("step")] == ["step 0"]
-    assert (tmp_path / "0").is_dir()
+def test_a_full_disk_leaves_the_last_good_checkpoint(undisturbed: str, tmp_path: pathlib.Path) -> None:
+    job = small(tmp_path / "full")
+    assert job.codes() == {1}
+    said = job.logs[0].read_text()
+    assert "File too large" in said and len(job.lines("step")) <= 5 * EVERY and not job.lines("end")
+    (tmp_path / "full").rename(tmp_path / "run")
+    rest = small(tmp_path / "run")
+    assert rest.codes() == {0} and rest.lines("end") == [undisturbed]
+    assert rest.lines("first")[0] in (f"first {EVERY}", f"first {2 * EVERY}")
+
+
+def test_two_processes_stop_and_go_on_together(undisturbed: str, tmp_path: pathlib.Path) -> None:
+    """One of them is told to stop, both are killed, and one by itself ends the run."""
+    folder, made = tmp_path / "run", list[str]()
+    for number, after in ((signal.SIGTERM, 5), (signal.SIGKILL, 2)):
+        job = small(folder, "0.05", processes=2)
+        job.wait_for(lambda job=job, after=after: len(job.lines("step")) > after)
+        job.kill(number)
+        assert job.codes() == {0 if number == signal.SIGTERM else -number}, job.logs[1].read_text()[-2000:]
+        if number == signal.SIGTERM:
+            made = job.lines("step")
+            assert made == job.lines("step", 1) and 5 < len(made) < STEPS
+        else:
+            assert job.lines("step")[0] == f"step {len(made)}"  # none is repeated
+    rest = small(folder)
+    assert rest.codes() == {0} and rest.lines("end") == [undisturbed]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 20), (signal.SIGTERM, 10)])
+@pytest.mark.parametrize("name", ["train_digits", "pipeline"])
+def test_a_killed_example_ends_as_another(name: str, number: int, times: int, tmp_path: pathlib.Path) -> None:
+    def start(folder: pathlib.Path) -> Job:
+        return Job(folder, "examples_program.py", name, str(folder))
+
+    begun = time.monotonic()
+    whole = start(tmp_path / "whole")
+    assert whole.codes() <= {0, 1}  # so few steps may not reach a goal
+    found = killed(lambda: start(tmp_path / "run"), number, times, random.Random(times), time.monotonic() - begun)
+    print(f"{name}: {found.kills} kills, {found.inside} within a save, {found.again} steps made again")
+    assert found.ends == whole.lines("end")
+    assert {*found.made} == {tuple(line.split()[1:]) for line in whole.lines("step")}
+    assert number != signal.SIGKILL or found.inside >= 5
+    assert max(found.again) <= (10 if number == signal.SIGKILL else 0)

@@ -1,0 +1,58 @@
+"""An example that saves often and tells its steps: ``examples_program.py NAME OUTPUT``, of ``test_resume_kills.py``."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import runpy
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+import gradxform as gx
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+ARGUMENTS = {"train_digits": ["--steps", "60"], "pipeline": ["--seeds", "1", "--epochs", "1", "--steps", "3"]}
+EVERY = {"train_digits": 5, "pipeline": 2}
+
+
+class Often(gx.resume.Run):
+    """Tells its steps, and the bits of what it ends with."""
+
+    def restore(self, state: Any, position: Any = None) -> Any:
+        self.told = super().restore(state, position)
+        return self.told
+
+    def save(self, step: int, state: Any, position: Any = None) -> bool:
+        print("\nstep", self.directory.name, step, flush=True)
+        self.told = jax.tree.map(np.array, state)
+        return super().save(step, state, position)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if kind is None:
+            bits = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(self.told))
+            print("\nend", self.directory.name, hashlib.sha256(bits).hexdigest(), flush=True)
+
+
+def main(name: str, output: str) -> None:
+    sys.path.insert(0, str(EXAMPLES))
+    gx.resume.Run = lambda *args, **options: Often(*args, every=EVERY[name], **options)  # type: ignore[assignment, misc]
+    if name == "pipeline":  # with a network and an augmentation that are quick to compile
+        import finetune
+        import networks
+        import pipeline_report
+        import pretrain_simclr
+
+        networks.WIDTHS = (4, 4, 4, 8)
+        for module in (finetune, pretrain_simclr):
+            module.distortion = lambda shape: pretrain_simclr.noise(0.1)
+        pipeline_report.draw = lambda *drawn: None
+    sys.argv = [name, *ARGUMENTS[name], "--output", output]
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
