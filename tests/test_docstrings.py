@@ -16,8 +16,6 @@ pytestmark = pytest.mark.as_in_use
 
 matplotlib.use("Agg")
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
-PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
 MODULES = {"augment": gx.augment, "losses": gx.losses, "masking": gx.masking, "norm": gx.norm,
            "norm.linen": gx.norm.linen, "norm.nnx": gx.norm.nnx, "plot": gx.plot, "precision": gx.precision,
            "resume": gx.resume, "schedules": gx.schedules, "sharding": gx.sharding, "transfer": gx.transfer}
@@ -155,38 +153,3 @@ def package_modules() -> list[str]:
 def test_every_module_says_what_it_holds(module: str) -> None:
     text = importlib.import_module(module).__doc__
     assert text and text.splitlines()[0].endswith((".", ":"))
-
-
-def blocks_of(page: pathlib.Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_page_runs(page: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every python block, from the first to the last in one session, as a reader would type them."""
-    blocks = blocks_of(page)
-    assert blocks
-    assert "```py\n" not in page.read_text(), "write ```python, or the block is not run"
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    for i, block in enumerate(blocks):
-        if ">>>" in block:
-            test = doctest.DocTestParser().get_doctest(block, namespace, f"{page.name} block {i}", page.name, 0)
-            report: list[str] = []
-            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-            runner.run(test, out=report.append, clear_globs=False)
-            assert runner.summarize(verbose=False).failed == 0, "".join(report)
-            namespace = test.globs
-        else:
-            exec(compile(block, f"{page.name} python block {i}", "exec"), namespace)
-
-
-def test_the_readme_shows_a_users_own_factory() -> None:
-    assert any("@gx.transformation" in block for block in blocks_of(README))
-    assert all(f"docs/{page.name}" in README.read_text() for page in PAGES[1:])
-
-
-def test_the_pages_name_files_that_are_there() -> None:
-    for page in PAGES[1:]:
-        for path in re.findall(r"`((?:gradxform|tests|examples)/[\w/]+\.py)`", page.read_text()):
-            assert (README.parent / path).exists(), path
