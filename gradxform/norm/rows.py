@@ -139,9 +139,11 @@ def _pulled(how: How, around: Around,
                  gradient: jax.Array) -> Gradients:
         lead = tuple(range(x.ndim - 1))
 
-        def hat(x: jax.Array, stats: Stats, epsilon: jax.Array) -> jax.Array:
-            centered, factor = _centered(x, stats, epsilon)
-            return centered * factor
+        # Made before, or it would be made again for each element of what is isolated.
+        (high, low, _), factor = stats, _factor(stats, epsilon)
+
+        def hat(x: jax.Array, high: jax.Array, low: jax.Array, factor: jax.Array) -> jax.Array:
+            return ((widen(x) - high) - low) * factor
 
         def h(gradient: jax.Array, scale: jax.Array | None) -> jax.Array:
             return widen(gradient) if scale is None else widen(gradient) * scale
@@ -149,11 +151,11 @@ def _pulled(how: How, around: Around,
         # Each reduction by itself: on CPU they read memory faster than together. Without it an RMSNorm, forward and
         # backward, takes 1.3 times as long on two cores, a LayerNorm 1.1 times.
         along = isolated(lambda g, s, *args: jnp.mean(h(g, s) * hat(*args), -1, keepdims=True),
-                         gradient, scale, x, stats, epsilon)
+                         gradient, scale, x, high, low, factor)
         mean = isolated(lambda g, s: jnp.mean(h(g, s), -1, keepdims=True), gradient, scale) if how.centered else 0
-        d_x = (h(gradient, scale) - mean - hat(x, stats, epsilon) * along) * lax.rsqrt(stats[2] + epsilon)
+        d_x = (h(gradient, scale) - mean - hat(x, high, low, factor) * along) * factor
         d_scale = None if scale is None else isolated(
-            lambda g, *args: jnp.sum(widen(g) * hat(*args), lead, keepdims=True), gradient, x, stats, epsilon)
+            lambda g, *args: jnp.sum(widen(g) * hat(*args), lead, keepdims=True), gradient, x, high, low, factor)
         d_bias = isolated(lambda g: jnp.sum(widen(g), lead, keepdims=True), gradient) if how.biased else None
         return d_x.astype(x.dtype), d_scale, d_bias
 
@@ -177,5 +179,9 @@ def _has_kernel(x: jax.Array) -> bool:
 
 
 def _centered(x: jax.Array, stats: Stats, epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
-    high, low, var = stats
-    return (widen(x) - high) - low, lax.rsqrt(var + epsilon)
+    high, low, _ = stats
+    return (widen(x) - high) - low, _factor(stats, epsilon)
+
+
+def _factor(stats: Stats, epsilon: jax.Array) -> jax.Array:
+    return lax.rsqrt(stats[2] + epsilon)
