@@ -65,6 +65,7 @@ MOVING = {
     "rand_augment, timm": A.rand_augment(2, 9, "timm"),
     "rand_augment, google": A.rand_augment(2, 9, "google"),
     "trivial_augment": A.trivial_augment(),
+    "auto_augment": A.auto_augment("cifar10"),
 }
 STAYING = {
     "color_jitter": A.color_jitter(0.8, 0.8, 0.8, 0.2),
@@ -92,7 +93,8 @@ STAYING = {
 }
 PAIRED = {"two_views of simclr_views": A.simclr_views(WINDOW), "byol_views": A.byol_views(WINDOW)}
 MIXING = {
-    "mixup": A.mixup(1.0, num_classes=2, per_image=True),
+    # As good as halves: the usual alpha of 0.2 leaves most images nearly as they were.
+    "mixup": A.mixup(8.0, num_classes=2, per_image=True),
     "cutmix": A.cutmix(1.0, num_classes=2, per_image=True),
     "mixup_or_cutmix": A.mixup_or_cutmix(1.0, 1.0, num_classes=2, per_image=True),
 }

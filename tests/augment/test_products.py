@@ -1,4 +1,4 @@
-"""What a TPU runs in place of look-ups and windows, called on a CPU: the same pixels as the portable forms."""
+"""What a TPU or a GPU runs in place of portable forms, called on a CPU: the same pixels."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ def test_levels_are_spread_as_pillow_does(name: Any) -> None:
     floats = np.float32(image / 255)
     by_elements = functools.partial(histogram._equalized, pixels=pixels, by=histogram.ELEMENTS)
     np.testing.assert_array_equal(each(equalized, floats), each(by_elements, floats))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+def test_a_gpu_takes_channels_as_they_are_and_gives_them_so(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvas, "by_platform", lambda portable, *args, **forms: forms.get("gpu", portable)(*args))
+    image = RNG.integers(0, 256, (7, 9, channels), np.uint8)
+    taken = canvas_of({"image": jnp.asarray(image)})
+    np.testing.assert_array_equal(jnp.stack(taken.planes(), -1), image)
+    brighter = taken.with_planes([jnp.minimum(plane + i, 255) for i, plane in enumerate(taken.planes())])
+    wanted = np.minimum(np.int32(image) + np.arange(channels), 255)
+    for one in (brighter, brighter.with_words(brighter.words)):
+        np.testing.assert_array_equal(one.image(), wanted)
+    np.testing.assert_array_equal(jnp.moveaxis(brighter.stacked(), 0, -1), wanted)
 
 
 def test_more_pixels_than_float32_counts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
