@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+Sums: TypeAlias = Any
+"""Of some rows or columns a total each, or the largest logit so far and a total: each of the two ways has its own."""
 FLOOR = -1e30
 """A maximum before the first number, and the log-sum-exp of none: finite, so that the difference of two is no NaN."""
 SAFE_SCALE = 30.0
@@ -22,7 +24,7 @@ class Bounded:
     def __init__(self, scale: jax.Array) -> None:
         self._scale = scale
 
-    def start(self, count: int, like: jax.Array) -> Any:
+    def start(self, count: int, like: jax.Array) -> jax.Array:
         """Those of ``count`` rows or columns before the first tile; ``like`` is a zero."""
         return jnp.zeros(count, like.dtype) + like
 
@@ -66,7 +68,7 @@ class Running:
     def __init__(self, scale: jax.Array) -> None:
         del scale
 
-    def start(self, count: int, like: jax.Array) -> Any:
+    def start(self, count: int, like: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Those of ``count`` rows or columns before the first tile; ``like`` is a zero."""
         return jnp.full(count, FLOOR, like.dtype) + like, jnp.zeros(count, like.dtype) + like
 

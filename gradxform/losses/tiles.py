@@ -24,13 +24,13 @@ from gradxform.core.divide import is_local
 from gradxform.core.manual import varying_like
 from gradxform.core.numbers import wide_dtype, widen
 from gradxform.core.platform import by_platform
-from gradxform.core.types import PyTree, Size
-from gradxform.losses.sums import Bounded, Running
-from gradxform.losses.walks import Tiling, Walk, cut, put, repeat
+from gradxform.core.types import PyTree
+from gradxform.losses.sums import Bounded, Running, Sums
+from gradxform.losses.walks import Ids, Index, Tiling, Walk, cut, put, repeat
 
 
-def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: Size,
-              row_ids: jax.Array | None, column_ids: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: Index, row_ids: Ids,
+              column_ids: Ids) -> tuple[jax.Array, jax.Array]:
     """The log-sum-exps of the rows and of the columns over the pairs that are taken here.
 
     Args:
@@ -51,29 +51,28 @@ def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Ar
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tiled_lse(tiling: Tiling, *arrays: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _tiled_lse(tiling: Tiling, *arrays: Ids) -> tuple[jax.Array, jax.Array]:
     return _forward(tiling, *arrays)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(tiling: Tiling,
-             *arrays: jax.Array | None) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, ...]]:
+def _forward(tiling: Tiling, *arrays: Ids) -> tuple[tuple[jax.Array, jax.Array], tuple[Ids, ...]]:
     lses: tuple[jax.Array, jax.Array] = _by_platform(forward, tiling, *arrays)
     return lses, (*arrays, *lses)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _backward(tiling: Tiling, residuals: tuple[jax.Array | None, ...],
-              cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
+def _backward(tiling: Tiling, residuals: tuple[Ids, ...],
+              cotangents: tuple[jax.Array, jax.Array]) -> tuple[Ids, ...]:
     return (*_by_platform(backward, tiling, *residuals, *cotangents), None, None, None)
 
 
 _tiled_lse.defvjp(_forward, _backward)
 
 
-def _by_platform(portable: Callable[..., PyTree], tiling: Tiling, *arrays: jax.Array | None) -> PyTree:
+def _by_platform(portable: Callable[..., PyTree], tiling: Tiling, *arrays: Ids) -> PyTree:
     """``portable`` in the form of the platform: on a TPU the kernel of its name."""
-    def kernel(*arrays: jax.Array | None) -> PyTree:
+    def kernel(*arrays: Ids) -> PyTree:
         from gradxform.losses import tiles_tpu, tiles_tpu_plan  # what they import takes a while
 
         rows, columns = arrays[:2]
@@ -87,14 +86,13 @@ def _by_platform(portable: Callable[..., PyTree], tiling: Tiling, *arrays: jax.A
                        gpu=functools.partial(portable, tiling, platform="gpu"))
 
 
-def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array,
-            row_ids: jax.Array | None,
-            column_ids: jax.Array | None, *, platform: str = "cpu") -> tuple[jax.Array, jax.Array]:
+def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Ids,
+            column_ids: Ids, *, platform: str = "cpu") -> tuple[jax.Array, jax.Array]:
     """Both log-sum-exps: see ``tiled_lse``."""
     walk = Walk(tiling, rows, columns, first, row_ids, column_ids, platform)
     sums = (Bounded if tiling.bounded else Running)(scale)
 
-    def tile(by_row: PyTree, by_column: PyTree, i: Size, j: Size, on_diagonal: bool) -> tuple[PyTree, PyTree]:
+    def tile(by_row: Sums, by_column: Sums, i: Index, j: Index, on_diagonal: bool) -> tuple[Sums, Sums]:
         logits = _dot(tiling, walk.rows(i), walk.columns(j).T) * scale
         seen = sums.seen(logits, walk.kept(i, j, on_diagonal))
         if _for_columns(tiling, on_diagonal):
@@ -102,23 +100,21 @@ def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arra
             by_column = jax.tree.map(lambda total, part: put(total, part, j), by_column, sums.add(there, seen, 0))
         return sums.add(by_row, seen, 1), by_column
 
-    def row(carry: tuple[PyTree, PyTree], i: Size, count: int) -> tuple[PyTree, PyTree]:
+    def row(carry: tuple[Sums, Sums], i: Index, count: int) -> tuple[Sums, Sums]:
         row_sums, by_column = carry
         found = tile(sums.start(walk.down, walk.like), by_column, i, walk.column(i, 0), True)
         by_row, by_column = repeat(lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found,
                                    range(1, count))
         return jax.tree.map(lambda whole, part: put(whole, part, i), row_sums, by_row), by_column
 
-    carry = sums.start(walk.row_count, walk.like), sums.start(walk.column_count, walk.like)
+    carry: tuple[Sums, Sums] = sums.start(walk.row_count, walk.like), sums.start(walk.column_count, walk.like)
     for some, count in walk.order():
         carry = repeat(functools.partial(row, count=count), carry, some)
     return walk.of_rows(sums.lse(carry[0])), walk.of_columns(sums.lse(carry[1]))
 
 
-def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array,
-             row_ids: jax.Array | None,
-             column_ids: jax.Array | None, row_lse: jax.Array, column_lse: jax.Array, row_ct: jax.Array,
-             column_ct: jax.Array, *,
+def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Ids,
+             column_ids: Ids, row_lse: jax.Array, column_lse: jax.Array, row_ct: jax.Array, column_ct: jax.Array, *,
              platform: str = "cpu") -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of rows, columns and scale, from what ``forward`` returned and its cotangents."""
     walk = Walk(tiling, rows, columns, first, row_ids, column_ids, platform)
@@ -130,7 +126,8 @@ def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
     turned = platform == "cpu"
     axis = 1 if turned else 0
 
-    def tile(d_x: jax.Array, d_columns: jax.Array, i: Size, j: Size, on_diagonal: bool) -> tuple[jax.Array, jax.Array]:
+    def tile(d_x: jax.Array, d_columns: jax.Array, i: Index, j: Index,
+             on_diagonal: bool) -> tuple[jax.Array, jax.Array]:
         x, y = walk.rows(i), walk.columns(j)
         by_row = jax.tree.map(lambda weight: cut(weight, i, walk.down), of_rows)
         by_column = None
@@ -145,7 +142,8 @@ def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
             d_columns = put(d_columns, cut(d_columns, j, walk.across, axis) + back, j, axis)
         return d_x + _dot(tiling, g, y), d_columns
 
-    def row(carry: tuple[jax.Array, ...], i: Size, count: int) -> tuple[jax.Array, ...]:
+    def row(carry: tuple[jax.Array, jax.Array, jax.Array], i: Index,
+            count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         d_rows, d_columns, d_scale = carry
         x = widen(walk.rows(i))
         found = tile(jnp.zeros_like(x) + walk.like, d_columns, i, walk.column(i, 0), True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,15 @@ from jax.experimental import pallas as pl
 
 from gradxform.losses.sums import FLOOR
 from gradxform.losses.tiles_tpu_plan import LANES, SUBLANES, Plan
+from gradxform.losses.walks import Index
 
+Ref: TypeAlias = Any
+"""Memory of the chip that a kernel reads and writes by index, for which JAX has no public type; or several."""
+At: TypeAlias = Any
+"""Where in it: places of a block, or all of them."""
 
-def log_sum_exp(plan: Plan, where: Any, scale: Any, x: Any, row_ids: Any, y: Any, column_ids: Any,
-                *refs: Any) -> None:
+def log_sum_exp(plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Ref, y: Ref, column_ids: Ref,
+                *refs: Ref) -> None:
     """The log-sum-exps of a block of rows, and what it adds to those of columns."""
     *so_far, row_lse, column_lse, ids = refs[:3 + (plan.parts > 1)]
     sums = refs[3 + (plan.parts > 1):]
@@ -25,7 +30,7 @@ def log_sum_exp(plan: Plan, where: Any, scale: Any, x: Any, row_ids: Any, y: Any
     _by_block(plan, 0, lambda at: _clear(by_column, at))
     ids[...] = _turned(row_ids)
 
-    def tile(j: Any, diagonal: Any) -> None:
+    def tile(j: jax.Array, diagonal: Index) -> None:
         logits = _dot(plan, x[...], y[_block(plan, j), :], 1, 1) * factor
         strips = []
         for lanes, at in _strips(plan, j):
@@ -45,14 +50,14 @@ def log_sum_exp(plan: Plan, where: Any, scale: Any, x: Any, row_ids: Any, y: Any
         found = top + jnp.log(jnp.exp(before[0] - top) + jnp.exp(found - top))
     row_lse[0] = found
 
-    def ended(at: Any) -> None:
+    def ended(at: At) -> None:
         column_lse[:, at] = _joined([one[:, at] for one in by_column], factor)
 
     _by_block(plan, plan.turns - 1, ended)
 
 
-def log_sum_exp_gradient(plan: Plan, where: Any, scale: Any, x: Any, row_ids: Any, y: Any, column_ids: Any,
-                         *refs: Any) -> None:
+def log_sum_exp_gradient(plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Ref, y: Ref, column_ids: Ref,
+                         *refs: Ref) -> None:
     """The gradient of a block of rows, without the scale, and what it adds to that of columns."""
     count = 1 if plan.tiling.bounded else 2
     by_row, refs = refs[:count], refs[count:]
@@ -64,12 +69,12 @@ def log_sum_exp_gradient(plan: Plan, where: Any, scale: Any, x: Any, row_ids: An
         here[...] = _turned(there)
     d_rows[...] = so_far[0][...] if so_far else jnp.zeros_like(d_rows)
 
-    def cleared(at: Any) -> None:
+    def cleared(at: At) -> None:
         d_columns[at, :] = jnp.zeros((plan.block, plan.width), jnp.float32)
 
     _by_block(plan, 0, cleared)
 
-    def tile(j: Any, diagonal: Any) -> None:
+    def tile(j: jax.Array, diagonal: Index) -> None:
         here = _block(plan, j)
         logits = _dot(plan, x[...], y[here, :], 1, 1) * factor
         strips = []
@@ -92,7 +97,7 @@ def log_sum_exp_gradient(plan: Plan, where: Any, scale: Any, x: Any, row_ids: An
     _for_tiles(plan, where, i, tile)
 
 
-def _for_tiles(plan: Plan, where: Any, i: Any, tile: Callable[[Any, Any], None]) -> None:
+def _for_tiles(plan: Plan, where: Ref, i: Index, tile: Callable[[jax.Array, Index], None]) -> None:
     """Calls ``tile`` with the blocks of columns of this part that a block of rows is put beside.
 
     In the triangle those are as many as half of all, from that of the rows itself on, and from the first after the
@@ -110,30 +115,30 @@ def _for_tiles(plan: Plan, where: Any, i: Any, tile: Callable[[Any, Any], None])
     before = jnp.maximum(jnp.minimum(end, stop) - begin, 0)
     again = jnp.maximum(jnp.minimum(end - plan.across, stop) - start, 0)
 
-    def turn(t: Any, _: Any) -> None:
+    def turn(t: Index, _: Index) -> None:
         j = jnp.where(t < before, begin - start + t, t - before)
         tile(j, start + j == own)
 
     lax.fori_loop(0, before + again, turn, None)
 
 
-def row_of_turn(plan: Plan, i: Any, where: Any) -> Any:
+def row_of_turn(plan: Plan, i: Index, where: Ref) -> Index:
     """The block of rows of a turn."""
     if plan.turns == plan.down:
         return i
     return lax.rem(where[0] * plan.part + (plan.down - plan.across // 2) + i, plan.down)
 
 
-def _block(plan: Plan, j: Any) -> Any:
+def _block(plan: Plan, j: jax.Array) -> At:
     return pl.ds(pl.multiple_of(j * plan.block, plan.block), plan.block)
 
 
-def _strips(plan: Plan, j: Any) -> list[tuple[int, Any]]:
+def _strips(plan: Plan, j: jax.Array) -> list[tuple[int, At]]:
     """Of a block of columns 128 at a time: where they start in it, and where they are in the part."""
     return [(lane, pl.ds(pl.multiple_of(j * plan.block + lane, LANES), LANES)) for lane in range(0, plan.block, LANES)]
 
 
-def _within(plan: Plan, kept: jax.Array, i: Any, column: Any) -> jax.Array:
+def _within(plan: Plan, kept: jax.Array, i: Index, column: Index) -> jax.Array:
     """``kept`` but for what blocks are filled up with."""
     if plan.rows % plan.block:
         kept &= lax.broadcasted_iota(jnp.int32, kept.shape, 0) < plan.rows - i * plan.block
@@ -142,21 +147,21 @@ def _within(plan: Plan, kept: jax.Array, i: Any, column: Any) -> jax.Array:
     return kept
 
 
-def _by_block(plan: Plan, turn: int, act: Callable[[Any], None]) -> None:
+def _by_block(plan: Plan, turn: int, act: Callable[[At], None]) -> None:
     """At a row of tiles, ``act`` for each block of columns."""
     @pl.when(pl.program_id(0) == turn)
     def _() -> None:
         lax.fori_loop(0, plan.part, lambda j, _: act(_block(plan, j)), None)
 
 
-def _clear(sums: Any, at: Any) -> None:
+def _clear(sums: Ref, at: At) -> None:
     *tops, totals = sums
     totals[:, at] = jnp.zeros_like(totals[:, at])
     for top in tops:
         top[:, at] = jnp.full_like(top[:, at], FLOOR)
 
 
-def _grow(sums: Any, at: Any, new: jax.Array, counts: Any) -> None:
+def _grow(sums: Ref, at: At, new: jax.Array, counts: Index) -> None:
     """Adds to sums those over the first axis of ``new``: exponentials, or logits where there are maxima."""
     *tops, totals = sums
     total = totals[:, at]
@@ -169,7 +174,7 @@ def _grow(sums: Any, at: Any, new: jax.Array, counts: Any) -> None:
     totals[:, at], tops[0][:, at] = jnp.where(counts, grown, total), higher
 
 
-def _joined(sums: list[jax.Array], factor: Any) -> jax.Array:
+def _joined(sums: list[jax.Array], factor: Index) -> jax.Array:
     """The log-sum-exps of sums that lie below each other."""
     *tops, totals = sums
     top = tops[0].max(0, keepdims=True) if tops else factor
@@ -177,7 +182,7 @@ def _joined(sums: list[jax.Array], factor: Any) -> jax.Array:
     return jnp.where(total > 0, top + jnp.log(total), FLOOR)
 
 
-def _turned(row: Any) -> jax.Array:
+def _turned(row: Ref) -> jax.Array:
     """A row (1, 1, n) as n rows of one number each."""
     return jnp.broadcast_to(row[0], (LANES, row.shape[-1])).T
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,11 @@ from jax import lax
 from gradxform.core.numbers import wide_dtype
 from gradxform.core.types import Size
 
+Index: TypeAlias = int | jax.Array
+"""The number of a tile or a device, traced where a loop goes through them."""
+Ids: TypeAlias = jax.Array | None
+"""An integer for each vector, of which those of equal ones are left out of each other's sums."""
+Carry = TypeVar("Carry")
 BLOCK = {"cpu": (512, 1024), "gpu": (2048, 2048), "tpu": (2048, 2048)}
 """Rows and columns of a tile, at least and at most: on a CPU from 1 MiB in float32 on, which a core's cache holds."""
 WHOLE = 2048
@@ -51,8 +56,8 @@ class Walk:
     ``M`` is even the last of them, which stands opposite, is that of two row tiles: one of them takes it.
     """
 
-    def __init__(self, tiling: Tiling, rows: jax.Array, columns: jax.Array, first: jax.Array, row_ids: Any,
-                 column_ids: Any, platform: str) -> None:
+    def __init__(self, tiling: Tiling, rows: jax.Array, columns: jax.Array, first: jax.Array, row_ids: Ids,
+                 column_ids: Ids, platform: str) -> None:
         self._tiling = tiling
         self._size, self._columns_size = rows.shape[0], columns.shape[0]
         # Where rows stand among the columns, so do tiles: the columns of each device are filled up to tiles of rows.
@@ -72,19 +77,19 @@ class Walk:
         self._chip = first // self._size
         self._part = part
         self._rows, self._columns = self.filled_rows(rows), self.filled_columns(columns)
-        if row_ids is not None:
-            row_ids, column_ids = self.filled_rows(row_ids), self.filled_columns(column_ids)
-        self._ids = row_ids, column_ids
+        self._ids = None
+        if row_ids is not None and column_ids is not None:
+            self._ids = self.filled_rows(row_ids), self.filled_columns(column_ids)
 
     @property
     def single(self) -> bool:
         """Whether there is a single tile."""
         return self.row_count == self.down and self.column_count == self.across
 
-    def order(self) -> list[tuple[Any, int]]:
+    def order(self) -> list[tuple[range | jax.Array, int]]:
         """Row tiles, and how many column tiles each of them takes."""
         everyone = self.column_count // self.across
-        every: Any = range(self._tiles)
+        every: range | jax.Array = range(self._tiles)
         if not self._tiling.triangle:
             return [(every, everyone)]
         if everyone % 2:
@@ -117,9 +122,9 @@ class Walk:
     def kept(self, i: Size, j: Size, on_diagonal: bool) -> jax.Array | None:
         """Which pairs of a tile count; None for all of them."""
         down, across = (jnp.arange(n, dtype=jnp.int32) for n in (self.down, self.across))
-        row_ids, column_ids = self._ids
         kept = None
-        if row_ids is not None:
+        if self._ids is not None:
+            row_ids, column_ids = self._ids
             kept = cut(row_ids, i, self.down)[:, None] != cut(column_ids, j, self.across)[None]
         elif on_diagonal and self._tiling.group:
             # From the places in all, for what a loop need not count anew is kept beside it: a matrix of a tile.
@@ -194,7 +199,7 @@ def fill(array: jax.Array, size: int, axis: int = 0) -> jax.Array:
     return jnp.pad(array, [(0, size - n if k == axis else 0) for k, n in enumerate(array.shape)])
 
 
-def repeat(step: Any, carry: Any, over: Sequence[int] | jax.Array) -> Any:
+def repeat(step: Callable[[Carry, Index], Carry], carry: Carry, over: Sequence[int] | jax.Array) -> Carry:
     """``step(carry, i)`` for each ``i``; a single one is no loop."""
     if len(over) <= 1:
         return step(carry, over[0]) if len(over) else carry
