@@ -18,10 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from gradxform.core.manual import varying_like
+from gradxform.core.pallas import pl, pltpu
 from gradxform.losses.sums import FLOOR
 from gradxform.losses.tiles_tpu_kernels import log_sum_exp, log_sum_exp_gradient, row_of_turn
 from gradxform.losses.tiles_tpu_plan import LANES, SUBLANES, Plan

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 
+from gradxform.core.pallas import pl
 from gradxform.losses.sums import FLOOR
 from gradxform.losses.tiles_tpu_plan import LANES, SUBLANES, Plan
 from gradxform.losses.walks import Index

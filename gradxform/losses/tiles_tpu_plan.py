@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas import tpu as pltpu
 
+from gradxform.core.pallas import pltpu
 from gradxform.losses.walks import Tiling
 
 SUBLANES, LANES = 8, 128

@@ -14,11 +14,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
 from gradxform.core.manual import varying_like
+from gradxform.core.pallas import pl, pltpu
 
 SUBLANES, LANES = 8, 128
 """Of a register of 32-bit elements."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import graphlib
 import pathlib
+import subprocess
+import sys
 
 import gradxform
 
@@ -25,6 +27,8 @@ BELOW: dict[str, set[str]] = {
     "plot": {"core", "schedules", "transforms", "optimizers"},
 }
 """What each room may import beside itself."""
+LATE = ["matplotlib", "safetensors", "orbax", "grain", "PIL", "sklearn", "tqdm", "torch", "jax.experimental.pallas"]
+"""What is not imported with the library: what an extra brings, and what takes long."""
 
 
 def imports() -> dict[str, set[str]]:
@@ -50,6 +54,12 @@ def test_there_is_no_circle() -> None:
     # A package imports what it names, and what is in it may import the package's neighbours.
     graph = {name: {other for other in others if other != "gradxform"} for name, others in IMPORTS.items()}
     list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_what_is_optional_or_slow_is_imported_where_it_is_used() -> None:
+    program = f"import sys, gradxform; print([name for name in {LATE} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], timeout=300, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_no_room_imports_one_that_stands_on_it() -> None:

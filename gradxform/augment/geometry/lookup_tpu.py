@@ -14,10 +14,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from gradxform.core.manual import varying_like
+from gradxform.core.pallas import pl, pltpu
 from gradxform.core.types import Size
 
 SUBLANES, LANES = 8, 128
