@@ -19,13 +19,14 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from sharded_bytes import held, sent
+from sharded_export import exported
+from sharded_flax import with_flax
+from sharded_network import COMPILED, KINDS, RATE, TOKENS, loss, params, whole
 
 import gradxform as gx
 
-jax.config.update("jax_enable_x64", True)
-KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 LAYOUTS = ("replicated", "fsdp", "tensor", "zero1", "zero1 over one of two", "zero1 with tensor")
-RATE = 0.01
 
 
 def transformations() -> dict[str, Any]:
@@ -59,26 +60,6 @@ def transformations() -> dict[str, Any]:
     }
 
 
-def params() -> Any:
-    """An embedding that is used twice, a square kernel, biases, and a leaf that nothing divides."""
-    keys = jax.random.split(jax.random.key(0), 5)
-    shapes = {"embed": (16, 8), "square": (8, 8), "kernel": (8, 32), "bias": (32,), "odd": (3, 5)}
-    return {name: 0.3 * jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
-
-
-def loss(p: Any, tokens: jax.Array) -> jax.Array:
-    h = jnp.tanh(p["embed"].at[tokens].get(out_sharding=_out(p["embed"], tokens)) @ p["square"])
-    hidden = jax.nn.softplus(h @ p["kernel"] + p["bias"])
-    logits = (hidden @ p["kernel"].T + h) @ p["embed"].T
-    return jnp.mean(jax.nn.logsumexp(logits, -1)) + 0.1 * jnp.mean(logits**2) + jnp.sum(p["odd"]**2)
-
-
-def _out(table: jax.Array, tokens: jax.Array) -> Any:
-    mesh = jax.typeof(table).sharding.mesh
-    explicit = not mesh.empty and AxisType.Explicit in mesh.axis_types
-    return NamedSharding(mesh, P(*jax.typeof(tokens).sharding.spec, None)) if explicit else None
-
-
 def meshes(layout: str, devices: int, kind: str) -> Mesh | None:
     names = {"tensor": ("data", "model"), "zero1 with tensor": ("data", "model"),
              "zero1 over one of two": ("replica", "data")}.get(layout, ("data",))
@@ -103,17 +84,6 @@ def wrapped(layout: str, tx: Any) -> Any:
     return gx.sharding.zero1(tx, min_size=0, rules=[("kernel", 0), ("bias", None)] if "tensor" in layout else ())
 
 
-def whole(p: Any) -> Any:
-    """Params as they are used: gathered, where types say that they are divided over the data."""
-    def one(x: Any) -> Any:
-        sharding = jax.typeof(x).sharding
-        if sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:
-            return x
-        return jax.sharding.reshard(x, NamedSharding(sharding.mesh, P()))
-
-    return jax.tree.map(one, p)
-
-
 def train(tx: Any, p: Any, state: Any, tokens: Any, told: list[str] | None = None) -> Any:
     def step(p: Any, state: Any, tokens: Any) -> Any:
         grads = jax.grad(lambda p: loss(whole(p), tokens))(p)
@@ -127,11 +97,6 @@ def train(tx: Any, p: Any, state: Any, tokens: Any, told: list[str] | None = Non
         if i and len(COMPILED) > before and told is not None:
             told.append(f"step {i + 1} compiled again")
     return p, state
-
-
-COMPILED: list[str] = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, *_, **__: COMPILED.append(event) if "backend_compile" in event else None)
 
 
 def failures(name: str, tx: Any, expected: Any, layout: str, kind: str, devices: int) -> Iterator[str]:
@@ -158,9 +123,6 @@ def failures(name: str, tx: Any, expected: Any, layout: str, kind: str, devices:
              if not a.sharding.is_equivalent_to(b, a.ndim)]
     told += [f"state lies elsewhere: {moved}"] if moved else []
     yield from (f"{name}, {layout}, {kind}, {devices}: {one}" for one in told)
-
-
-TOKENS = jnp.arange(64) % 16
 
 
 def in_shard_map() -> Iterator[str]:
@@ -198,56 +160,6 @@ def in_shard_map() -> Iterator[str]:
                 yield f"shard_map, check_vma={check_vma}: {key} is {error:.1e} off"
 
 
-def sent() -> Iterator[str]:
-    """Bytes that a device holds and sends: known by hand."""
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    x = jax.device_put(jnp.ones((16, 8)), NamedSharding(mesh, P("data", "model")))
-
-    def program(x: jax.Array) -> jax.Array:
-        def body(i: jax.Array, total: jax.Array) -> jax.Array:
-            return total + jax.lax.psum(x * i, "data")
-
-        along = jax.lax.fori_loop(0, 3, body, jax.lax.psum(x, "data"))
-        return jax.lax.all_gather(along, "model", tiled=True)
-
-    mapped = jax.shard_map(program, mesh=mesh, in_specs=P("data", "model"), out_specs=P("data", "model"),
-                           check_vma=False)
-    found = {(one.kind, one.axes): one.bytes for one in gx.sharding.traffic(jax.jit(mapped).lower(x).compile()).sent}
-    piece = 4 * 4 * 8
-    if found != {("all-reduce", ("data",)): 4 * 2 * 3 / 4 * piece, ("all-gather", ("model",)): piece}:
-        yield f"traffic: {found}"
-
-
-def held() -> Iterator[str]:
-    """Of a divided state a device holds an equal part and what does not divide, and hardly more while it is made."""
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    whole = params()
-    p, largest = jax.device_put(whole, NamedSharding(mesh, P())), max(x.nbytes for x in jax.tree.leaves(whole))
-    odd = whole["odd"].nbytes
-    # With what is whole: numbers, what is kept of the leaf that does not divide, Adafactor's other halves.
-    cases = {"adamw": (gx.adamw(RATE), 4 + 2 * odd), "amsgrad": (gx.amsgrad(RATE), 4 + 3 * odd),
-             "accumulate": (gx.accumulate(gx.adamw(RATE), 2), 20 + 3 * odd),
-             "adafactor": (gx.adafactor(RATE, min_dim_size_to_factor=4, factored_axes="last"),
-                           4 + odd + 8 * (3 * 8 + 7)),
-             "ewc": (gx.chain(gx.transfer.add_ewc(whole, whole, 0.1), gx.adamw(RATE)), 8 + 4 * odd)}
-    for (name, (inner, full)), (axis, parts) in itertools.product(
-            cases.items(), (("model", 2), ("data", 4), (("data", "model"), 8))):
-        tx = gx.sharding.zero1(inner, axis, min_size=0)
-        before = {id(x) for x in jax.live_arrays()}
-        state = gx.sharding.init(tx, p)
-        first = sum(piece.data.nbytes for x in jax.live_arrays() if id(x) not in before
-                    for piece in x.addressable_shards if piece.device == jax.devices()[0])
-        total = sum(x.nbytes for x in jax.tree.leaves(state))
-        if not gx.sharding.layout(state).bytes == first == (total - full) / parts + full:
-            yield f"{name}, {parts}: {first} of {total} bytes\n{gx.sharding.layout(state)}"
-        if parts < 8:
-            continue
-        memory = jax.jit(tx.init, out_shardings=jax.tree.map(lambda x: x.sharding, state)).lower(p).compile(
-            ).memory_analysis()
-        if not memory.output_size_in_bytes + memory.temp_size_in_bytes <= total / parts + largest:
-            yield f"{name}, {parts}: {memory}"
-
-
 SOME = ("clip", "adafactor", "accumulate", "optax adafactor")
 
 
@@ -270,4 +182,4 @@ def main(cases: str = "some") -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([*in_shard_map(), *sent(), *held(), *main(*sys.argv[1:])]))
+    print(json.dumps([*in_shard_map(), *sent(), *held(), *exported(), *with_flax(*sys.argv[1:]), *main(*sys.argv[1:])]))
