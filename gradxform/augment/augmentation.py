@@ -205,7 +205,7 @@ def _one(shape: tuple[int, ...]) -> Shape:
     return shape[-3], shape[-2], shape[-1]
 
 
-def _draw(stage: Built, key: jax.Array, shape: tuple[int, ...]) -> Sampled:
+def _draw(stage: Built, key: jax.Array, shape: PyTree) -> Sampled:
     if key.ndim and (len(shape) == 3 or key.shape[0] != shape[0] or not isinstance(stage, Stage)):
         raise ValueError(f"key: expected one key, or one for each image of a batch that is not mixed, got keys of "
                          f"shape {key.shape} for images of shape {shape}")

@@ -107,7 +107,7 @@ class Prepared:
         return tuple(self.arrays["image"].shape)
 
     @property
-    def drawn_for(self) -> tuple[int, ...]:
+    def drawn_for(self) -> tuple[Size, ...]:
         """The shape that parameters are drawn for: with the true heights and widths where arrays are padded."""
         if "size" not in self.arrays:
             return self.shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -200,7 +199,7 @@ def _split(array: jax.Array, axis: int, groups: int) -> jax.Array:
                      (*spec[:axis + 1], None, *spec[axis + 1:]))
 
 
-def _reshaped(array: jax.Array, shape: tuple[int, ...], spec: Sequence[str | tuple[str, ...] | None]) -> jax.Array:
+def _reshaped(array: jax.Array, shape: tuple[int, ...], spec: PartitionSpec | tuple[object, ...]) -> jax.Array:
     """``array`` in another shape, laid out by ``spec`` where the mesh has axes that programs name."""
     if all(part is None for part in spec):
         return array.reshape(shape)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from gradxform.core import checks
@@ -17,7 +18,7 @@ NAMES = {"weight": "scale", "bias": "bias"}
 
 
 def batch_norm_from_torch(
-    state: Mapping[str, ArrayLike], *, momentum: float | None = 0.1, eps: float = 1e-5, count: int | None = None,
+    state: Mapping[str, npt.ArrayLike], *, momentum: float | None = 0.1, eps: float = 1e-5, count: int | None = None,
 ) -> tuple[dict[str, jax.Array], BatchStats, dict[str, Any]]:
     """What the ``state_dict`` of a torch ``BatchNorm`` is here: parameters, running statistics and options.
 

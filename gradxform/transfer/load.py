@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -180,7 +180,7 @@ class _Target:
         return tuple(jnp.shape(self.leaf))
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> Any:
         return self.leaf.dtype if hasattr(self.leaf, "dtype") else jnp.result_type(self.leaf)
 
     def route(self, pieces: list[Piece]) -> Route:

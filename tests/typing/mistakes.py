@@ -37,6 +37,18 @@ gx.norm.nnx.BatchNormalization(4)  # wrong: an attribute that there is not
 gx.norm.nnx.LayerNorm(4, eps=1e-5, rngs=nnx.Rngs(0))  # wrong: the keyword
 gx.losses.nt_xent(jnp.ones((2, 4)))  # wrong: an argument is missing
 gx.transfer.layerwise_decay(rate, gx.schedules.constant(0.75), "a")  # wrong: a schedule where none is allowed
+gx.precision.compress_state(tx, bits=8)  # wrong: the keyword
+gx.precision.master_weights(tx, "24")  # wrong: the type of an argument
+gx.precision.Policy(storage="bfloat16")  # wrong: the keyword
+gx.masking.random_masking(16, 8)  # wrong: arguments are missing
+gx.sharding.zero1(tx, axes="data")  # wrong: the keyword
+gx.sharding.fsdp({"w": jnp.ones(2)})  # wrong: an argument is missing
+gx.resume.Run("checkpoints", interval=100)  # wrong: the keyword
+gx.resume.order(0, 0, 8)  # wrong: an argument is missing
+gx.plot.schedules({"rate": rate})  # wrong: an argument is missing
+gx.plot.distributions({"w": jnp.ones(2)}, count=60)  # wrong: the keyword
+gx.hyperparams(3, 4)  # wrong: not a transformation
+gx.metrics(tx.init({"w": 0.0}), prefix="a")  # wrong: the keyword
 
 
 @gx.transformation

@@ -8,7 +8,11 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+import typechecked
+from jaxtyping import Float
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -54,13 +58,30 @@ def test_a_users_program_is_understood_and_every_mistake_found(checker, tmp_path
     assert errors[USER] == {}
     assert {line: errors[MISTAKES][line] for line in set(errors[MISTAKES]) - WRONG} == {}
     assert WRONG - set(errors[MISTAKES]) == set(), "not found"
-    assert len(WRONG) >= 25
+    assert len(WRONG) >= 38
 
 
-def test_the_program_runs() -> None:
-    """What the checkers take is also right."""
-    code = compile(USER.read_text(), str(USER), "exec")
-    exec(code, {"__name__": "user"})
+def test_the_program_runs_and_annotations_are_true() -> None:
+    """What the checkers take is also right, and in every room what a function takes and gives is of its types."""
+    code = f"import runpy, typechecked; typechecked.install(); runpy.run_path({str(USER)!r}); print(typechecked.seen())"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+                           env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE.parent}"})
+    assert found.returncode == 0, found.stderr
+    rooms = {path.name for path in (ROOT / "gradxform").iterdir() if (path / "__init__.py").exists()}
+    assert set(found.stdout.split()) >= rooms, found.stdout
+
+
+def test_an_untrue_annotation_is_found() -> None:
+    @typechecked.checked
+    def half(x: Float[jax.Array, "n n"], names: dict[str, int]) -> int:  # noqa: F722
+        return x.shape[0] / 2  # type: ignore[return-value]
+
+    for args, name in (((jnp.ones((4, 4)), {}), "return"), ((jnp.ones((4, 3)), {}), "x"),
+                       ((jnp.ones((4, 4)), {"a": "b"}), "names")):
+        with pytest.raises(typechecked.Untrue, match=f"half: {name} is annotated"):
+            half(*args)
+    with pytest.raises(AttributeError):
+        half(None, {})  # its own error comes first
 
 
 @pytest.mark.parametrize("room", ["linen", "nnx"])

@@ -5,6 +5,7 @@ from typing import Any, assert_type
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import gradxform as gx
@@ -82,3 +83,25 @@ kept = gx.masking.random_masking(key, 8, 16, 4)
 # Transfer.
 assert_type(gx.transfer.add_l2_sp(params, 0.1, head="bias"), gx.Transformation)
 assert_type(gx.transfer.layerwise_decay(rate, 0.75, r"^blocks/(\d+)"), gx.Transformation)
+
+# Precision.
+policy = gx.precision.Policy(keep=gx.path_matches("bias"))
+assert_type(policy, gx.precision.Policy)
+small = gx.precision.compress_state(gx.adamw(1e-3), "bf16", where=gx.path_matches("mu|nu"))
+assert_type(small, gx.Transformation)
+scaled = gx.precision.master_weights(gx.precision.dynamic_loss_scale(tx, initial=8.0))
+assert_type(gx.precision.loss_scale(scaled.init(params)), jax.Array)
+code = gx.precision.fp8().encode(jnp.ones(4))
+assert_type(gx.precision.fp8().decode(code), jax.Array)
+
+# Sharding and resume.
+mesh = jax.make_mesh((1,), ("data",))
+divided = jax.device_put(params, gx.sharding.fsdp(params, mesh, min_size=0))
+assert_type(gx.sharding.layout(divided), gx.sharding.Layout)
+assert_type(gx.sharding.zero1(tx, axis="data"), gx.Transformation)
+assert_type(gx.resume.order(0, 0, 8, 4), np.ndarray)
+run = gx.resume.Run("checkpoints", every=100, config={"tx": gx.to_config(tx)})
+assert_type(run, gx.resume.Run)
+
+# Plots.
+axes = gx.plot.schedules({"cosine": rate}, 10)
