@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import harness
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -76,6 +77,10 @@ def same_run(ours: Any, theirs: Any, n: int = 3) -> None:
 
 
 # Ours inside theirs.
+
+def test_every_recipe_is_tried() -> None:
+    assert set(RECIPES) == set(harness.RECIPES)
+
 
 def test_in_optax_chain() -> None:
     same_run(optax.chain(optax.clip(0.1), gx.adam(RATE)), optax.chain(optax.clip(0.1), optax.adam(RATE)))

@@ -70,6 +70,12 @@ masked_cases = pytest.mark.parametrize(
     ids=IDS + [f"{IDS[i]}masked" for i in FIRST])
 
 
+def test_every_module_has_a_case() -> None:
+    for room in (nnx_norms, linen_norms):
+        assert {name for name in room.__all__ if name.endswith("Norm") or name == "BatchRenorm"} == set(NAMES)
+    assert {name for name, _, _ in CASES} | {"BatchRenorm"} == set(NAMES)
+
+
 def flax_name(name: str) -> str:
     return "BatchNorm" if name == "BatchRenorm" else name
 
