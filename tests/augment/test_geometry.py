@@ -16,6 +16,8 @@ from PIL import Image
 import gradxform as gx
 from gradxform.augment.geometry.borders import inward_position
 
+pytestmark = pytest.mark.long
+
 KEY = jax.random.key(0)
 DTYPES: list[Any] = [jnp.uint8, jnp.float32, jnp.bfloat16]
 KINDS = [*itertools.product((1, 3, 4, 5), DTYPES[:2]), (3, jnp.bfloat16), (3, jnp.float16)]

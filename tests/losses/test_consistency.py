@@ -15,6 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 from gradxform.losses.consistency import jensen_shannon
 
+pytestmark = pytest.mark.long
+
 N, K = 7, 5
 RANDOM = np.random.RandomState(0)
 LOGITS = [np.float32(2 * RANDOM.standard_normal((N, K))) for _ in range(4)]

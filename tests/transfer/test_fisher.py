@@ -15,6 +15,8 @@ from flax import nnx
 import gradxform as gx
 from gradxform.transfer import fisher_dense, fisher_diagonal
 
+pytestmark = pytest.mark.long
+
 RANDOM = np.random.RandomState(0)
 X = np.float32(RANDOM.standard_normal((10, 4)))
 LABELS = np.int32(RANDOM.randint(0, 3, 10))
