@@ -123,8 +123,11 @@ def results(count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
         first, second = aug(key, batch)
         rows[name] = _apart({"image": jnp.stack([first, second], 1).reshape(-1, *first.shape[1:])}, count)
     both = {"image": jnp.asarray(images[np.arange(count) % 2]), "label": jnp.arange(count) % 2}
+    other = 1 - jnp.arange(count, dtype=jnp.int32) % 2
     for name, aug in MIXING.items():
-        rows[name] = _apart(aug(key, both), count)
+        # Each with the other photograph: a partner at random is often of the same one.
+        params = aug.sample(key, both["image"].shape) | {"partner": other}
+        rows[name] = _apart(aug.apply(params, both), count)
     places = {name: targets[name] for name in ("boxes", "keypoints")}
     for name, aug in TOGETHER.items():
         rows[name] = _apart(aug(key, {"image": both["image"]} | places), count)
