@@ -150,6 +150,25 @@ def data_parallel() -> Records:
     return figures(call, mesh, told=False) | {"params_bytes": size}
 
 
+def divided_step() -> Records:
+    """What ``traffic`` says of a step whose state is divided over the chips."""
+    mesh = mesh_of("v5e:2x2")
+    tx = gx.sharding.zero1(gx.sgd(0.1, momentum=0.9), sharded.AXIS, min_size=0)
+    params = {"w": shaped((512, 512), sharding=NamedSharding(mesh, P()))}
+    lies = gx.sharding.state_sharding(tx, params)
+    state = jax.tree.map(lambda x, s: shaped(x.shape, x.dtype, s), jax.eval_shape(tx.init, params), lies)
+    x = shaped((64, 512), sharding=NamedSharding(mesh, P(sharded.AXIS)))
+
+    def step(params: Any, state: Any, x: jax.Array) -> Any:
+        updates, state = tx.update(jax.grad(lambda p: jnp.mean(jnp.sin(x @ p["w"])))(params), state, params)
+        return gx.apply_updates(params, updates), state
+
+    jitted = jax.jit(step, out_shardings=({"w": params["w"].sharding}, lies))
+    found = gx.sharding.traffic(jitted.lower(params, state, x).compile(), params, sharded.AXIS)
+    return {"sent": sorted([one.kind, list(one.axes), one.count, one.bytes] for one in found.sent),
+            "least": found.least}
+
+
 def spread_images() -> Records:
     """Images on a mesh, and nothing said to the augmentation: each chip has its own."""
     named = {AxisType.Explicit: {"flip": A.random_flip_left_right(), "random_resized_crop": A.random_resized_crop(32),
@@ -212,7 +231,8 @@ RUNS: dict[str, dict[str, Callable[[], Any]]] = {
                       "second": lambda: catalogued(half(catalog.augmentations(), 1))},
     "one chip": {"walk": walk, "steps": steps, "guarded": guarded, "passes": passes, "losses": losses,
                  "images": images},
-    "four chips": {"replicated": replicated_steps, "data-parallel": data_parallel, "images": spread_images,
+    "four chips": {"replicated": replicated_steps, "data-parallel": data_parallel, "divided": divided_step,
+                   "images": spread_images,
                    "losses": spread_losses, "init": spread_init},
 }
 """The parts of a process; a part that fails does not keep the others from compiling."""

@@ -26,6 +26,12 @@ def test_a_data_parallel_step_sends_the_gradients_and_nothing_for_the_norm(compi
     assert found["collectives"] == {"all-reduce": {"count": 1, "bytes": found["params_bytes"]}}
 
 
+def test_a_step_of_divided_state_scatters_the_sum_and_gathers_the_updates(compiled: Compiled) -> None:
+    found, piece = part(compiled, "divided"), 3 / 4 * 4 * 512 * 512
+    assert found == {"sent": [["all-gather", ["chips"], 1, piece], ["reduce-scatter", ["chips"], 1, piece]],
+                     "least": 2 * piece}
+
+
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_images_on_a_mesh_stay_on_their_chips(kind: str, compiled: Compiled) -> None:
     found = part(compiled, "images")[kind]
