@@ -7,6 +7,7 @@ what a network makes of them. Whatever the network has learned without labels is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import pathlib
 import shutil
@@ -97,14 +98,14 @@ def load(path: pathlib.Path | None = None) -> Data:
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        file = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"expected a .npz file, got {path}: {error}") from None
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError(f"expected a .npz file of several arrays, got a single array in {path}")
     arrays = {}
-    with file:
+    with contextlib.ExitStack() as opened:
+        try:
+            file = np.load(opened.enter_context(path.open("rb")), allow_pickle=False)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"expected a .npz file, got {path}: {error}") from None
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError(f"expected a .npz file of several arrays, got a single array in {path}")
         for name in ("x_train", "y_train", "x_test", "y_test"):
             if name not in file:
                 raise ValueError(f"{name}: no such array in {path}, which has {', '.join(sorted(file)) or 'none'}")

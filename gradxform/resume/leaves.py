@@ -48,19 +48,24 @@ def to_arrays(state: PyTree) -> dict[str, Stored]:
 
 
 def targets(state: PyTree, shardings: list[Sharding | None]) -> dict[str, Target]:
-    """What is to be read: for each array its shape and dtype, and where it is to lie."""
+    """What is to be read: for each array its shape and dtype, and where it lies; on the host where that is open."""
     found: dict[str, Target] = {}
     for (path, leaf), sharding in zip(named_leaves(state), shardings, strict=True):
         if not np.size(leaf):
             continue
-        if _is_key(leaf):
-            data = jax.eval_shape(jax.random.key_data, leaf)
+        data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        if sharding is not None:
             found[_stored_name(path)] = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
         elif hasattr(leaf, "dtype"):
-            found[_stored_name(path)] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            found[_stored_name(path)] = np.empty(data.shape, data.dtype)
         else:
             found[_stored_name(path)] = np.asarray(leaf)
     return found
+
+
+def where_it_lies(leaf: Leaf) -> Sharding | None:
+    """The sharding of a leaf, None where jax may move it to whatever it is used with."""
+    return None if isinstance(leaf, jax.Array) and not leaf.committed else getattr(leaf, "sharding", None)
 
 
 def from_arrays(state: PyTree, arrays: dict[str, Stored]) -> PyTree:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO
 
 import jax
-from jax.sharding import Sharding
+from jax.sharding import Sharding, SingleDeviceSharding
 
 from gradxform.core import checks
 from gradxform.core.trees import is_tracing
@@ -153,10 +153,12 @@ class Run:
         if callable(state):
             make = jax.jit(state).lower().compile()
             like = jax.eval_shape(state)
-            shardings: list[Sharding | None] = jax.tree.leaves(make.output_shardings)
+            free = SingleDeviceSharding(jax.local_devices()[0])  # where jax puts what it may move
+            made: list[Sharding] = jax.tree.leaves(make.output_shardings)
+            shardings = [None if sharding == free else sharding for sharding in made]
         else:
             like = state
-            shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(state)]
+            shardings = [leaves.where_it_lies(leaf) for leaf in jax.tree.leaves(state)]
         now = manifest.make(leaves.entries(like), self._settings, position=position is not None)
         if latest is None:
             return make() if make is not None else state

@@ -57,6 +57,8 @@ def test_all_kinds_of_leaves_come_back(saved: pathlib.Path) -> None:
         got = run.restore(make())
         assert run.first == 2 and list(run.steps(4)) == [2, 3]
     same(got, want)
+    # As what was given they go along with what lies on other devices.
+    assert not any(x.committed for x in jax.tree.leaves(got) if isinstance(x, jax.Array))
     # Rules and schedules go on.
     updates, _ = TX.update(params(), got["optimizer"], got["params"])
     assert updates["b"].dtype == jnp.bfloat16
@@ -69,6 +71,7 @@ def test_a_factory_is_run_only_where_there_is_nothing(tmp_path: pathlib.Path) ->
             assert run.first == first
             run.save(0, {**state, "w": state["w"] + 1})
     np.testing.assert_array_equal(state["w"], np.arange(4.0) + 1)
+    assert not state["w"].committed
     assert state["key"] == jax.random.key(3)
 
 
