@@ -27,9 +27,10 @@ def find(root: Any, path: str) -> Any:
     return functools.reduce(getattr, path.split("."), root)
 
 
-def test_the_page_has_the_six_libraries() -> None:
+def test_the_page_has_the_seven_libraries() -> None:
     libraries = {row.library for row in page()}
-    assert libraries == {"optax", "torch", "timm", "torchvision.transforms.v2", "albumentations", "lightly"}
+    assert libraries == {"optax", "torch", "timm", "torchvision.transforms.v2", "dm-pix", "albumentations",
+                         "lightly"}
     assert len(ROWS) == len(page()) > 100
 
 
