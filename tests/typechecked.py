@@ -35,9 +35,9 @@ ARRAYS = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct | float | in
 CONF = BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({jax.Array: ARRAYS}))
 
 
-NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Int", "Key", "Num", "PyTree", "UInt8")}
-NAMES |= {"Array": jax.Array, "Arrays": jaxtyping.PyTree[ARRAYS], "Flags": jaxtyping.PyTree[bool | np.bool_]}
-NAMES["Json"] = object  # of itself, which beartype cannot follow
+NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Integer", "PyTree", "Shaped")}
+NAMES |= {"Array": jax.Array | np.ndarray, "Arrays": jaxtyping.PyTree[ARRAYS],
+          "Flags": jaxtyping.PyTree[bool | np.bool_], "Json": object}  # Json is of itself, which beartype cannot follow
 """What the library only names for a type checker; at run time it does without jaxtyping."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,14 @@ from gradxform.core import arrays, checks
 from gradxform.core.numbers import scalar, wide_dtype
 from gradxform.core.types import Scalar
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Integer, Shaped
+
 AxisName = str | Sequence[str] | None
 
 
-def masked_mse(predictions: jax.Array, targets: jax.Array, mask: jax.Array, *, axis_name: AxisName = None) -> jax.Array:
+def masked_mse(predictions: Float[Array, "*batch features"], targets: Float[Array, "*batch features"],
+               mask: Shaped[Array, "*batch"], *, axis_name: AxisName = None) -> Float[Array, ""]:
     """The mean squared error over masked positions, as in MAE.
 
     ``sum(mask * mean((predictions - targets)**2, -1)) / sum(mask)`` (He et al., 2022, section 3), accumulated in
@@ -50,7 +54,8 @@ def masked_mse(predictions: jax.Array, targets: jax.Array, mask: jax.Array, *, a
     return _regression(*_pair(predictions, targets, mask), _names(axis_name), _square)
 
 
-def masked_l1(predictions: jax.Array, targets: jax.Array, mask: jax.Array, *, axis_name: AxisName = None) -> jax.Array:
+def masked_l1(predictions: Float[Array, "*batch features"], targets: Float[Array, "*batch features"],
+              mask: Shaped[Array, "*batch"], *, axis_name: AxisName = None) -> Float[Array, ""]:
     """The mean absolute error over masked positions, as in SimMIM.
 
     ``sum(mask * mean(abs(predictions - targets), -1)) / sum(mask)`` (Xie et al., 2022, equation 1), accumulated in
@@ -78,8 +83,9 @@ def masked_l1(predictions: jax.Array, targets: jax.Array, mask: jax.Array, *, ax
     return _regression(*_pair(predictions, targets, mask), _names(axis_name), _absolute)
 
 
-def masked_smooth_l1(predictions: jax.Array, targets: jax.Array, mask: jax.Array, *, beta: Scalar = 1.0,
-                     axis_name: AxisName = None) -> jax.Array:
+def masked_smooth_l1(predictions: Float[Array, "*batch features"], targets: Float[Array, "*batch features"],
+                     mask: Shaped[Array, "*batch"], *, beta: Scalar = 1.0,
+                     axis_name: AxisName = None) -> Float[Array, ""]:
     """The smooth L1 error over masked positions, as in data2vec.
 
     ``d**2 / (2 beta)`` of a difference up to ``beta`` and ``abs(d) - beta / 2`` beyond (Baevski et al., 2022, section
@@ -110,8 +116,9 @@ def masked_smooth_l1(predictions: jax.Array, targets: jax.Array, mask: jax.Array
     return _regression(*_pair(predictions, targets, mask), _names(axis_name), _smooth, scalar(beta))
 
 
-def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, *, label_smoothing: Scalar = 0.0,
-                         axis_name: AxisName = None) -> jax.Array:
+def masked_cross_entropy(logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"],
+                         mask: Shaped[Array, "*batch"], *, label_smoothing: Scalar = 0.0,
+                         axis_name: AxisName = None) -> Float[Array, ""]:
     """The cross entropy over masked positions, as in BERT and BEiT.
 
     ``sum(mask * (logsumexp(logits) - logits[label])) / sum(mask)``, accumulated in float32 at least. Where nothing is

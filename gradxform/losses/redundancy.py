@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,12 @@ from gradxform.core.types import Scalar
 from gradxform.losses import vectors
 from gradxform.losses.contrastive import AxisName
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
-def barlow_twins(z1: jax.Array, z2: jax.Array, *, off_diagonal: Scalar = 5e-3, epsilon: Scalar = 1e-5,
-                 axis_name: AxisName = None) -> jax.Array:
+
+def barlow_twins(z1: Float[Array, "n d"], z2: Float[Array, "n d"], *, off_diagonal: Scalar = 5e-3,
+                 epsilon: Scalar = 1e-5, axis_name: AxisName = None) -> Float[Array, ""]:
     """Barlow Twins: the features of two views correlate with themselves and with no other.
 
     ``sum_i (1 - C_ii)**2 + off_diagonal * sum_{i != j} C_ij**2`` with ``C`` the correlations of the features of the
@@ -53,9 +57,9 @@ def barlow_twins(z1: jax.Array, z2: jax.Array, *, off_diagonal: Scalar = 5e-3, e
     return jnp.sum(jnp.square(1 - diagonal)) + off_diagonal * _off_diagonal(correlations)
 
 
-def vicreg(z1: jax.Array, z2: jax.Array, *, invariance: Scalar = 25.0, variance: Scalar = 25.0,
-           covariance: Scalar = 1.0, target_std: Scalar = 1.0, epsilon: Scalar = 1e-4,
-           axis_name: AxisName = None) -> jax.Array:
+def vicreg(z1: Float[Array, "n *positions d"], z2: Float[Array, "n *positions d"], *,
+           invariance: Scalar = 25.0, variance: Scalar = 25.0, covariance: Scalar = 1.0, target_std: Scalar = 1.0,
+           epsilon: Scalar = 1e-4, axis_name: AxisName = None) -> Float[Array, ""]:
     """VICReg: two views agree, each feature varies, and no two vary together.
 
     ``invariance * mean((z1 - z2)**2) + variance * (v(z1) + v(z2)) / 2 + covariance * (c(z1) + c(z2))`` with ``v`` the
@@ -111,7 +115,7 @@ def vicreg(z1: jax.Array, z2: jax.Array, *, invariance: Scalar = 25.0, variance:
     return loss
 
 
-def _off_diagonal(matrix: jax.Array) -> jax.Array:
+def _off_diagonal(matrix: Float[Array, "d d"]) -> Float[Array, ""]:
     return jnp.sum(jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, jnp.square(matrix)))
 
 
@@ -123,10 +127,10 @@ def _count(z: jax.Array, axis_name: AxisName) -> jax.Array | int:
     return z.shape[0] if axis_name is None else z.shape[0] * lax.axis_size(axis_name)
 
 
-def _mean(z: jax.Array, axis_name: AxisName) -> jax.Array:
+def _mean(z: Float[Array, "n d"], axis_name: AxisName) -> Float[Array, " d"]:
     return _total(jnp.sum(z, axis=0), axis_name) / _count(z, axis_name)
 
 
-def _centered(z: jax.Array, axis_name: AxisName) -> jax.Array:
+def _centered(z: Float[Array, "n d"], axis_name: AxisName) -> Float[Array, "n d"]:
     z = widen(z)
     return z - _mean(z, axis_name)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import jax
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jax import lax
 
 from gradxform.losses import vectors
 from gradxform.losses.contrastive import AxisName
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
-def byol(prediction: jax.Array, target: jax.Array, *, axis_name: AxisName = None, reduction: str = "mean") -> jax.Array:
+
+def byol(prediction: Float[Array, "n d"], target: Float[Array, "n d"], *, axis_name: AxisName = None,
+         reduction: str = "mean") -> Float[Array, "*each"]:
     """BYOL's loss: the squared distance of the directions of a prediction and of the target network's projection.
 
     ``2 - 2 cos(prediction, target)`` with no gradient through the target (Grill and others, 2020, eq. 2). The paper
@@ -39,8 +44,8 @@ def byol(prediction: jax.Array, target: jax.Array, *, axis_name: AxisName = None
     return vectors.reduced(2 - 2 * _cosines(prediction, target), reduction, axis_name)
 
 
-def simsiam(p1: jax.Array, p2: jax.Array, z1: jax.Array, z2: jax.Array, *, axis_name: AxisName = None,
-            reduction: str = "mean") -> jax.Array:
+def simsiam(p1: Float[Array, "n d"], p2: Float[Array, "n d"], z1: Float[Array, "n d"], z2: Float[Array, "n d"], *,
+            axis_name: AxisName = None, reduction: str = "mean") -> Float[Array, "*each"]:
     """SimSiam's loss: each view's prediction points where the other view's projection does.
 
     ``-(cos(p1, z2) + cos(p2, z1)) / 2`` with no gradient through ``z1`` and ``z2`` (Chen and He, 2021, eq. 4).
@@ -73,7 +78,7 @@ def simsiam(p1: jax.Array, p2: jax.Array, z1: jax.Array, z2: jax.Array, *, axis_
     return vectors.reduced(-(_cosines(p1, z2) + _cosines(p2, z1)) / 2, reduction, axis_name)
 
 
-def _cosines(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def _cosines(prediction: Float[Array, "n d"], target: Float[Array, "n d"]) -> Float[Array, " n"]:
     prediction, target = map(vectors.everywhere, (prediction, target))
     fixed = lax.stop_gradient(vectors.directions(target))
     return jnp.sum(vectors.directions(prediction) * fixed, axis=-1)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +29,13 @@ from gradxform.core.types import PyTree
 from gradxform.losses.sums import Bounded, Running, Sums
 from gradxform.losses.walks import Ids, Index, Tiling, Walk, cut, put, repeat
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Integer
 
-def tiled_lse(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: Index, row_ids: Ids,
-              column_ids: Ids) -> tuple[jax.Array, jax.Array]:
+
+def tiled_lse(tiling: Tiling, rows: Float[Array, "r d"], columns: Float[Array, "k d"], scale: Float[Array, ""],
+              first: Size, row_ids: Integer[Array, " r"] | None,
+              column_ids: Integer[Array, " k"] | None) -> tuple[Float[Array, " r"], Float[Array, " k"]]:
     """The log-sum-exps of the rows and of the columns over the pairs that are taken here.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,12 @@ from gradxform.core import arrays, checks
 from gradxform.core.numbers import widen
 from gradxform.core.types import Scalar
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Shaped
 
-def patchify(images: jax.Array, patch: int | tuple[int, int]) -> jax.Array:
+
+def patchify(images: Shaped[Array, "*batch height width channels"],
+             patch: int | tuple[int, int]) -> Shaped[Array, "*batch patches features"]:
     """Cuts images into patches, from left to right and from top to bottom.
 
     A patch is flattened row by row with the channels innermost, as in MAE.
@@ -48,8 +53,8 @@ def patchify(images: jax.Array, patch: int | tuple[int, int]) -> jax.Array:
                      rows * columns * channels)
 
 
-def unpatchify(patches: jax.Array, patch: int | tuple[int, int],
-               grid: int | tuple[int, int] | None = None) -> jax.Array:
+def unpatchify(patches: Shaped[Array, "*batch patches features"], patch: int | tuple[int, int],
+               grid: int | tuple[int, int] | None = None) -> Shaped[Array, "*batch height width channels"]:
     """Puts patches together to images: the inverse of ``patchify``.
 
     Args:
@@ -90,7 +95,8 @@ def unpatchify(patches: jax.Array, patch: int | tuple[int, int],
     return _reshaped(jnp.swapaxes(split, -4, -3), *batch, down * rows, across * columns, channels)
 
 
-def normalize_patches(patches: jax.Array, *, epsilon: Scalar = 1e-6, ddof: int = 1) -> jax.Array:
+def normalize_patches(patches: Float[Array, "*batch features"], *, epsilon: Scalar = 1e-6,
+                      ddof: int = 1) -> Float[Array, "*batch features"]:
     """Normalizes every patch by its own mean and variance: the targets of MAE's ``norm_pix_loss``.
 
     ``(x - mean) / sqrt(var + epsilon)``, computed in float32 at least. MAE's published code takes the unbiased
@@ -116,8 +122,8 @@ def normalize_patches(patches: jax.Array, *, epsilon: Scalar = 1e-6, ddof: int =
     return _normalize_patches(*_statistical(patches, epsilon, ddof))
 
 
-def denormalize_patches(normalized: jax.Array, patches: jax.Array, *, epsilon: Scalar = 1e-6,
-                        ddof: int = 1) -> jax.Array:
+def denormalize_patches(normalized: Float[Array, "*batch features"], patches: Float[Array, "*batch features"], *,
+                        epsilon: Scalar = 1e-6, ddof: int = 1) -> Float[Array, "*batch features"]:
     """Gives normalized patches the mean and variance of others: the way back from ``normalize_patches``.
 
     ``normalized * sqrt(var + epsilon) + mean`` with the statistics of ``patches``, computed in float32 at least. What a

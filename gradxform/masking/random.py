@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gradxform.core import arrays
 from gradxform.core.arrays import one_key
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Integer
 
 
 class RandomMask(NamedTuple):
@@ -59,7 +62,7 @@ def num_kept(length: int, ratio: float) -> int:
 
 
 def random_masking(key: jax.Array, batch: int, length: int, num_keep: int, *,
-                   lengths: jax.Array | None = None) -> RandomMask:
+                   lengths: Integer[Array, " batch"] | None = None) -> RandomMask:
     """Keeps a random subset of the tokens of every example, all subsets equally likely.
 
     He et al., "Masked Autoencoders Are Scalable Vision Learners" (CVPR 2022), section 3: the positions are sorted by
@@ -109,7 +112,8 @@ def _random_masking(key: jax.Array, lengths: jax.Array | None, batch: int, lengt
     return RandomMask(ids[:, :num_keep], ids_restore, mask if lengths is None else mask & within(lengths, length))
 
 
-def shuffled(key: jax.Array, batch: int, length: int, lengths: jax.Array | None = None) -> jax.Array:
+def shuffled(key: jax.Array, batch: int, length: int,
+             lengths: Integer[Array, " batch"] | None = None) -> Integer[Array, "batch length"]:
     """The numbers below ``length`` in a random order for each example, int32 of shape (batch, length).
 
     With ``lengths``, those below that of the example come first, in random order, and behind them the others in theirs.
@@ -122,12 +126,12 @@ def shuffled(key: jax.Array, batch: int, length: int, lengths: jax.Array | None 
     return jnp.argsort(bits, axis=1).astype(jnp.int32)
 
 
-def within(lengths: jax.Array, length: int) -> jax.Array:
+def within(lengths: Integer[Array, " batch"], length: int) -> Bool[Array, "batch length"]:
     """Which of ``length`` places are among the first ``lengths`` of each example: bool of shape (batch, length)."""
     return jnp.arange(length) < lengths[:, None]
 
 
-def sizes(name: str, value: int | jax.Array, batch: int) -> jax.Array:
+def sizes(name: str, value: int | jax.Array, batch: int) -> Integer[Array, " batch"]:
     """A number for each example as an array.
 
     Raises:

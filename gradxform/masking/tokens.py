@@ -36,7 +36,7 @@ class CorruptedTokens(NamedTuple):
 
 
 def mlm_corrupt(
-    key: jax.Array, ids: jax.Array, *, mask_id: int, vocab_size: int, special_ids: Sequence[int] = (),
+    key: jax.Array, ids: jax.Array, *, mask_id: int, vocab_size: int, special_ids: Sequence[int] | np.ndarray = (),
     ratio: Scalar = 0.15, mask_share: Scalar = 0.8, random_share: Scalar = 0.1, attention_mask: jax.Array | None = None,
 ) -> CorruptedTokens:
     """Corrupts token ids for masked language modelling.

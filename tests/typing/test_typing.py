@@ -73,7 +73,7 @@ def test_the_program_runs_and_annotations_are_true() -> None:
 
 def test_an_untrue_annotation_is_found() -> None:
     @typechecked.checked
-    def half(x: Float[jax.Array, "n n"], names: dict[str, int]) -> int:  # noqa: F722
+    def half(x: Float[jax.Array, "n n"], names: dict[str, int]) -> int:
         return x.shape[0] / 2  # type: ignore[return-value]
 
     for args, name in (((jnp.ones((4, 4)), {}), "return"), ((jnp.ones((4, 3)), {}), "x"),
