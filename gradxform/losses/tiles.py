@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def tiled_lse(tiling: Tiling, rows: Float[Array, "r d"], columns: Float[Array, "k d"], scale: Float[Array, ""],
-              first: Size, row_ids: Integer[Array, " r"] | None,
+              first: Index, row_ids: Integer[Array, " r"] | None,
               column_ids: Integer[Array, " k"] | None) -> tuple[Float[Array, " r"], Float[Array, " k"]]:
     """The log-sum-exps of the rows and of the columns over the pairs that are taken here.
 

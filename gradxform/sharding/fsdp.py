@@ -13,9 +13,9 @@ from gradxform.core import checks
 from gradxform.core.selectors import compile_pattern
 from gradxform.core.trees import named_leaves, structure
 from gradxform.core.types import Params, PyTree
-from gradxform.sharding.specs import AnyMesh, Entry, boxed_specs, check_axes, check_spec, entries, names, parts
+from gradxform.sharding.specs import AnyMesh, Entry, Leaf, boxed_specs, check_axes, check_spec, entries, names, parts
 
-Rules: TypeAlias = Sequence[tuple[str, P]]
+Rules: TypeAlias = Sequence[tuple[str, P | tuple[Entry, ...] | None]]
 MIN_SIZE = 2**16
 """Bytes of the least leaf that is divided: what is sent of a smaller one costs more in latency than it saves."""
 
@@ -78,7 +78,7 @@ def widest(shape: tuple[int, ...], own: Sequence[Entry], count: int) -> int | No
     return max(free, key=lambda axis: shape[axis], default=None)
 
 
-def size_of(leaf: jax.Array | jax.ShapeDtypeStruct) -> int:
+def size_of(leaf: Leaf) -> int:
     """Bytes of a whole leaf."""
     return int(leaf.size) * jax.numpy.dtype(leaf.dtype).itemsize if leaf.ndim else 0
 

@@ -8,14 +8,13 @@ import math
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jax.typing import ArrayLike
 
 from gradxform.core import checks
 from gradxform.core.manual import ShardingError
 from gradxform.core.trees import flatten, named_leaves, subtrees
 from gradxform.core.types import PyTree
 from gradxform.sharding.fsdp import widest
-from gradxform.sharding.specs import entries, known_sharding
+from gradxform.sharding.specs import Leaf, entries, known_sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,7 @@ def layout(tree: PyTree, shardings: PyTree | None = None) -> Layout:
                         for (path, leaf), own in zip(named_leaves(tree), given, strict=True)))
 
 
-def _row(path: str, leaf: ArrayLike, sharding: NamedSharding | None) -> Row:
+def _row(path: str, leaf: Leaf, sharding: NamedSharding | None) -> Row:
     shape = tuple(jnp.shape(leaf))
     dtype = jnp.result_type(leaf)
     size = getattr(dtype, "itemsize", 8)

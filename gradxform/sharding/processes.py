@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -90,7 +89,7 @@ def global_batch(local: PyTree, sharding: NamedSharding | None = None) -> PyTree
     """
     leaves, treedef = flatten(local)
     if sharding is None:
-        mesh: Any = mesh_of((), "global_batch")
+        mesh = mesh_of((), "global_batch")
         sharding = NamedSharding(mesh, P(mesh.axis_names[0]))
     counts = {path: np.shape(leaf)[0] if np.ndim(leaf) else None for path, leaf in named_leaves(local)}
     if None in counts.values() or len({*counts.values()}) > 1:

@@ -21,6 +21,8 @@ from gradxform.core.types import PyTree
 
 AnyMesh: TypeAlias = Mesh | AbstractMesh
 Entry: TypeAlias = str | tuple[str, ...] | None
+Leaf: TypeAlias = jax.Array | jax.ShapeDtypeStruct
+"""What has a shape and a dtype, with values or without."""
 AUTO = "(axes of this mesh are Auto)"
 """An axis of length 1 that tells whoever is traced on a mesh taken as Explicit that its types stand for Auto ones."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
@@ -11,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from gradxform.core.trees import flatten, named_leaves
 from gradxform.core.types import AnyTransformation, Params, PyTree, State
-from gradxform.sharding.specs import AUTO, as_explicit, entries, mesh_of, names, shardings_of
+from gradxform.sharding.specs import AUTO, Leaf, as_explicit, entries, mesh_of, names, shardings_of
 
 
 def state_sharding(tx: AnyTransformation, params: Params, shardings: PyTree | None = None) -> PyTree:
@@ -91,7 +89,7 @@ def init(tx: AnyTransformation, params: Params, shardings: PyTree | None = None)
     return jax.jit(start, out_shardings=state_sharding(tx, params, shardings))(arrays, params)
 
 
-def spec_of(typed: Any) -> P:
+def spec_of(typed: Leaf) -> P:
     """How an array or struct on a mesh taken as Explicit lies, without the axis that marks it."""
     sharding = typed.sharding
     if not isinstance(sharding, NamedSharding):

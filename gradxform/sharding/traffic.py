@@ -185,7 +185,7 @@ def _along(mesh: str, axes: str) -> list[tuple[int, ...]]:
     return _rows(np.transpose(devices, (*rest, *chosen)), math.prod(shape[axis] for axis in chosen))
 
 
-def _rows(devices: np.ndarray, size: int) -> list[tuple[int, ...]]:
+def _rows(devices: np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]], size: int) -> list[tuple[int, ...]]:
     return [tuple(map(int, group)) for group in devices.reshape(-1, size).tolist()]
 
 

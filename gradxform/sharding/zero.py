@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -25,6 +25,7 @@ from gradxform.sharding.specs import (
     AUTO,
     AnyMesh,
     Entry,
+    Leaf,
     as_explicit,
     check_axes,
     entries,
@@ -124,7 +125,7 @@ class _Plan(NamedTuple):
         dims = [self._dim(path, leaf, count, mesh) for path, leaf in named_leaves(params)]
         return _Pieces(self.axes, mesh, dims)
 
-    def _dim(self, path: str, leaf: jax.Array, count: int, mesh: AnyMesh) -> int | None:
+    def _dim(self, path: str, leaf: Leaf, count: int, mesh: AnyMesh) -> int | None:
         """The dimension of a leaf that is divided."""
         lies = known_sharding(leaf)
         own = entries(lies.spec if lies is not None else (), leaf.ndim)
@@ -195,7 +196,7 @@ class _Pieces(NamedTuple):
     def _entry(self) -> Entry:
         return self.axes[0] if len(self.axes) == 1 else self.axes
 
-    def _spec(self, x: jax.Array, dim: int | None, rest: object) -> list[object]:
+    def _spec(self, x: Leaf, dim: int | None, rest: Any) -> list[Any]:
         return [self._entry() if axis == dim else rest for axis in range(x.ndim)]
 
     # Under plain jit: arrays are laid out, and the compiler finds what has to be sent.
@@ -246,5 +247,5 @@ def _is_auto(mesh: AnyMesh, axes: tuple[str, ...]) -> bool:
     return any(kinds[name] == AxisType.Auto for name in axes)
 
 
-def _is_float0(x: jax.Array) -> bool:
+def _is_float0(x: Leaf) -> bool:
     return x.dtype == jax.dtypes.float0
