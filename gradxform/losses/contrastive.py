@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from gradxform.core import checks
 from gradxform.core.isolate import isolated
@@ -26,8 +27,10 @@ from gradxform.losses.pairs import AxisName, by_example, everyone, lse_of_rows, 
 from gradxform.losses.sums import SAFE_SCALE
 from gradxform.losses.tiles import tiled_lse
 from gradxform.losses.vectors import Precision
-from gradxform.losses.walks import Tiling
+from gradxform.losses.walks import Ids, Tiling
 
+Pairs: TypeAlias = tuple[jax.Array, jax.Array, Ids]
+"""Vectors, those that each is to find, and their ids."""
 RUN = 16
 """Rows of a register of a TPU in 16 bits, and of two in 32."""
 
@@ -83,7 +86,7 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
     return (first + second) / (2 if reduction == "mean" else 1)
 
 
-def _nt_xent(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
+def _nt_xent(tiling: Tiling, scale: jax.Array, batch: Pairs, axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
     z1, z2, ids = batch
     u1, u2 = _both_directions(z1, z2)
     # Some first views, then the second ones of the same images: what is left out stands on the diagonal. In runs of
@@ -140,7 +143,7 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
                     block=_block(block_size), precision=vectors.precision(precision))
     if negatives is None:
         ids = None if ids is None else vectors.ids("ids", ids, query.shape[0])
-        whole: Any = scale
+        whole: jax.Array | tuple[jax.Array, jax.Array] = scale
     else:
         if ids is not None:
             raise ValueError("ids: expected None beside negatives, which have no ids")
@@ -153,7 +156,8 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
     return vectors.reduced(losses, reduction, axis_name)
 
 
-def _info_nce(tiling: Tiling, whole: Any, batch: Any, axis_name: AxisName) -> jax.Array:
+def _info_nce(tiling: Tiling, whole: jax.Array | tuple[jax.Array, jax.Array], batch: Pairs,
+              axis_name: AxisName) -> jax.Array:
     query, keys, ids = batch
     scale, negatives = whole if isinstance(whole, tuple) else (whole, None)
     q, k = vectors.directions(query), vectors.directions(keys)
@@ -206,7 +210,7 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: ja
     return vectors.reduced(losses, reduction, axis_name)
 
 
-def _clip_loss(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName) -> jax.Array:
+def _clip_loss(tiling: Tiling, scale: jax.Array, batch: Pairs, axis_name: AxisName) -> jax.Array:
     image, text, ids = batch
     u, v = vectors.directions(image), vectors.directions(text)
     positives = scale * jnp.sum(u * v, axis=-1)
@@ -261,7 +265,8 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     return total / jnp.maximum(count, 1)
 
 
-def _sup_con(tiling: Tiling, scale: jax.Array, batch: Any, axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
+def _sup_con(tiling: Tiling, scale: jax.Array, batch: tuple[jax.Array, jax.Array],
+             axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
     z, labels = batch
     u = vectors.directions(z)
     rows, count = vectors.narrowed(u, z.dtype), z.shape[0]
@@ -297,11 +302,11 @@ def _both_directions(z1: jax.Array, z2: jax.Array) -> tuple[jax.Array, jax.Array
     return isolated(lambda *views: tuple(map(vectors.directions, views)), z1, z2)
 
 
-def _scale(temperature: Scalar, dtype: Any) -> tuple[jax.Array, bool]:
+def _scale(temperature: Scalar, dtype: DTypeLike) -> tuple[jax.Array, bool]:
     return _factor(1 / vectors.positive("temperature", temperature), dtype)
 
 
-def _factor(scale: Any, dtype: Any) -> tuple[jax.Array, bool]:
+def _factor(scale: Scalar, dtype: DTypeLike) -> tuple[jax.Array, bool]:
     """The factor of cosines as an array, and whether it is known to be small."""
     return jnp.asarray(scale, wide_dtype(dtype)), isinstance(scale, (int, float)) and scale <= SAFE_SCALE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from gradxform.core.types import Scalar
 from gradxform.losses import vectors
 from gradxform.losses.pairs import AxisName, by_example, everyone, place
 from gradxform.losses.vectors import Precision
-from gradxform.losses.walks import fill
+from gradxform.losses.walks import Ids, fill
 
 BLOCK = 512
 """How many texts are taken at once."""
@@ -67,7 +66,8 @@ def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: S
                            "mean", axis_name)
 
 
-def _siglip(block: int, precision: lax.Precision, numbers: Any, batch: Any, axis_name: AxisName) -> jax.Array:
+def _siglip(block: int, precision: lax.Precision, numbers: tuple[jax.Array, jax.Array],
+            batch: tuple[jax.Array, jax.Array, Ids], axis_name: AxisName) -> jax.Array:
     (scale, bias), (image, text, ids) = numbers, batch
     u, count = vectors.directions(image), image.shape[0]
     texts, all_ids = everyone((vectors.directions(text), ids), axis_name)
@@ -81,11 +81,11 @@ def _siglip(block: int, precision: lax.Precision, numbers: Any, batch: Any, axis
 
     # Nothing of a block is kept for the backward pass but the texts.
     @jax.checkpoint
-    def losses(u: jax.Array, texts: jax.Array, columns: jax.Array, column_ids: Any) -> jax.Array:
+    def losses(u: jax.Array, texts: jax.Array, columns: jax.Array, column_ids: Ids) -> jax.Array:
         logits = jnp.dot(u, texts.T, precision=precision) * scale + bias
         own = rows[:, None] == columns[None]
         kept = columns[None] < total
-        if ids is not None:
+        if ids is not None and column_ids is not None:
             kept &= own | (ids[:, None] != column_ids[None])
         return jnp.sum(jnp.where(kept, jax.nn.softplus(jnp.where(own, -logits, logits)), 0), axis=1)
 

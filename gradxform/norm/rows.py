@@ -8,11 +8,10 @@ bias the sum of ``g``. Without centring the means of x and h fall out.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from gradxform.core.divide import each_its_own, is_local
@@ -32,19 +31,16 @@ def are(x: jax.Array, over: Reduction, *small: jax.Array | None) -> bool:
     return (over.axis_name is None and over.axes == (x.ndim - 1,) and not (len(spec) == x.ndim and spec[-1])
             and all(one is None or one.shape == (1,) * (x.ndim - 1) + x.shape[-1:] for one in small))
 
-Small: TypeAlias = tuple[jax.Array | None, jax.Array | None, jax.Array]
-"""The scale, the bias and epsilon."""
-
 
 def standardize(x: jax.Array, centered: bool, scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar,
                 dtype: DType) -> jax.Array:
     """Rows of ``x`` by their own statistics; see ``normalize``."""
-    def own(small: Small, x: jax.Array) -> jax.Array:
+    def own(small: tuple[jax.Array | None, jax.Array | None, jax.Array], x: jax.Array) -> jax.Array:
         how = How(centered, jnp.dtype(dtype), small[1] is not None)
         return _standardize(how, x, *varying_like(x, small))
 
-    small: Small = (None if scale is None else widen(scale), None if bias is None else widen(bias),
-                    jnp.asarray(epsilon, wide_dtype(x.dtype)))
+    scale, bias = (None if one is None else widen(one) for one in (scale, bias))
+    small = scale, bias, jnp.asarray(epsilon, wide_dtype(x.dtype))
     spec = jax.typeof(x).sharding.spec
     if rows_tpu.fits(x) and len(spec) and spec[0] is not None and all(part is None for part in spec[1:]):
         # A mesh of axes that programs name, and a batch divided over some of them: each device has its own rows.
@@ -63,7 +59,7 @@ class How(NamedTuple):
     """
 
     centered: bool
-    dtype: np.dtype
+    dtype: Any
     biased: bool
 
 
@@ -74,12 +70,14 @@ def affine(centered: jax.Array, factor: jax.Array, scale: jax.Array | None, bias
     return y if bias is None else y + bias
 
 
-Stats: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
+Stats = tuple[jax.Array, jax.Array, jax.Array]
 """The two parts of the mean, and the variance (see ``moments``)."""
-Around: TypeAlias = tuple[jax.Array, Stats, jax.Array | None, jax.Array]
-"""x, its statistics, the scale and epsilon."""
-Gradients: TypeAlias = tuple[jax.Array, jax.Array | None, jax.Array | None]
-"""Those of x, scale and bias."""
+Row = jax.Array | None
+"""A number for each place of a row; None for 1 in a scale, 0 in a bias."""
+Around = tuple[jax.Array, Stats, Row, jax.Array]
+"""The input, its statistics, the scale and epsilon: where derivatives are taken."""
+Pulled = tuple[jax.Array, Row, Row]
+"""The gradients of input, scale and bias."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -105,12 +103,10 @@ def _stats(how: How, x: jax.Array) -> Stats:
 
 def _value(how: How, x: jax.Array, stats: Stats, scale: jax.Array | None, bias: jax.Array | None, epsilon: jax.Array,
            ) -> jax.Array:
-    def portable(x: jax.Array, stats: Stats, scale: jax.Array | None, bias: jax.Array | None,
-                 epsilon: jax.Array) -> jax.Array:
+    def portable(x: jax.Array, stats: Stats, scale: Row, bias: Row, epsilon: jax.Array) -> jax.Array:
         return affine(*_centered(x, stats, epsilon), scale, bias).astype(how.dtype)
 
-    def kernel(x: jax.Array, stats: Stats, scale: jax.Array | None, bias: jax.Array | None,
-               epsilon: jax.Array) -> jax.Array:
+    def kernel(x: jax.Array, stats: Stats, scale: Row, bias: Row, epsilon: jax.Array) -> jax.Array:
         return rows_tpu.normalized(how.centered, how.dtype, x, scale, bias, epsilon)
 
     args = (x, stats, scale, bias, epsilon)
@@ -118,8 +114,7 @@ def _value(how: How, x: jax.Array, stats: Stats, scale: jax.Array | None, bias: 
     return y
 
 
-def _pushed(how: How, around: Around,
-            tangents: tuple[jax.Array, Any, jax.Array | None, jax.Array]) -> jax.Array:
+def _pushed(how: How, around: Around, tangents: Any) -> jax.Array:
     """The tangent of the result."""
     x, stats, scale, epsilon = around
     d_x, d_scale, d_bias, d_epsilon = tangents
@@ -132,11 +127,9 @@ def _pushed(how: How, around: Around,
     return (change if d_bias is None else change + d_bias).astype(how.dtype)
 
 
-def _pulled(how: How, around: Around,
-            gradient: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array | None, jax.Array]:
+def _pulled(how: How, around: Around, gradient: jax.Array) -> tuple[jax.Array, Row, Row, jax.Array]:
     """The gradients of x, scale, bias and epsilon."""
-    def portable(x: jax.Array, stats: Stats, scale: jax.Array | None, epsilon: jax.Array,
-                 gradient: jax.Array) -> Gradients:
+    def portable(x: jax.Array, stats: Stats, scale: Row, epsilon: jax.Array, gradient: jax.Array) -> Pulled:
         lead = tuple(range(x.ndim - 1))
 
         # Made before, or it would be made again for each element of what is isolated.
@@ -145,7 +138,7 @@ def _pulled(how: How, around: Around,
         def hat(x: jax.Array, high: jax.Array, low: jax.Array, factor: jax.Array) -> jax.Array:
             return ((widen(x) - high) - low) * factor
 
-        def h(gradient: jax.Array, scale: jax.Array | None) -> jax.Array:
+        def h(gradient: jax.Array, scale: Row) -> jax.Array:
             return widen(gradient) if scale is None else widen(gradient) * scale
 
         # Each reduction by itself: on CPU they read memory faster than together. Without it an RMSNorm, forward and
@@ -159,8 +152,7 @@ def _pulled(how: How, around: Around,
         d_bias = isolated(lambda g: jnp.sum(widen(g), lead, keepdims=True), gradient) if how.biased else None
         return d_x.astype(x.dtype), d_scale, d_bias
 
-    def kernel(x: jax.Array, stats: Stats, scale: jax.Array | None, epsilon: jax.Array,
-               gradient: jax.Array) -> Gradients:
+    def kernel(x: jax.Array, stats: Stats, scale: Row, epsilon: jax.Array, gradient: jax.Array) -> Pulled:
         d_x, *rows = rows_tpu.pulled_back(how.centered, how.biased, x, scale, epsilon, gradient)
         shape = (1,) * (x.ndim - 1) + x.shape[-1:]
         d_scale, d_bias = (None if row is None else row.reshape(shape) for row in rows)
