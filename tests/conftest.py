@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import harness
 import jax
 import pytest
+from jax._src import compiler
+
+
+def quick_options(options: Callable[..., Any]) -> Callable[..., Any]:
+    """Quick compilations do without XLA's newer way to compile a fusion too, which takes half of their time.
+
+    It has no name among jax's options, and as a flag of XLA's it would hold for all tests of a process.
+    """
+    def made(*args: Any, env_options_overrides: dict[str, Any] | None = None, **others: Any) -> Any:
+        if jax.config.read("jax_disable_most_optimizations"):
+            env_options_overrides = {"xla_cpu_use_fusion_emitters": False} | (env_options_overrides or {})
+        return options(*args, env_options_overrides=env_options_overrides, **others)
+
+    return made
+
+
+if jax.__version_info__ < (0, 11):  # later there is but the newer way
+    compiler.get_compile_options = quick_options(compiler.get_compile_options)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 import gradxform as gx
 
 PATIENCE = 900
 """Seconds to wait for the other worker's run."""
+QUICK = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
+"""As in ``conftest.py``: the older way to compile a fusion, where it is there, takes half of the time."""
 
 
 def eight_devices(factory: pytest.TempPathFactory, program: pathlib.Path) -> str:
@@ -28,7 +31,7 @@ def eight_devices(factory: pytest.TempPathFactory, program: pathlib.Path) -> str
             assert time.monotonic() < deadline, f"{program.name} has not ended in {PATIENCE} seconds"
             time.sleep(0.2)
         return _read(output, program)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
     root = pathlib.Path(gx.__file__).parents[1]
     done = subprocess.run([sys.executable, "-W", "error", str(program)], check=False, capture_output=True, text=True,
                           env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root),
