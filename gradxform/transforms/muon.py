@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from gradxform.core import checks
 from gradxform.core.bricks import Leafwise
@@ -170,7 +171,16 @@ def _divided(x: jax.Array, axis_name: AxisName, axes: list[int]) -> dict[str, in
 def _whole(x: jax.Array, axis_name: AxisName, axes: list[int]) -> jax.Array:
     for name, axis in reversed(_divided(x, axis_name, axes).items()):
         x = lax.all_gather(x, name, axis=axis, tiled=True)
-    return x
+    # On a mesh of Explicit axes the type says how a leaf lies, and a product over a divided axis has no type.
+    spec = _spec(x)
+    whole = [None if axis in axes else part for axis, part in enumerate(spec)]
+    return x if whole == spec else jax.sharding.reshard(x, PartitionSpec(*whole))
+
+
+def _spec(x: jax.Array) -> list[Any]:
+    """The axes of the mesh that divide each axis of an array, by its type."""
+    spec = jax.typeof(x).sharding.spec
+    return [*spec, *[None] * (x.ndim - len(spec))]
 
 
 def _piece(x: jax.Array, like: jax.Array, axis_name: AxisName, axes: list[int]) -> jax.Array:
@@ -178,4 +188,4 @@ def _piece(x: jax.Array, like: jax.Array, axis_name: AxisName, axes: list[int]) 
     for name, axis in _divided(like, axis_name, axes).items():
         size = x.shape[axis] // lax.axis_size(name)
         x = lax.dynamic_slice_in_dim(x, lax.axis_index(name) * size, size, axis)
-    return x
+    return x if _spec(x) == _spec(like) else jax.sharding.reshard(x, PartitionSpec(*_spec(like)))

@@ -67,6 +67,18 @@ def together() -> Iterator[str]:
                     yield f"{name}, check_vma={check_vma}: {a} is not {b}"
 
 
+def of_explicit_type() -> Iterator[str]:
+    """On a mesh of Explicit axes a matrix that is divided by its type gives what the whole gives, and stays divided."""
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:4])
+    params, grads = ({"w": tree["w"]} for tree in (PARAMS, GRADS))
+    whole = two_steps(BRICKS["muon"](None), params, grads)[0]["w"]
+    with jax.set_mesh(mesh):
+        put = lambda tree: {"w": jax.device_put(tree["w"], NamedSharding(mesh, P("x")))}  # noqa: E731
+        moved = jax.jit(lambda p, g: two_steps(BRICKS["muon"](None), p, g))(put(params), put(grads))[0]["w"]
+    if moved.sharding.spec[0] != "x" or not np.allclose(whole, moved, rtol=1e-5, atol=1e-6):
+        yield f"muon, Explicit: {moved} of {moved.sharding} is not {whole}"
+
+
 def refused() -> Iterator[str]:
     """Without it, pieces are refused by the name of the brick, the path and the axis."""
     for name, brick in BRICKS.items():
@@ -171,5 +183,5 @@ def past_the_limit() -> Iterator[str]:
 
 def all_pieces() -> dict[str, list[str]]:
     """What is wrong, by check."""
-    return {f"pieces {check.__name__}": list(check()) for check in (together, refused, by_itself, noise,
-                                                                       one_bad_piece, past_the_limit)}
+    checks = (together, of_explicit_type, refused, by_itself, noise, one_bad_piece, past_the_limit)
+    return {f"pieces {check.__name__}": list(check()) for check in checks}
