@@ -596,6 +596,6 @@ def test_on_a_mesh(sharded: dict[str, Any], mesh: str, check: str) -> None:
 
 
 @pytest.mark.parametrize("check", ["shard_map", "shard_map with a mean", "a sharded population", "pieces together",
-                                   "pieces refused", "pieces by_itself", "pieces noise"])
+                                   "pieces of_explicit_type", "pieces refused", "pieces by_itself", "pieces noise"])
 def test_by_hand_on_a_mesh(sharded: dict[str, Any], check: str) -> None:
     assert sharded[check] == []
