@@ -1,6 +1,6 @@
 """Writes the API reference and the pages of prose as one site.
 
-    pip install -e ".[docs]" && python docs.py
+    pip install -e ".[docs]" && python .ci/docs.py
 
 The pages are those beside the code, the reference is made from the docstrings by pdoc, and the schedules are drawn;
 with ``--pictures`` the gallery of augmentations and the figures are too, which takes minutes. A warning, a public name
@@ -30,7 +30,7 @@ matplotlib.use("Agg")
 
 import gradxform as gx
 
-ROOT = pathlib.Path(__file__).resolve().parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "build" / "docs"
 ROOMS = ("augment", "losses", "masking", "norm", "norm.linen", "norm.nnx", "plot", "precision", "resume", "schedules",
          "sharding", "transfer")
