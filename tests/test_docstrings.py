@@ -88,7 +88,6 @@ def test_the_first_line_says_what_it_is(name: str) -> None:
     assert not rest or rest[0] == ""
 
 
-@pytest.mark.as_in_use
 @pytest.mark.kinds_by("name")
 @pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES, *METHODS])
 def test_the_example_runs(name: str) -> None:

@@ -71,7 +71,6 @@ def batch_norm(
 
     Example:
       >>> import jax.numpy as jnp
-    import numpy as np
       >>> import gradxform as gx
       >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
       >>> y, stats = gx.norm.batch_norm(x, gx.norm.init_batch_stats(2), use_running_average=False, momentum=0.9)
@@ -132,7 +131,6 @@ def batch_renorm(
 
     Example:
       >>> import jax.numpy as jnp
-    import numpy as np
       >>> import gradxform as gx
       >>> stats = gx.norm.BatchStats(mean=jnp.array([2.0]), var=jnp.array([4.0]))
       >>> y, _ = gx.norm.batch_renorm(jnp.array([[1.0], [7.0]]), stats, use_running_average=False)
