@@ -188,7 +188,7 @@ def test_a_crop_keeps_enough_of_a_box() -> None:
     assert 0 < whole < keys
 
 
-@pytest.mark.parametrize("steps", [(A.pad_to(24), A.resize(12)), (A.resize(12), A.random_crop(12, padding=2))],
+@pytest.mark.parametrize("steps", [(A.pad_to(24), A.resize(12)), (A.resize((12, 12)), A.random_crop(12, padding=2))],
                          ids=["padded and resized", "resized and padded"])
 def test_a_border_stays_where_it_was_put(steps: Any) -> None:
     """In a chain as one after the other: white does not darken at a rim that has no frame."""

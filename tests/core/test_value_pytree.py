@@ -95,7 +95,8 @@ def test_arrays_are_numbers() -> None:
     (gx.chain(gx.clip(1.0), gx.chain(gx.scale(0.5), gx.scale(0.25))),
      ["0/max_delta", "1/0/step_size", "1/1/step_size"]),
     (gx.sgd(gx.schedules.warmup(5, gx.schedules.cosine(0.1, 20))),
-     ["learning_rate/init_value", "learning_rate/schedule/end_value", "learning_rate/schedule/init_value"]),
+     ["learning_rate/init_value", "learning_rate/schedule/end_value", "learning_rate/schedule/exponent",
+      "learning_rate/schedule/init_value"]),
     (gx.masked(gx.scale(0.5), gx.ndim_at_least(2)), ["inner/step_size"]),
     (gx.partition({"fast": gx.scale(0.5), "slow": gx.scale(0.25)}, {"x": "fast", "y": "slow"}),
      ["transforms/fast/step_size", "transforms/slow/step_size"]),
@@ -182,11 +183,12 @@ def test_through_jit_as_an_argument(name: str) -> None:
         traces.append(tx)
         return step(tx)
 
-    equal_trees(run(tx), step(tx), 2e-6)
+    rtol = 1e-4 if "muon" in name else 2e-6  # five steps of Newton-Schulz enlarge a rounding up to 485 times
+    equal_trees(run(tx), step(tx), rtol)
     # Every number in it changes, and stays in its range.
     factor = 2.0 if "loss_scale" in name else 0.95  # scales are powers of two
     other = jax.tree.map(lambda x: x * factor, tx)
-    equal_trees(run(other), step(other), 2e-6)
+    equal_trees(run(other), step(other), rtol)
     assert len(traces) == 1
     if jax.tree.leaves(tx):
         assert other != tx

@@ -189,7 +189,9 @@ CASES: dict[str, Case] = {
 }
 
 # What cancels in float32 by its nature: a variance as a difference of averages.
-ROUGH = {"scale_by_stddev": 1e-4, "scale_by_stddev-torch-corrected": 1e-4}
+# Newton-Schulz's steps enlarge what was rounded in a small singular value by up to 3.4445 each: five of them 485 times.
+ROUGH = {"scale_by_stddev": 1e-4, "scale_by_stddev-torch-corrected": 1e-4,
+         "scale_by_muon": 1e-4, "scale_by_muon-torch": 1e-4}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -208,6 +208,7 @@ COUNTING: dict[str, Callable[[], gx.Transformation]] = {
     "scale_by_nadam": lambda: gx.scale_by_nadam(),
     "scale_by_radam": lambda: gx.scale_by_radam(),
     "scale_by_lion": lambda: gx.scale_by_lion(),
+    "scale_by_muon": lambda: gx.scale_by_muon(),
     "scale_by_rms": lambda: gx.scale_by_rms(bias_correction=True),
     "scale_by_stddev": lambda: gx.scale_by_stddev(bias_correction=True),
     "scale_by_factored_rms": lambda: gx.scale_by_factored_rms(min_dim_size_to_factor=2),
