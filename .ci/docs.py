@@ -32,10 +32,26 @@ import gradxform as gx
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "build" / "docs"
-ROOMS = ("augment", "losses", "masking", "norm", "norm.linen", "norm.nnx", "plot", "precision", "resume", "schedules",
-         "sharding", "transfer")
-PICTURES = {"schedules": "schedules.png", "augment": "augmentation_gallery.png", "norm": "normalization.png",
-            "gradxform": "trajectories.png"}
+ROOMS = (
+    "augment",
+    "losses",
+    "masking",
+    "norm",
+    "norm.linen",
+    "norm.nnx",
+    "plot",
+    "precision",
+    "resume",
+    "schedules",
+    "sharding",
+    "transfer",
+)
+PICTURES = {
+    "schedules": "schedules.png",
+    "augment": "augmentation_gallery.png",
+    "norm": "normalization.png",
+    "gradxform": "trajectories.png",
+}
 """What is shown at the top of a room's reference, where it has been drawn."""
 
 NAVIGATION = """
@@ -63,14 +79,18 @@ TEMPLATES = {
     "page.html.jinja2": """
         {% extends "frame.html.jinja2" %}
         {% block title %}{{ title }}{% endblock %}
-        {% block nav %}""" + NAVIGATION + """{% endblock %}
+        {% block nav %}"""
+    + NAVIGATION
+    + """{% endblock %}
         {% block content %}<main class="pdoc"><section class="prose">{{ html | safe }}</section></main>
         {% include "search.html.jinja2" %}{% endblock %}
     """,
     "module.html.jinja2": """
         {% extends "default/module.html.jinja2" %}
         {% set up = "../" * module.modulename.count(".") %}
-        {% block module_list_link %}""" + NAVIGATION + """{% endblock %}
+        {% block module_list_link %}"""
+    + NAVIGATION
+    + """{% endblock %}
         {% block search_box %}{% endblock %}
         {% block nav_submodules %}{% endblock %}
         {% block module_contents %}
@@ -96,9 +116,10 @@ TEMPLATES = {
 
 def sources() -> dict[str, pathlib.Path]:
     """The pages of prose: where each goes in the site, and where it is read."""
-    found = [*sorted(ROOT.glob("*.md"), reverse=True),  # README before CONTRIBUTING and CHANGELOG
-             *(page for room in ("gradxform", "examples", "benchmarks")
-               for page in sorted((ROOT / room).rglob("*.md")))]
+    found = [
+        *sorted(ROOT.glob("*.md"), reverse=True),  # README before CONTRIBUTING and CHANGELOG
+        *(page for room in ("gradxform", "examples", "benchmarks") for page in sorted((ROOT / room).rglob("*.md"))),
+    ]
     return {target(page): page for page in found}
 
 
@@ -139,8 +160,17 @@ def write_pages(pages: dict[str, str], modules: list[str]) -> None:
         html = render_helpers.to_html(rewritten(page.read_text(), page))
         place = OUTPUT / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(template.render(title=pages[path], html=html, up="../" * path.count("/"), pages=pages,
-                                         modules=modules, all_modules={}, root_module_name="gradxform"))
+        place.write_text(
+            template.render(
+                title=pages[path],
+                html=html,
+                up="../" * path.count("/"),
+                pages=pages,
+                modules=modules,
+                all_modules={},
+                root_module_name="gradxform",
+            )
+        )
 
 
 def title(page: pathlib.Path) -> str:
@@ -153,10 +183,20 @@ def draw(everything: bool) -> dict[str, str]:
     folder = OUTPUT / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     s = gx.schedules
-    axes = gx.plot.schedules([
-        s.constant(0.5), s.cosine(1.0, 1000, 0.0), s.linear(1.0, 0.1, 1000), s.polynomial(1.0, 0.0, 1000, 2.0),
-        s.warmup(100, s.cosine(1.0, 900)), s.warmup_stable_decay(1.0, 100, 600, 300), s.one_cycle(1.0, 1000),
-        s.cosine_restarts(1.0, 250), s.inverse_sqrt(1.0, 100)], 1000)
+    axes = gx.plot.schedules(
+        [
+            s.constant(0.5),
+            s.cosine(1.0, 1000, 0.0),
+            s.linear(1.0, 0.1, 1000),
+            s.polynomial(1.0, 0.0, 1000, 2.0),
+            s.warmup(100, s.cosine(1.0, 900)),
+            s.warmup_stable_decay(1.0, 100, 600, 300),
+            s.one_cycle(1.0, 1000),
+            s.cosine_restarts(1.0, 250),
+            s.inverse_sqrt(1.0, 100),
+        ],
+        1000,
+    )
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure = axes.figure
     figure.set_size_inches(9, 4.5)
@@ -176,8 +216,11 @@ def check_names(modules: dict[str, ModuleType]) -> None:
     missing = []
     for name, module in modules.items():
         html = (OUTPUT / f"{name.replace('.', '/')}.html").read_text()
-        missing += [f"{name}.{public}" for public in module.__all__
-                    if not isinstance(getattr(module, public), ModuleType) and f'<section id="{public}">' not in html]
+        missing += [
+            f"{name}.{public}"
+            for public in module.__all__
+            if not isinstance(getattr(module, public), ModuleType) and f'<section id="{public}">' not in html
+        ]
     if missing:
         raise LookupError(f"not in the reference: {', '.join(missing)}")
 
@@ -201,8 +244,14 @@ def main(arguments: list[str] | None = None) -> None:
         path = f"gradxform/{'' if room(module) == 'gradxform' else room(module).partition('.')[0] + '/'}README.html"
         return path if path in pages else None
 
-    render.env.globals.update(pages=pages, modules=names, prose=prose, in_attributes=in_attributes,
-                              docstring_of=docstring_of, picture=lambda module: pictures.get(room(module)))
+    render.env.globals.update(
+        pages=pages,
+        modules=names,
+        prose=prose,
+        in_attributes=in_attributes,
+        docstring_of=docstring_of,
+        picture=lambda module: pictures.get(room(module)),
+    )
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         write_reference(names)
@@ -238,8 +287,11 @@ def as_written(annotation: Any, *where: Any) -> Any:
 
 def in_attributes(item: pdoc.doc.Doc[Any]) -> bool:
     """Whether it is a field, which the docstring of its class describes."""
-    return (isinstance(item, pdoc.doc.Variable) and "." in item.qualname
-            and item.docstring.partition(" for ")[0] in ("", "Alias"))
+    return (
+        isinstance(item, pdoc.doc.Variable)
+        and "." in item.qualname
+        and item.docstring.partition(" for ")[0] in ("", "Alias")
+    )
 
 
 def docstring_of(item: pdoc.doc.Doc[Any]) -> str:

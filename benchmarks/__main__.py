@@ -7,9 +7,16 @@ from types import ModuleType
 
 from benchmarks import accelerator, augment, compiled, contrastive, harness, memory, norms, optimizers, sharding
 
-SUITES: dict[str, ModuleType] = {"optimizers": optimizers, "norms": norms, "contrastive": contrastive,
-                                 "augment": augment, "memory": memory, "sharding": sharding,
-                                 "compiled": compiled, "accelerator": accelerator}
+SUITES: dict[str, ModuleType] = {
+    "optimizers": optimizers,
+    "norms": norms,
+    "contrastive": contrastive,
+    "augment": augment,
+    "memory": memory,
+    "sharding": sharding,
+    "compiled": compiled,
+    "accelerator": accelerator,
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,8 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure against peers, side by side.")
     suites = parser.add_subparsers(dest="suite", required=True, metavar="suite")
     for name, module in SUITES.items():
-        suite = suites.add_parser(name, help=module.HELP, description=module.__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        suite = suites.add_parser(
+            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         if module is not compiled:
             harness.add_arguments(suite)
         module.add_arguments(suite)

@@ -23,8 +23,12 @@ import gradxform as gx
 from benchmarks import harness
 
 HELP = "images a second of augmentations, against dm-pix, augmax, kornia, Pillow and OpenCV"
-VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_ARENA_MAX": "1",
-             "OMP_WAIT_POLICY": "PASSIVE"}
+VARIABLES = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 """As in the suite of norms: no array is faulted in anew, and idle threads of torch sleep."""
 
 OURS, OURS_FLOAT, SWITCH = "gradxform", "gradxform f32", "vmap(switch)"
@@ -51,6 +55,7 @@ def ours(aug: Any, dtype: str = "uint8", batching: str = "auto") -> Maker:
 
 def each(function: Callable[..., Any]) -> Maker:
     """A function of a key and one float image, vmapped."""
+
     def make(images: np.ndarray) -> Run:
         call = jax.jit(lambda key, images: jax.vmap(function)(jax.random.split(key, len(images)), images))
         return _timed_by_jax(call, jnp.asarray(images, jnp.float32) / 255)
@@ -69,6 +74,7 @@ def _timed_by_jax(function: Callable[..., Any], images: jax.Array) -> Run:
 
 def torch_module(make_module: Callable[[Any], Any]) -> Maker:
     """A module of kornia."""
+
     def make(images: np.ndarray) -> Run:
         torch = importlib.import_module("torch")
         module = make_module(importlib.import_module("kornia.augmentation"))
@@ -85,6 +91,7 @@ def torch_module(make_module: Callable[[Any], Any]) -> Maker:
 
 def one_by_one(function: Callable[[Any, Any, np.random.Generator], Any], package: str) -> Maker:
     """A function of Pillow or OpenCV, an image and a generator."""
+
     def make(images: np.ndarray) -> Run:
         if package == "cv2":
             module = importlib.import_module("cv2")
@@ -130,60 +137,85 @@ def _cases(size: int) -> dict[str, dict[str, Maker]]:
         return image.resize((size, size), pil.Image.BILINEAR, box=(x, y, x + w, y + h))
 
     cases = {
-        "flip": both(A.random_flip_left_right()) | {
+        "flip": both(A.random_flip_left_right())
+        | {
             PIX: each(lambda key, x: pix.random_flip_left_right(key, x)),
             AUGMAX: each(lambda key, x: augmax.Chain(augmax.HorizontalFlip())(key, x)),
             KORNIA: torch_module(lambda k: k.RandomHorizontalFlip(0.5)),
             PILLOW: one_by_one(lambda pil, x, rng: x.transpose(pil.Image.FLIP_LEFT_RIGHT), "PIL"),
-            OPENCV: one_by_one(lambda cv2, x, rng: cv2.flip(x, 1), "cv2")},
-        "crop": both(A.random_crop(window)) | {
+            OPENCV: one_by_one(lambda cv2, x, rng: cv2.flip(x, 1), "cv2"),
+        },
+        "crop": both(A.random_crop(window))
+        | {
             PIX: each(lambda key, x: pix.random_crop(key, x, (window, window, 3))),
             AUGMAX: each(lambda key, x: augmax.Chain(augmax.RandomCrop(window, window))(key, x)),
-            KORNIA: torch_module(lambda k: k.RandomCrop((window, window)))},
-        "resized crop": both(A.random_resized_crop(size)) | {
+            KORNIA: torch_module(lambda k: k.RandomCrop((window, window))),
+        },
+        "resized crop": both(A.random_resized_crop(size))
+        | {
             AUGMAX: each(lambda key, x: augmax.Chain(augmax.RandomSizedCrop(size, size))(key, x)),
             KORNIA: torch_module(lambda k: k.RandomResizedCrop((size, size))),
-            PILLOW: one_by_one(pillow_window, "PIL")},
-        "rotation": both(A.random_rotation(30)) | {
+            PILLOW: one_by_one(pillow_window, "PIL"),
+        },
+        "rotation": both(A.random_rotation(30))
+        | {
             PIX: each(lambda key, x: pix.rotate(x, jax.random.uniform(key, minval=-0.5, maxval=0.5), order=1)),
             AUGMAX: each(lambda key, x: augmax.Chain(augmax.Rotate((-30, 30)))(key, x)),
             KORNIA: torch_module(lambda k: k.RandomRotation(30.0, p=1.0)),
             PILLOW: one_by_one(lambda pil, x, rng: x.rotate(rng.uniform(-30, 30), pil.Image.BILINEAR), "PIL"),
-            OPENCV: one_by_one(turned, "cv2")},
-        "elastic": both(A.elastic_deformation(50.0, 5.0)) | {
+            OPENCV: one_by_one(turned, "cv2"),
+        },
+        "elastic": both(A.elastic_deformation(50.0, 5.0))
+        | {
             PIX: each(lambda key, x: pix.elastic_deformation(key, x, 50.0, 5.0)),
             AUGMAX: each(lambda key, x: augmax.Chain(augmax.Warp(strength=5, coarseness=32))(key, x)),
-            KORNIA: torch_module(lambda k: k.RandomElasticTransform((63, 63) if size > 63 else (31, 31), (5.0, 5.0),
-                                                                    p=1.0))},
-        "colour jitter": both(A.color_jitter(0.8, 0.8, 0.8, 0.2)) | {
+            KORNIA: torch_module(
+                lambda k: k.RandomElasticTransform((63, 63) if size > 63 else (31, 31), (5.0, 5.0), p=1.0)
+            ),
+        },
+        "colour jitter": both(A.color_jitter(0.8, 0.8, 0.8, 0.2))
+        | {
             PIX: each(pix_jitter),
-            AUGMAX: each(lambda key, x: augmax.Chain(augmax.ColorJitter(
-                brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2))(key, x)),
-            KORNIA: torch_module(lambda k: k.ColorJitter(0.8, 0.8, 0.8, 0.2, p=1.0))},
-        "grayscale": both(A.random_grayscale(0.5)) | {
+            AUGMAX: each(
+                lambda key, x: augmax.Chain(augmax.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2))(
+                    key, x
+                )
+            ),
+            KORNIA: torch_module(lambda k: k.ColorJitter(0.8, 0.8, 0.8, 0.2, p=1.0)),
+        },
+        "grayscale": both(A.random_grayscale(0.5))
+        | {
             PIX: each(lambda key, x: pix.rgb_to_grayscale(x, keep_dims=True)),
             AUGMAX: each(lambda key, x: augmax.Chain(augmax.RandomGrayscale(0.5))(key, x)),
             KORNIA: torch_module(lambda k: k.RandomGrayscale(p=0.5)),
-            PILLOW: one_by_one(lambda pil, x, rng: x.convert("L").convert("RGB"), "PIL")},
-        "blur": both(A.gaussian_blur((0.1, 2.0), kernel)) | {
+            PILLOW: one_by_one(lambda pil, x, rng: x.convert("L").convert("RGB"), "PIL"),
+        },
+        "blur": both(A.gaussian_blur((0.1, 2.0), kernel))
+        | {
             PIX: each(lambda key, x: pix.gaussian_blur(x, jax.random.uniform(key, minval=0.1, maxval=2.0), kernel)),
             KORNIA: torch_module(lambda k: k.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=1.0)),
-            OPENCV: one_by_one(lambda cv2, x, rng: cv2.GaussianBlur(x, (kernel, kernel), rng.uniform(0.1, 2)), "cv2")},
-        "equalize": both(A.equalize()) | {
+            OPENCV: one_by_one(lambda cv2, x, rng: cv2.GaussianBlur(x, (kernel, kernel), rng.uniform(0.1, 2)), "cv2"),
+        },
+        "equalize": both(A.equalize())
+        | {
             KORNIA: torch_module(lambda k: k.RandomEqualize(p=1.0)),
-            PILLOW: one_by_one(lambda pil, x, rng: pil.ImageOps.equalize(x), "PIL")},
-        "sharpness": both(A.sharpness(1.5)) | {
+            PILLOW: one_by_one(lambda pil, x, rng: pil.ImageOps.equalize(x), "PIL"),
+        },
+        "sharpness": both(A.sharpness(1.5))
+        | {
             KORNIA: torch_module(lambda k: k.RandomSharpness((0.5, 0.5), p=1.0)),
-            PILLOW: one_by_one(lambda pil, x, rng: pil.ImageEnhance.Sharpness(x).enhance(1.5), "PIL")},
-        "RandAugment(2)": both(A.rand_augment(2)) | {
+            PILLOW: one_by_one(lambda pil, x, rng: pil.ImageEnhance.Sharpness(x).enhance(1.5), "PIL"),
+        },
+        "RandAugment(2)": both(A.rand_augment(2))
+        | {
             SWITCH: ours(A.rand_augment(2), batching="vmap"),
             KORNIA: torch_module(lambda k: k.auto.RandAugment(2, 9)),
-            PILLOW: one_by_one(lambda pil, x, rng: _pillow_policy(pil, x, rng, 2), "PIL")},
-        "AugMix(3)": both(A.aug_mix()) | {
-            SWITCH: ours(A.aug_mix(), batching="vmap"),
-            PILLOW: one_by_one(_pillow_aug_mix, "PIL")},
-        "SimCLR views": both(A.simclr_views(size, blur=size > 32)) | {
-            KORNIA: torch_module(lambda k: _kornia_views(k, size, kernel))},
+            PILLOW: one_by_one(lambda pil, x, rng: _pillow_policy(pil, x, rng, 2), "PIL"),
+        },
+        "AugMix(3)": both(A.aug_mix())
+        | {SWITCH: ours(A.aug_mix(), batching="vmap"), PILLOW: one_by_one(_pillow_aug_mix, "PIL")},
+        "SimCLR views": both(A.simclr_views(size, blur=size > 32))
+        | {KORNIA: torch_module(lambda k: _kornia_views(k, size, kernel))},
     }
     missing = {name for name in (PIX, AUGMAX, KORNIA, PILLOW, OPENCV) if _module(_PACKAGES[name]) is None}
     return {case: {name: peer for name, peer in named.items() if name not in missing} for case, named in cases.items()}
@@ -208,12 +240,21 @@ def _pillow_policy(pil: Any, image: Any, rng: np.random.Generator, steps: int, l
         return lambda x: x.transform(size, pil.Image.AFFINE, matrix, pil.Image.NEAREST)
 
     operations: list[Callable[[Any], Any]] = [
-        lambda x: x, affine(1, sign * 0.3 * level, 0, 0, 1, 0), affine(1, 0, 0, sign * 0.3 * level, 1, 0),
-        affine(1, 0, sign * pixels, 0, 1, 0), affine(1, 0, 0, 0, 1, sign * pixels),
-        lambda x: x.rotate(sign * 30 * level), lambda x: pil.ImageOps.posterize(x, 8 - round(4 * level)),
-        lambda x: pil.ImageOps.solarize(x, 255 * (1 - level)), pil.ImageOps.autocontrast, pil.ImageOps.equalize,
-        *(lambda x, kind=kind: getattr(pil.ImageEnhance, kind)(x).enhance(enhance)
-          for kind in ("Brightness", "Color", "Contrast", "Sharpness"))]
+        lambda x: x,
+        affine(1, sign * 0.3 * level, 0, 0, 1, 0),
+        affine(1, 0, 0, sign * 0.3 * level, 1, 0),
+        affine(1, 0, sign * pixels, 0, 1, 0),
+        affine(1, 0, 0, 0, 1, sign * pixels),
+        lambda x: x.rotate(sign * 30 * level),
+        lambda x: pil.ImageOps.posterize(x, 8 - round(4 * level)),
+        lambda x: pil.ImageOps.solarize(x, 255 * (1 - level)),
+        pil.ImageOps.autocontrast,
+        pil.ImageOps.equalize,
+        *(
+            lambda x, kind=kind: getattr(pil.ImageEnhance, kind)(x).enhance(enhance)
+            for kind in ("Brightness", "Color", "Contrast", "Sharpness")
+        ),
+    ]
     for _ in range(steps):
         image = operations[rng.integers(len(operations))](image)
     return image
@@ -228,8 +269,12 @@ def _pillow_aug_mix(pil: Any, image: Any, rng: np.random.Generator) -> Any:
 
 def _kornia_views(kornia: Any, size: int, kernel: int) -> Any:
     torch = importlib.import_module("torch")
-    parts = [kornia.RandomResizedCrop((size, size)), kornia.RandomHorizontalFlip(0.5),
-             kornia.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8), kornia.RandomGrayscale(p=0.2)]
+    parts = [
+        kornia.RandomResizedCrop((size, size)),
+        kornia.RandomHorizontalFlip(0.5),
+        kornia.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+        kornia.RandomGrayscale(p=0.2),
+    ]
     if size > 32:
         parts.append(kornia.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5))
     view = torch.nn.Sequential(*parts)
@@ -255,10 +300,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             jax.clear_caches()
             rates, others = harness.undisturbed(lambda: _measured(named, size, repeats), args.patience)
             tables[f"{name} {size}"] = {"images_per_second": rates, "others_cores": round(others, 2)}
-            rows.append([name, *(f"{rates[peer]:,.0f}" if peer in rates else "-" for peer in _COLUMNS),
-                         f"{others:.1f}"])
-        harness.table(f"images/s, {size} x {size} x 3, batches of {SIZES.get(size, 64)}",
-                      ["", *_COLUMNS, "others' cores"], rows)
+            rows.append(
+                [name, *(f"{rates[peer]:,.0f}" if peer in rates else "-" for peer in _COLUMNS), f"{others:.1f}"]
+            )
+        harness.table(
+            f"images/s, {size} x {size} x 3, batches of {SIZES.get(size, 64)}", ["", *_COLUMNS, "others' cores"], rows
+        )
     return {"tables": tables, "targets": _judge(tables)}
 
 
@@ -280,7 +327,7 @@ def _photographs(size: int, count: int) -> np.ndarray:
     for i in range(count):
         image = images[i % len(images)]
         top, left = (rng.integers(0, n - size + 1) for n in image.shape[:2])
-        windows.append(image[top:top + size, left:left + size])
+        windows.append(image[top : top + size, left : left + size])
     return np.stack(windows)
 
 

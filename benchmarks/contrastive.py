@@ -58,11 +58,18 @@ class Case:
         return 16.0 * self.pairs**2 * self.features
 
 
-CPU_CASES = (*(Case(pairs) for pairs in (256, 512, 1000, 1024, 2048, 4096, 8192, 16384)),
-             Case(2048, 0.05), Case(2048, 0.01), Case(2048, dtype="bfloat16"))
+CPU_CASES = (
+    *(Case(pairs) for pairs in (256, 512, 1000, 1024, 2048, 4096, 8192, 16384)),
+    Case(2048, 0.05),
+    Case(2048, 0.01),
+    Case(2048, dtype="bfloat16"),
+)
 QUICK_CASES = (Case(256), Case(1000), Case(4096), Case(1024, 0.01))
-GPU_CASES = tuple(Case(pairs, dtype="bfloat16", features=features)
-                  for features in (128, 256, 768) for pairs in (4096, 16384, 65536, 262144, 1048576))
+GPU_CASES = tuple(
+    Case(pairs, dtype="bfloat16", features=features)
+    for features in (128, 256, 768)
+    for pairs in (4096, 16384, 65536, 262144, 1048576)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +107,23 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """This result as JSON."""
-        by_peer = {peer: {**sample.record(), "to_ours": self.to_ours.get(peer),
-                          "times_limit": sample.median / self.limit_s, "temp_bytes": self.temp.get(peer),
-                          "apart": self.apart.get(peer)} for peer, sample in self.samples.items()}
-        return {**dataclasses.asdict(self.case), "limit_s": self.limit_s, "peers": by_peer, "skipped": self.skipped,
-                "others_cores": round(self.others, 2)}
+        by_peer = {
+            peer: {
+                **sample.record(),
+                "to_ours": self.to_ours.get(peer),
+                "times_limit": sample.median / self.limit_s,
+                "temp_bytes": self.temp.get(peer),
+                "apart": self.apart.get(peer),
+            }
+            for peer, sample in self.samples.items()
+        }
+        return {
+            **dataclasses.asdict(self.case),
+            "limit_s": self.limit_s,
+            "peers": by_peer,
+            "skipped": self.skipped,
+            "others_cores": round(self.others, 2),
+        }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,18 +141,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         print("SKIPPED: torch is not installed")
     cases = (QUICK_CASES if args.quick else CPU_CASES) if on_cpu else GPU_CASES[::4] if args.quick else GPU_CASES
     cases = tuple(case for case in cases if args.pairs is None or case.pairs in args.pairs)
-    rates = {dtype: harness.undisturbed(functools.partial(matmul_rate, dtype), args.patience)[0]
-             for dtype in sorted({case.dtype for case in cases})}
+    rates = {
+        dtype: harness.undisturbed(functools.partial(matmul_rate, dtype), args.patience)[0]
+        for dtype in sorted({case.dtype for case in cases})
+    }
     for dtype, rate in rates.items():
         print(f"matmul, {dtype}: {rate / 1e9:,.0f} GFLOP/s")
     results = []
     for case in cases:
         results.append(_measure(case, rates[case.dtype], torch, on_cpu, args))
         _print(results[-1])
-    return {"settings": {"repeats": args.repeats or _rounds(args), "quick": args.quick,
-                         "torch_threads": None if torch is None else torch.get_num_threads()},
-            "matmul_flops_per_s": rates, "results": [result.record() for result in results],
-            "targets": _judge(results) if on_cpu else []}
+    return {
+        "settings": {
+            "repeats": args.repeats or _rounds(args),
+            "quick": args.quick,
+            "torch_threads": None if torch is None else torch.get_num_threads(),
+        },
+        "matmul_flops_per_s": rates,
+        "results": [result.record() for result in results],
+        "targets": _judge(results) if on_cpu else [],
+    }
 
 
 def matmul_rate(dtype: str) -> float:
@@ -147,6 +174,7 @@ def matmul_rate(dtype: str) -> float:
 
 def _timed_call(call: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], None]:
     """A call to time: done when its results are there."""
+
     def step() -> None:
         jax.block_until_ready(call(*args))
 
@@ -165,8 +193,10 @@ def dense(z1: jax.Array, z2: jax.Array, temperature: float) -> jax.Array:
 
 
 def _measure(case: Case, rate: float, torch: Any, on_cpu: bool, args: argparse.Namespace) -> Result:
-    z1, z2 = (jnp.asarray(z, case.dtype) for z in
-              np.random.default_rng(0).standard_normal((2, case.pairs, case.features), np.float32))
+    z1, z2 = (
+        jnp.asarray(z, case.dtype)
+        for z in np.random.default_rng(0).standard_normal((2, case.pairs, case.features), np.float32)
+    )
     running: dict[str, Peer] = {}
     skipped: dict[str, str] = {}
     running[OURS] = _jax_peer(lambda a, b: gx.losses.nt_xent(a, b, case.temperature), z1, z2)
@@ -183,8 +213,9 @@ def _measure(case: Case, rate: float, torch: Any, on_cpu: bool, args: argparse.N
             skipped[TORCH] = f"needs about {4 * matrix / 2**30:.1f} GiB, over half of what is free"
         elif torch is not None:
             running[TORCH] = _torch_peer(torch, case, z1, z2)
-    apart = {name: _apart(peer.gradients(), running[OURS].gradients())
-             for name, peer in running.items() if name != OURS}
+    apart = {
+        name: _apart(peer.gradients(), running[OURS].gradients()) for name, peer in running.items() if name != OURS
+    }
     steps = {name: peer.step for name, peer in running.items()}
     once = sum(sample.median for sample in harness.in_turns(steps, 1, 1).values())
     repeats = args.repeats or max(3, min(_rounds(args), int((4 if args.quick else SECONDS) / once)))
@@ -204,8 +235,10 @@ def _measure(case: Case, rate: float, torch: Any, on_cpu: bool, args: argparse.N
             temp[OPTAX] = peer.temp_bytes or 0
     for name, difference in apart.items():
         if not difference < SAME_WORK[case.dtype]:
-            print(f"WARNING: {case}: the gradients of {name} differ from ours by {difference:.1e}; "
-                  "the two did not do the same work")
+            print(
+                f"WARNING: {case}: the gradients of {name} differ from ours by {difference:.1e}; "
+                "the two did not do the same work"
+            )
     return Result(case, case.flops / rate, samples, to_ours, temp, apart, skipped, others)
 
 
@@ -221,14 +254,18 @@ def _free_bytes() -> float:
 
 def _jax_peer(loss: Callable[..., jax.Array], z1: jax.Array, z2: jax.Array) -> Peer:
     call = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(z1, z2).compile()
-    return Peer(_timed_call(call, (z1, z2)), lambda: [np.asarray(g, np.float32) for g in call(z1, z2)[1]],
-                int(call.memory_analysis().temp_size_in_bytes))
+    return Peer(
+        _timed_call(call, (z1, z2)),
+        lambda: [np.asarray(g, np.float32) for g in call(z1, z2)[1]],
+        int(call.memory_analysis().temp_size_in_bytes),
+    )
 
 
 def _optax_peer(case: Case, z1: jax.Array, z2: jax.Array) -> Peer:
     labels = jnp.tile(jnp.arange(case.pairs), 2)
-    return _jax_peer(lambda a, b: jnp.mean(optax.losses.ntxent(jnp.concatenate([a, b]), labels, case.temperature)),
-                     z1, z2)
+    return _jax_peer(
+        lambda a, b: jnp.mean(optax.losses.ntxent(jnp.concatenate([a, b]), labels, case.temperature)), z1, z2
+    )
 
 
 def _torch_peer(torch: Any, case: Case, z1: jax.Array, z2: jax.Array) -> Peer:
@@ -252,10 +289,19 @@ def _apart(gradients: list[np.ndarray], ours: list[np.ndarray]) -> float:
 
 
 def _print(result: Result) -> None:
-    rows = [[name, f"{1e3 * sample.median:.2f}", f"{sample.spread:.0%}", str(len(sample.seconds)),
-             f"{result.to_ours[name]:.2f}", f"{sample.median / result.limit_s:.2f}",
-             f"{result.temp[name] / 2**20:.1f}" if name in result.temp else "-",
-             f"{result.apart[name]:.0e}" if name in result.apart else "-"] for name, sample in result.samples.items()]
+    rows = [
+        [
+            name,
+            f"{1e3 * sample.median:.2f}",
+            f"{sample.spread:.0%}",
+            str(len(sample.seconds)),
+            f"{result.to_ours[name]:.2f}",
+            f"{sample.median / result.limit_s:.2f}",
+            f"{result.temp[name] / 2**20:.1f}" if name in result.temp else "-",
+            f"{result.apart[name]:.0e}" if name in result.apart else "-",
+        ]
+        for name, sample in result.samples.items()
+    ]
     harness.table(str(result.case), ("peer", "ms", "spread", "n", "to ours", "x limit", "temp MiB", "apart"), rows)
     for name, reason in result.skipped.items():
         print(f"SKIPPED: {name}: {reason}")
@@ -274,10 +320,20 @@ def _judge(results: list[Result]) -> list[dict[str, Any]]:
             ratio = result.temp[OURS] / result.temp[peer] if memory else 1 / result.to_ours[peer]
             others = 0.0 if memory else result.others
         verdict = harness.verdict(ratio, limit, others)
-        print(f"  {name}, {case}: at most {limit:g} of {peer}{'' if ratio is None else f', measured {ratio:.3f}'}: "
-              f"{verdict}")
-        judged.append({"figure": name, **dataclasses.asdict(case), "peer": peer, "limit": limit, "measured": ratio,
-                       "verdict": verdict})
+        print(
+            f"  {name}, {case}: at most {limit:g} of {peer}{'' if ratio is None else f', measured {ratio:.3f}'}: "
+            f"{verdict}"
+        )
+        judged.append(
+            {
+                "figure": name,
+                **dataclasses.asdict(case),
+                "peer": peer,
+                "limit": limit,
+                "measured": ratio,
+                "verdict": verdict,
+            }
+        )
 
     print("\ntargets on CPU (gradxform over a peer)")
     judge("time", Case(4096), DENSE, SPEED)

@@ -24,8 +24,16 @@ import numpy as np
 RESULTS = pathlib.Path(__file__).parent / "results"
 Result = TypeVar("Result")
 PACKAGES = ("gradxform", "jax", "jaxlib", "flax", "optax", "torch", "numpy")
-VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "GLIBC_TUNABLES", "MALLOC_MMAP_MAX_",
-             "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "LD_PRELOAD")
+VARIABLES = (
+    "XLA_FLAGS",
+    "JAX_PLATFORMS",
+    "OMP_NUM_THREADS",
+    "GLIBC_TUNABLES",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_ARENA_MAX",
+    "LD_PRELOAD",
+)
 QUIET = 0.15
 """The work of other processes, in cores, up to which the machine counts as quiet."""
 
@@ -59,10 +67,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every suite has."""
     parser.add_argument("--quick", action="store_true", help="few repeats; written only where --output says")
     parser.add_argument("--repeats", type=int, default=None, help="timed rounds a case (default 40; 10 with --quick)")
-    parser.add_argument("--patience", type=float, default=0, metavar="SECONDS",
-                        help="how long each measurement may wait, or be repeated, until no other process disturbs it")
-    parser.add_argument("--output", type=pathlib.Path, default=None,
-                        help="the JSON file (default benchmarks/results/<suite>-<device>.json)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="how long each measurement may wait, or be repeated, until no other process disturbs it",
+    )
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=None,
+        help="the JSON file (default benchmarks/results/<suite>-<device>.json)",
+    )
 
 
 def prepare() -> None:
@@ -77,8 +94,9 @@ def start_with(variables: Mapping[str, str]) -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **missing})
 
 
-def in_turns(steps: Mapping[str, Callable[[], None]], repeats: int, warmup: int = 3,
-             turn: float = 0.0) -> dict[str, Sample]:
+def in_turns(
+    steps: Mapping[str, Callable[[], None]], repeats: int, warmup: int = 3, turn: float = 0.0
+) -> dict[str, Sample]:
     """Times steps in turns.
 
     Args:
@@ -124,12 +142,19 @@ class Build:
 
     def record(self) -> dict[str, Any]:
         """This build as JSON."""
-        return {"trace": self.trace.record(), "lower": self.lower.record(), "compile": self.compile.record(),
-                "trace_and_lower_s": self.front.median, "temp_bytes": self.temp_bytes, "fusions": self.fusions}
+        return {
+            "trace": self.trace.record(),
+            "lower": self.lower.record(),
+            "compile": self.compile.record(),
+            "trace_and_lower_s": self.front.median,
+            "temp_bytes": self.temp_bytes,
+            "fusions": self.fusions,
+        }
 
 
-def build_in_turns(functions: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], repeats: int,
-                   donate: tuple[int, ...] = (0, 1)) -> dict[str, Build]:
+def build_in_turns(
+    functions: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], repeats: int, donate: tuple[int, ...] = (0, 1)
+) -> dict[str, Build]:
     """Builds functions in turns, each time from nothing.
 
     Args:
@@ -158,8 +183,13 @@ def build_in_turns(functions: Mapping[str, tuple[Callable[..., Any], tuple[Any, 
     builds = {}
     for name, program in compiled.items():
         trace, lower, compilation = (Sample(part) for part in zip(*seconds[name], strict=True))
-        builds[name] = Build(trace, lower, compilation, int(program.memory_analysis().temp_size_in_bytes),
-                             program.as_text().count(" fusion("))
+        builds[name] = Build(
+            trace,
+            lower,
+            compilation,
+            int(program.memory_analysis().temp_size_in_bytes),
+            program.as_text().count(" fusion("),
+        )
     return builds
 
 
@@ -172,6 +202,7 @@ def streaming_bandwidth(elements: int = 1 << 25) -> float:
     Args:
       elements: float32 numbers an array, more than a cache holds.
     """
+
     def stream(function: Callable[..., Any], reads: int, writes: int) -> float:
         call = jax.jit(function, donate_argnums=(0,) if writes else ())
         arrays = [jnp.full((elements,), 1.0 + i, jnp.float32) for i in range(reads)]
@@ -183,9 +214,11 @@ def streaming_bandwidth(elements: int = 1 << 25) -> float:
 
         return 4 * elements * (reads + writes) / in_turns({"stream": step}, 10)["stream"].median
 
-    return max(stream(lambda x: jnp.sum(x.reshape(-1, 1024), axis=1), 1, 0),
-               stream(lambda x, y: x + 0.25 * (y - x), 2, 1),
-               stream(lambda x: x * 0.5, 1, 1))
+    return max(
+        stream(lambda x: jnp.sum(x.reshape(-1, 1024), axis=1), 1, 0),
+        stream(lambda x, y: x + 0.25 * (y - x), 2, 1),
+        stream(lambda x: x * 0.5, 1, 1),
+    )
 
 
 def cores() -> int:
@@ -226,8 +259,12 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     print(f"\n{title}")
     for row in (header, ["-" * width for width in widths], *rows):
-        print("  ".join(cell.rjust(width) if i else cell.ljust(width)
-                        for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip())
+        print(
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+        )
 
 
 def write(args: argparse.Namespace, record: Mapping[str, Any]) -> None:
@@ -257,6 +294,7 @@ def version(name: str) -> str | None:
     """Of a package; None where it is not installed."""
     if name == "gradxform":
         import gradxform
+
         return getattr(gradxform, "__version__", "unreleased")
     try:
         return importlib.metadata.version(name)

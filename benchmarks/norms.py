@@ -24,8 +24,12 @@ from benchmarks import harness, peers
 from benchmarks.harness import Sample
 
 HELP = "forward and backward passes of four norms, against flax.linen, flax.nnx and torch"
-VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_ARENA_MAX": "1",
-             "OMP_WAIT_POLICY": "PASSIVE"}
+VARIABLES = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 """Nothing can be donated to a pass that keeps its input: memory once got stays, or each array is faulted in anew. The
 threads of torch sleep when they have nothing to do, instead of taking the cores from the peer whose turn it is."""
 
@@ -79,33 +83,48 @@ def _in_dtype_of(x: Any, params: Arrays) -> list[Any]:
 
 
 def _torch_batch(torch: Any, x: Any, params: Arrays, stats: Arrays) -> Any:
-    return torch.nn.functional.batch_norm(x, stats["mean"], stats["var"], params["scale"], params["bias"],
-                                          training=True, momentum=0.01, eps=1e-5)
+    return torch.nn.functional.batch_norm(
+        x, stats["mean"], stats["var"], params["scale"], params["bias"], training=True, momentum=0.01, eps=1e-5
+    )
 
 
 CASES: dict[str, Case] = {
     "LayerNorm": Case(
-        (8192, 1024), ("scale", "bias"), False,
+        (8192, 1024),
+        ("scale", "bias"),
+        False,
         lambda x, params, stats: (gx.norm.layer_norm(x, **params, dtype=x.dtype), stats),
         lambda dtype: linen.LayerNorm(dtype=dtype),
         lambda dtype: nnx.LayerNorm(1024, dtype=dtype, rngs=nnx.Rngs(0)),
-        lambda torch, x, params, _: torch.nn.functional.layer_norm(x, x.shape[1:], *_in_dtype_of(x, params), 1e-6)),
+        lambda torch, x, params, _: torch.nn.functional.layer_norm(x, x.shape[1:], *_in_dtype_of(x, params), 1e-6),
+    ),
     "RMSNorm": Case(
-        (8192, 1024), ("scale",), False,
+        (8192, 1024),
+        ("scale",),
+        False,
         lambda x, params, stats: (gx.norm.rms_norm(x, **params, dtype=x.dtype), stats),
         lambda dtype: linen.RMSNorm(dtype=dtype),
         lambda dtype: nnx.RMSNorm(1024, dtype=dtype, rngs=nnx.Rngs(0)),
-        lambda torch, x, params, _: torch.nn.functional.rms_norm(x, x.shape[1:], *_in_dtype_of(x, params), 1e-6)),
+        lambda torch, x, params, _: torch.nn.functional.rms_norm(x, x.shape[1:], *_in_dtype_of(x, params), 1e-6),
+    ),
     "BatchNorm": Case(
-        (64, 56, 56, 64), ("scale", "bias"), True, _our_batch,
+        (64, 56, 56, 64),
+        ("scale", "bias"),
+        True,
+        _our_batch,
         lambda dtype: linen.BatchNorm(use_running_average=False, dtype=dtype),
-        lambda dtype: nnx.BatchNorm(64, use_running_average=False, dtype=dtype, rngs=nnx.Rngs(0)), _torch_batch),
+        lambda dtype: nnx.BatchNorm(64, use_running_average=False, dtype=dtype, rngs=nnx.Rngs(0)),
+        _torch_batch,
+    ),
     "GroupNorm": Case(
-        (32, 28, 28, 128), ("scale", "bias"), False,
+        (32, 28, 28, 128),
+        ("scale", "bias"),
+        False,
         lambda x, params, stats: (gx.norm.group_norm(x, **params, num_groups=32, dtype=x.dtype), stats),
         lambda dtype: linen.GroupNorm(num_groups=32, dtype=dtype),
         lambda dtype: nnx.GroupNorm(128, num_groups=32, dtype=dtype, rngs=nnx.Rngs(0)),
-        lambda torch, x, params, _: torch.nn.functional.group_norm(x, 32, *_in_dtype_of(x, params), 1e-6)),
+        lambda torch, x, params, _: torch.nn.functional.group_norm(x, 32, *_in_dtype_of(x, params), 1e-6),
+    ),
 }
 
 
@@ -171,12 +190,25 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """This result as JSON."""
-        by_peer = {peer: {**sample.record(), "to_linen": sample.ratio(self.samples[LINEN]),
-                          "times_limit": sample.median / self.limit_s, "temp_over_x": self.temp.get(peer),
-                          "residual_over_x": self.residual.get(peer), "apart": self.apart.get(peer)}
-                   for peer, sample in self.samples.items()}
-        return {"case": self.case, "dtype": self.dtype, "figure": self.figure, "limit_s": self.limit_s,
-                "peers": by_peer, "others_cores": round(self.others, 2)}
+        by_peer = {
+            peer: {
+                **sample.record(),
+                "to_linen": sample.ratio(self.samples[LINEN]),
+                "times_limit": sample.median / self.limit_s,
+                "temp_over_x": self.temp.get(peer),
+                "residual_over_x": self.residual.get(peer),
+                "apart": self.apart.get(peer),
+            }
+            for peer, sample in self.samples.items()
+        }
+        return {
+            "case": self.case,
+            "dtype": self.dtype,
+            "figure": self.figure,
+            "limit_s": self.limit_s,
+            "peers": by_peer,
+            "others_cores": round(self.others, 2),
+        }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,40 +230,65 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     print(f"streaming bandwidth: {bandwidth / 1e9:.1f} GB/s")
     results: list[Result] = []
     for name in args.cases:
-        own = [result for dtype in args.dtypes
-               for result in _measure(name, dtype, bandwidth, torch, device, repeats, args.patience)]
+        own = [
+            result
+            for dtype in args.dtypes
+            for result in _measure(name, dtype, bandwidth, torch, device, repeats, args.patience)
+        ]
         _print(f"{name} {CASES[name].shape}", own)
         results += own
-    return {"settings": {"repeats": repeats, "shapes": {name: CASES[name].shape for name in args.cases},
-                         "torch_threads": None if device is None else torch.get_num_threads()},
-            "bandwidth_bytes_per_s": bandwidth, "results": [result.record() for result in results],
-            "targets": _judge(results)}
+    return {
+        "settings": {
+            "repeats": repeats,
+            "shapes": {name: CASES[name].shape for name in args.cases},
+            "torch_threads": None if device is None else torch.get_num_threads(),
+        },
+        "bandwidth_bytes_per_s": bandwidth,
+        "results": [result.record() for result in results],
+        "targets": _judge(results),
+    }
 
 
-def _measure(name: str, dtype: str, bandwidth: float, torch: Any, device: str | None, repeats: int,
-             patience: float) -> list[Result]:
+def _measure(
+    name: str, dtype: str, bandwidth: float, torch: Any, device: str | None, repeats: int, patience: float
+) -> list[Result]:
     case, rng = CASES[name], np.random.default_rng(0)
     features = case.shape[-1]
     x, gradient = (jnp.asarray(rng.standard_normal(case.shape, np.float32) + shift, dtype) for shift in (0.5, 0.0))
     params = {key: jnp.asarray(rng.uniform(0.5, 1.5, features), jnp.float32) for key in case.params}
     stats = {"mean": jnp.zeros(features), "var": jnp.ones(features)} if case.running else {}
-    running = {peer: _jax_peer(call, x, params, stats, gradient) for peer, call in
-               ((OURS, case.ours), (LINEN, _linen(case.linen(x.dtype))), (NNX, _nnx(case.nnx(x.dtype))))}
+    running = {
+        peer: _jax_peer(call, x, params, stats, gradient)
+        for peer, call in ((OURS, case.ours), (LINEN, _linen(case.linen(x.dtype))), (NNX, _nnx(case.nnx(x.dtype))))
+    }
     if device is not None:
         running[TORCH] = _torch_peer(torch, device, case, x, params, stats, gradient)
     apart = {peer: _apart(value.outputs, running[OURS].outputs) for peer, value in running.items() if peer != OURS}
     for peer, difference in apart.items():
         if not difference < (TORCH_BFLOAT16 if (peer, dtype) == (TORCH, "bfloat16") else SAME_WORK[dtype]):
-            print(f"WARNING: {name}, {dtype}: the results of {peer} differ from ours by {difference:.1e}; "
-                  "the two did not do the same work")
+            print(
+                f"WARNING: {name}, {dtype}: the results of {peer} differ from ours by {difference:.1e}; "
+                "the two did not do the same work"
+            )
     results = []
     for figure, arrays in ARRAYS.items():
         steps = {peer: value.steps[figure] for peer, value in running.items()}
         samples, others = harness.undisturbed(lambda: harness.in_turns(steps, repeats, 5), patience)
         temp = {peer: value.temp[figure] for peer, value in running.items() if value.temp}
         kept = {peer: value.residual for peer, value in running.items() if value.residual is not None}
-        results.append(Result(name, dtype, figure, arrays * x.nbytes / bandwidth, samples, temp,
-                              kept if figure == BOTH else {}, apart, others))
+        results.append(
+            Result(
+                name,
+                dtype,
+                figure,
+                arrays * x.nbytes / bandwidth,
+                samples,
+                temp,
+                kept if figure == BOTH else {},
+                apart,
+                others,
+            )
+        )
     return results
 
 
@@ -247,8 +304,11 @@ def _nnx(module: Any) -> Call:
     graph = nnx.split(module, nnx.Param, nnx.BatchStat)[0]
 
     def call(x: jax.Array, params: Arrays, stats: Arrays) -> tuple[jax.Array, Arrays]:
-        merged = nnx.merge(graph, nnx.State({key: nnx.Param(value) for key, value in params.items()}),
-                           nnx.State({key: nnx.BatchStat(value) for key, value in stats.items()}))
+        merged = nnx.merge(
+            graph,
+            nnx.State({key: nnx.Param(value) for key, value in params.items()}),
+            nnx.State({key: nnx.BatchStat(value) for key, value in stats.items()}),
+        )
         y = merged(x)
         return y, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
 
@@ -261,7 +321,9 @@ def _jax_peer(call: Call, x: jax.Array, params: Arrays, stats: Arrays, gradient:
         return y, new, *pull(gradient)
 
     passes: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        FORWARD: (jax.jit(call), (x, params, stats)), BOTH: (jax.jit(both), (x, params, stats, gradient))}
+        FORWARD: (jax.jit(call), (x, params, stats)),
+        BOTH: (jax.jit(both), (x, params, stats, gradient)),
+    }
     temp = {figure: _temp_bytes(function, args) / x.nbytes for figure, (function, args) in passes.items()}
 
     def step(figure: str) -> Callable[[], None]:
@@ -270,9 +332,12 @@ def _jax_peer(call: Call, x: jax.Array, params: Arrays, stats: Arrays, gradient:
 
     y, new, dx, d_params = passes[BOTH][0](x, params, stats, gradient)
     outputs = {"y": y, "dx": dx, **new, **{f"d_{key}": value for key, value in d_params.items()}}
-    return Peer({figure: step(figure) for figure in passes},
-                {key: np.asarray(value, np.float64) for key, value in outputs.items()}, temp,
-                _residual_bytes(call, x, params, stats) / x.nbytes)
+    return Peer(
+        {figure: step(figure) for figure in passes},
+        {key: np.asarray(value, np.float64) for key, value in outputs.items()},
+        temp,
+        _residual_bytes(call, x, params, stats) / x.nbytes,
+    )
 
 
 def _temp_bytes(function: Any, args: tuple[Any, ...]) -> int:
@@ -282,6 +347,7 @@ def _temp_bytes(function: Any, args: tuple[Any, ...]) -> int:
 
 def _residual_bytes(call: Call, x: jax.Array, params: Arrays, stats: Arrays) -> int:
     """The bytes of what the backward pass is given; an array that it is given twice counts once."""
+
     def kept(x: jax.Array, params: Arrays) -> Any:
         return jax.vjp(lambda x, params: call(x, params, stats), x, params, has_aux=True)[1]
 
@@ -289,8 +355,9 @@ def _residual_bytes(call: Call, x: jax.Array, params: Arrays, stats: Arrays) -> 
     return sum(aval.size * aval.dtype.itemsize for aval in variables.values())
 
 
-def _torch_peer(torch: Any, device: str, case: Case, x: jax.Array, params: Arrays, stats: Arrays,
-                gradient: jax.Array) -> Peer:
+def _torch_peer(
+    torch: Any, device: str, case: Case, x: jax.Array, params: Arrays, stats: Arrays, gradient: jax.Array
+) -> Peer:
     dtype = getattr(torch, str(x.dtype))
     features_last, features_second = (0, *range(2, x.ndim), 1), (0, x.ndim - 1, *range(1, x.ndim - 1))
 
@@ -326,8 +393,9 @@ def _torch_peer(torch: Any, device: str, case: Case, x: jax.Array, params: Array
 
     y, dx, *d_params = both()
     outputs = {"y": y, "dx": dx, **running, **{f"d_{key}": d for key, d in zip(weights, d_params, strict=True)}}
-    return Peer({FORWARD: step(forward), BOTH: step(both)}, {key: array(value) for key, value in outputs.items()},
-                {}, None)
+    return Peer(
+        {FORWARD: step(forward), BOTH: step(both)}, {key: array(value) for key, value in outputs.items()}, {}, None
+    )
 
 
 def _apart(outputs: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> float:
@@ -340,15 +408,28 @@ def _print(title: str, results: list[Result]) -> None:
     def ratio(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    rows = [[result.dtype, result.figure, peer, f"{1e3 * sample.median:.2f}", f"{sample.spread:.0%}",
-             ratio(sample.ratio(result.samples[LINEN])), f"{sample.median / result.limit_s:.1f}",
-             ratio(result.temp.get(peer)), ratio(result.residual.get(peer)),
-             "-" if peer == OURS else f"{result.apart[peer]:.0e}"]
-            for result in results for peer, sample in result.samples.items()]
-    harness.table(title, ("dtype", "passes", "peer", "ms", "spread", "to linen", "x limit", "temp/|x|", "kept/|x|",
-                          "apart"), rows)
-    noisy = [f"{result.dtype} {result.figure} ({result.others:.1f})" for result in results
-             if result.others > harness.QUIET]
+    rows = [
+        [
+            result.dtype,
+            result.figure,
+            peer,
+            f"{1e3 * sample.median:.2f}",
+            f"{sample.spread:.0%}",
+            ratio(sample.ratio(result.samples[LINEN])),
+            f"{sample.median / result.limit_s:.1f}",
+            ratio(result.temp.get(peer)),
+            ratio(result.residual.get(peer)),
+            "-" if peer == OURS else f"{result.apart[peer]:.0e}",
+        ]
+        for result in results
+        for peer, sample in result.samples.items()
+    ]
+    harness.table(
+        title, ("dtype", "passes", "peer", "ms", "spread", "to linen", "x limit", "temp/|x|", "kept/|x|", "apart"), rows
+    )
+    noisy = [
+        f"{result.dtype} {result.figure} ({result.others:.1f})" for result in results if result.others > harness.QUIET
+    ]
     if noisy:
         print(f"WARNING: measured while other processes kept cores busy: {', '.join(noisy)}")
 

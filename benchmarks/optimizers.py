@@ -92,8 +92,12 @@ def _torch_sgd(torch: Any, params: list[Any]) -> peers.Step:
 
 
 CASES: dict[str, Case] = {
-    "clip_adamw": Case(8, lambda: gx.chain(gx.clip_by_global_norm(1.0), _our_adamw()),
-                       lambda: optax.chain(optax.clip_by_global_norm(1.0), _optax_adamw()), _torch_clip_adamw),
+    "clip_adamw": Case(
+        8,
+        lambda: gx.chain(gx.clip_by_global_norm(1.0), _our_adamw()),
+        lambda: optax.chain(optax.clip_by_global_norm(1.0), _optax_adamw()),
+        _torch_clip_adamw,
+    ),
     "adamw": Case(7, _our_adamw, _optax_adamw, _torch_adamw),
     "sgd_momentum": Case(5, lambda: _ours("sgd")(0.1, momentum=0.9), lambda: optax.sgd(0.1, momentum=0.9), _torch_sgd),
     "lion": Case(5, lambda: _ours("lion")(1e-4, weight_decay=0.01), lambda: optax.lion(1e-4, weight_decay=0.01)),
@@ -159,14 +163,29 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """This result as JSON."""
-        by_peer = {peer: {"step": sample.record(), "times_limit": sample.median / self.limit_s,
-                          **({"build": self.builds[peer].record()} if peer in self.builds else {})}
-                   for peer, sample in self.steps.items()}
-        ratios = {f"{name} to {peer}": self.ratio(name, peer)
-                  for name in ("step", "trace + lowering", "compilation") for peer in (OPTAX, TORCH)}
-        return {"tree": self.tree, "case": self.case, "limit_s": self.limit_s, "peers": by_peer,
-                "ratios": {name: ratio for name, ratio in ratios.items() if ratio is not None},
-                "missing": self.missing, "params_apart": self.apart, "others_cores": round(self.others, 2)}
+        by_peer = {
+            peer: {
+                "step": sample.record(),
+                "times_limit": sample.median / self.limit_s,
+                **({"build": self.builds[peer].record()} if peer in self.builds else {}),
+            }
+            for peer, sample in self.steps.items()
+        }
+        ratios = {
+            f"{name} to {peer}": self.ratio(name, peer)
+            for name in ("step", "trace + lowering", "compilation")
+            for peer in (OPTAX, TORCH)
+        }
+        return {
+            "tree": self.tree,
+            "case": self.case,
+            "limit_s": self.limit_s,
+            "peers": by_peer,
+            "ratios": {name: ratio for name, ratio in ratios.items() if ratio is not None},
+            "missing": self.missing,
+            "params_apart": self.apart,
+            "others_cores": round(self.others, 2),
+        }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,12 +207,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     results: list[Result] = []
     for tree in args.trees:
         shapes = trees.TREES[tree]()
-        own = [_measure(tree, shapes, name, bandwidth, torch, Effort(repeats, builds, args.patience))
-               for name in args.cases]
+        own = [
+            _measure(tree, shapes, name, bandwidth, torch, Effort(repeats, builds, args.patience))
+            for name in args.cases
+        ]
         _print(f"{tree}: {trees.leaf_count(shapes)} leaves, {trees.parameter_count(shapes) / 1e6:.1f}M parameters", own)
         results += own
-    return {"settings": {"repeats": repeats, "builds": builds, "dtype": "float32"}, "bandwidth_bytes_per_s": bandwidth,
-            "results": [result.record() for result in results], "targets": _judge(results)}
+    return {
+        "settings": {"repeats": repeats, "builds": builds, "dtype": "float32"},
+        "bandwidth_bytes_per_s": bandwidth,
+        "results": [result.record() for result in results],
+        "targets": _judge(results),
+    }
 
 
 class Effort(NamedTuple):
@@ -216,10 +241,12 @@ def _measure(tree: str, shapes: trees.Shapes, name: str, bandwidth: float, torch
             missing[peer] = str(error)
         else:
             updates[peer] = tx, peers.jax_update(tx, add)
-    functions = {peer: (update, (params, jax.eval_shape(tx.init, params), grads))
-                 for peer, (tx, update) in updates.items()}
-    built, busy_building = harness.undisturbed(lambda: harness.build_in_turns(functions, effort.builds),
-                                               effort.patience)
+    functions = {
+        peer: (update, (params, jax.eval_shape(tx.init, params), grads)) for peer, (tx, update) in updates.items()
+    }
+    built, busy_building = harness.undisturbed(
+        lambda: harness.build_in_turns(functions, effort.builds), effort.patience
+    )
     running = {peer: peers.jax_peer(tx, update, params, grads) for peer, (tx, update) in updates.items()}
     if torch is None:
         missing[TORCH] = "not installed"
@@ -235,29 +262,63 @@ def _measure(tree: str, shapes: trees.Shapes, name: str, bandwidth: float, torch
     limit = 4 * case.arrays * trees.parameter_count(shapes) / bandwidth
     steps = {peer: value.step for peer, value in running.items()}
     samples, busy_stepping = harness.undisturbed(lambda: harness.in_turns(steps, effort.repeats), effort.patience)
-    apart = {peer: value.difference(running[OURS]) for peer, value in running.items()
-             if peer != OURS and OURS in running}
+    apart = {
+        peer: value.difference(running[OURS]) for peer, value in running.items() if peer != OURS and OURS in running
+    }
     for peer, difference in apart.items():
         if not difference < SAME_WORK:
-            print(f"WARNING: {tree}, {name}: the params of {peer} differ from ours by {difference:.1e}; "
-                  "the two did not do the same work")
+            print(
+                f"WARNING: {tree}, {name}: the params of {peer} differ from ours by {difference:.1e}; "
+                "the two did not do the same work"
+            )
     return Result(tree, name, limit, samples, built, missing, apart, max(busy_building, busy_stepping))
 
 
 def _print(title: str, results: list[Result]) -> None:
-    header = ("case", "peer", "step ms", "spread", "to optax", "to torch", "x limit", "trace s", "lower s", "compile s",
-              "temp MB", "fusions")
+    header = (
+        "case",
+        "peer",
+        "step ms",
+        "spread",
+        "to optax",
+        "to torch",
+        "x limit",
+        "trace s",
+        "lower s",
+        "compile s",
+        "temp MB",
+        "fusions",
+    )
     rows = []
     for result in results:
         for peer, sample in result.steps.items():
-            ratios = [f"{sample.ratio(result.steps[other]):.2f}" if other in result.steps and other != peer else "-"
-                      for other in (OPTAX, TORCH)]
+            ratios = [
+                f"{sample.ratio(result.steps[other]):.2f}" if other in result.steps and other != peer else "-"
+                for other in (OPTAX, TORCH)
+            ]
             build = result.builds.get(peer)
-            built = ["-"] * 5 if build is None else [
-                f"{build.trace.median:.3f}", f"{build.lower.median:.3f}", f"{build.compile.median:.2f}",
-                f"{build.temp_bytes / 1e6:.1f}", str(build.fusions)]
-            rows.append([result.case, peer, f"{1e3 * sample.median:.2f}", f"{sample.spread:.0%}", *ratios,
-                         f"{sample.median / result.limit_s:.2f}", *built])
+            built = (
+                ["-"] * 5
+                if build is None
+                else [
+                    f"{build.trace.median:.3f}",
+                    f"{build.lower.median:.3f}",
+                    f"{build.compile.median:.2f}",
+                    f"{build.temp_bytes / 1e6:.1f}",
+                    str(build.fusions),
+                ]
+            )
+            rows.append(
+                [
+                    result.case,
+                    peer,
+                    f"{1e3 * sample.median:.2f}",
+                    f"{sample.spread:.0%}",
+                    *ratios,
+                    f"{sample.median / result.limit_s:.2f}",
+                    *built,
+                ]
+            )
     harness.table(title, header, rows)
     noisy = [f"{result.case} ({result.others:.1f})" for result in results if result.others > harness.QUIET]
     if noisy:
@@ -277,7 +338,9 @@ def _judge(results: list[Result]) -> list[dict[str, Any]]:
         ratio = None if result is None else result.ratio(target.figure, target.peer)
         verdict = harness.verdict(ratio, target.limit, 0.0 if result is None else result.others)
         measured = "" if ratio is None else f", measured {ratio:.3f}"
-        print(f"  {target.tree}, {target.case}, {target.figure}, to {target.peer}: "
-              f"at most {target.limit}{measured}: {verdict}")
+        print(
+            f"  {target.tree}, {target.case}, {target.figure}, to {target.peer}: "
+            f"at most {target.limit}{measured}: {verdict}"
+        )
         judged.append({**dataclasses.asdict(target), "measured": ratio, "verdict": verdict})
     return judged

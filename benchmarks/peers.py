@@ -30,6 +30,7 @@ class Peer:
 
 def jax_update(tx: Any, apply_updates: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """The function of a step: ``(params, state, grads)`` to the new params and state."""
+
     def update(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = tx.update(grads, state, params)
         return apply_updates(params, updates), state

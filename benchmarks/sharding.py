@@ -50,8 +50,14 @@ class Size(NamedTuple):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of its params; those of all layers are stacked."""
         n, d, v = self
-        return {"embed": (v, d), "qkv": (n, d, 3 * d), "out": (n, d, d), "up": (n, d, 4 * d), "down": (n, 4 * d, d),
-                "head": (d, v)}
+        return {
+            "embed": (v, d),
+            "qkv": (n, d, 3 * d),
+            "out": (n, d, d),
+            "up": (n, d, 4 * d),
+            "down": (n, 4 * d, d),
+            "head": (d, v),
+        }
 
 
 SIZES = {46: Size(8, 512, 20480), 350: Size(20, 1024, 48128)}
@@ -60,10 +66,15 @@ SIZES = {46: Size(8, 512, 20480), 350: Size(20, 1024, 48128)}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
-    parser.add_argument("--topology", action="append", metavar="CHIPS",
-                        help="h100:N for N in all, or v5e:AxB; v5e:AxBxN for N slices (default v5e:2x4)")
-    parser.add_argument("--size", type=int, action="append", choices=sorted(SIZES),
-                        help="millions of params; default all")
+    parser.add_argument(
+        "--topology",
+        action="append",
+        metavar="CHIPS",
+        help="h100:N for N in all, or v5e:AxB; v5e:AxBxN for N slices (default v5e:2x4)",
+    )
+    parser.add_argument(
+        "--size", type=int, action="append", choices=sorted(SIZES), help="millions of params; default all"
+    )
     parser.add_argument("--way", action="append", choices=WAYS, help="one of the layouts; default all")
 
 
@@ -78,16 +89,21 @@ def devices_of(topology: str) -> tuple[list[Any], tuple[int, ...]]:
     chip, _, size = topology.partition(":")
     if chip == "h100":
         hosts = max(int(size) // 8, 1)
-        return list(topologies.get_topology_desc("h100", platform="cuda", target_config=H100,
-                                                 topology=f"1x{hosts}x{int(size) // hosts}").devices), (int(size),)
+        return list(
+            topologies.get_topology_desc(
+                "h100", platform="cuda", target_config=H100, topology=f"1x{hosts}x{int(size) // hosts}"
+            ).devices
+        ), (int(size),)
     rows, columns, *slices = map(int, size.split("x"))
-    found = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:{rows}x{columns}",
-                                         **({"num_slices": slices[0]} if slices else {}))
+    found = topologies.get_topology_desc(
+        platform="tpu", topology_name=f"{chip}:{rows}x{columns}", **({"num_slices": slices[0]} if slices else {})
+    )
     return list(found.devices), (*slices, rows, columns)
 
 
 def loss_of(params: dict[str, jax.Array], tokens: jax.Array) -> jax.Array:
     """Of the next token."""
+
     def norm(x: jax.Array) -> jax.Array:
         return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
 
@@ -112,10 +128,12 @@ def compiled_step(way: str, mesh: Mesh, size: Size) -> tuple[Any, Any]:
         tx = gx.sharding.zero1(tx, "data" if way == "zero1 over one axis" else mesh.axis_names)
     params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies)
     state_lies = gx.sharding.state_sharding(tx, params)
-    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                         jax.eval_shape(tx.init, params), state_lies)
-    tokens = jax.ShapeDtypeStruct((ROWS * mesh.size, TOKENS), jnp.int32,
-                                  sharding=NamedSharding(mesh, P(mesh.axis_names)))
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(tx.init, params), state_lies
+    )
+    tokens = jax.ShapeDtypeStruct(
+        (ROWS * mesh.size, TOKENS), jnp.int32, sharding=NamedSharding(mesh, P(mesh.axis_names))
+    )
 
     def step(params: Any, state: Any, tokens: jax.Array) -> tuple[Any, Any]:
         updates, state = tx.update(jax.grad(loss_of)(params, tokens), state, params)
@@ -132,9 +150,12 @@ def row_of(topology: str, way: str, millions: int) -> dict[str, Any] | None:
     if one and len(shape) < 2:
         return None
     # The axis over which the state is divided lies along the longer side of the chips.
-    mesh = jax.make_mesh((len(devices) // max(shape[-2:]), max(shape[-2:])) if one else (len(devices),),
-                         ("replica", "data") if one else ("data",), devices=devices,
-                         axis_types=(AxisType.Auto,) * (1 + one))
+    mesh = jax.make_mesh(
+        (len(devices) // max(shape[-2:]), max(shape[-2:])) if one else (len(devices),),
+        ("replica", "data") if one else ("data",),
+        devices=devices,
+        axis_types=(AxisType.Auto,) * (1 + one),
+    )
     compiled, params = compiled_step(way, mesh, SIZES[millions])
     found = gx.sharding.traffic(compiled, params, mesh.axis_names)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
@@ -142,11 +163,20 @@ def row_of(topology: str, way: str, millions: int) -> dict[str, Any] | None:
     name = "jax-cuda12-plugin" if topology.startswith("h100") else "libtpu"
     print(f"\n{topology}, {way}, {count / 1e6:.1f}M params: {found.bytes / least:.3f} of the least")
     print(found, flush=True)
-    return {"topology": topology, "way": way, "millions": millions, "params": count, "chips": len(devices),
-            "least": least, "bytes": found.bytes, "over_the_least": found.bytes / least,
-            "sent": [vars(one) for one in found.sent], "loops_counted_once": list(found.unknown_loops),
-            "seconds": time.process_time() - start,
-            "compiler": {key: importlib.metadata.version(key) for key in ("jax", name)}}
+    return {
+        "topology": topology,
+        "way": way,
+        "millions": millions,
+        "params": count,
+        "chips": len(devices),
+        "least": least,
+        "bytes": found.bytes,
+        "over_the_least": found.bytes / least,
+        "sent": [vars(one) for one in found.sent],
+        "loops_counted_once": list(found.unknown_loops),
+        "seconds": time.process_time() - start,
+        "compiler": {key: importlib.metadata.version(key) for key in ("jax", name)},
+    }
 
 
 def keep(path: pathlib.Path, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -176,6 +206,11 @@ def _table(rows: Sequence[dict[str, Any]]) -> None:
     by: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
         by.setdefault((row["topology"], row["millions"]), {})[row["way"]] = row["over_the_least"]
-    harness.table("Sent by a device, over the least", ("chips, millions of params", *WAYS),
-                  [(f"{topology}, {millions}", *(f"{found[way]:.3f}" if way in found else "" for way in WAYS))
-                   for (topology, millions), found in by.items()])
+    harness.table(
+        "Sent by a device, over the least",
+        ("chips, millions of params", *WAYS),
+        [
+            (f"{topology}, {millions}", *(f"{found[way]:.3f}" if way in found else "" for way in WAYS))
+            for (topology, millions), found in by.items()
+        ],
+    )

@@ -22,8 +22,10 @@ def transformer(vocabulary: int = 16000, width: int = 512, layers: int = 12) -> 
     """
     layer: Shapes = {
         "attention": dict.fromkeys(("query", "key", "value", "output"), (width, width)),
-        "mlp": {"up": {"kernel": (width, 4 * width), "bias": (4 * width,)},
-                "down": {"kernel": (4 * width, width), "bias": (width,)}},
+        "mlp": {
+            "up": {"kernel": (width, 4 * width), "bias": (4 * width,)},
+            "down": {"kernel": (4 * width, width), "bias": (width,)},
+        },
         "norm_1": {"scale": (width,), "bias": (width,)},
         "norm_2": {"scale": (width,), "bias": (width,)},
     }
@@ -37,6 +39,7 @@ def resnet50(classes: int = 1000) -> Shapes:
       >>> leaf_count(resnet50()), parameter_count(resnet50())
       (161, 25557032)
     """
+
     def norm(width: int) -> Shapes:
         return {"scale": (width,), "bias": (width,)}
 
@@ -44,9 +47,14 @@ def resnet50(classes: int = 1000) -> Shapes:
     inputs = 64
     for stage, (blocks, width) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True), start=1):
         for block in range(blocks):
-            part: Shapes = {"conv_1": (1, 1, inputs, width), "norm_1": norm(width),
-                            "conv_2": (3, 3, width, width), "norm_2": norm(width),
-                            "conv_3": (1, 1, width, 4 * width), "norm_3": norm(4 * width)}
+            part: Shapes = {
+                "conv_1": (1, 1, inputs, width),
+                "norm_1": norm(width),
+                "conv_2": (3, 3, width, width),
+                "norm_2": norm(width),
+                "conv_3": (1, 1, width, 4 * width),
+                "norm_3": norm(4 * width),
+            }
             if block == 0:
                 part |= {"shortcut": {"conv": (1, 1, inputs, 4 * width), "norm": norm(4 * width)}}
             tree[f"stage_{stage}_block_{block}"] = part
@@ -62,8 +70,10 @@ def thousand(leaves: int = 1000) -> Shapes:
       (1000, 1328000)
     """
     shapes = ((64, 64), (64,), (128,), (32, 32))
-    return {f"block_{i:03d}": dict(zip(("kernel", "bias", "scale", "gate"), shapes, strict=True))
-            for i in range(leaves // len(shapes))}
+    return {
+        f"block_{i:03d}": dict(zip(("kernel", "bias", "scale", "gate"), shapes, strict=True))
+        for i in range(leaves // len(shapes))
+    }
 
 
 TREES: dict[str, Callable[[], Shapes]] = {"transformer": transformer, "resnet50": resnet50, "thousand": thousand}

@@ -58,8 +58,12 @@ MOVING = {
     "random_affine, antialias": A.random_affine(scale=(0.2, 0.5), antialias=True, fill=0.5),
     "random_affine": A.random_affine(15, (0.1, 0.1), (0.8, 1.2), (10, 10), border="edge"),
     "elastic_deformation": A.elastic_deformation(120.0, 6.0, border="reflect"),
-    "chain, as one resampling": A.chain(A.random_resized_crop(SIZE, scale=(0.5, 1.0)), A.random_flip_left_right(),
-                                        A.random_rotation(15), A.elastic_deformation(60.0, 6.0)),
+    "chain, as one resampling": A.chain(
+        A.random_resized_crop(SIZE, scale=(0.5, 1.0)),
+        A.random_flip_left_right(),
+        A.random_rotation(15),
+        A.elastic_deformation(60.0, 6.0),
+    ),
     "drop_slivers": A.chain(A.random_crop(WINDOW), A.drop_slivers(0.8)),
     "rand_augment, torchvision": A.rand_augment(2, 15),
     "rand_augment, timm": A.rand_augment(2, 9, "timm"),
@@ -112,8 +116,11 @@ def results(count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
     """By name, ``count`` results of each augmentation, each with its image and perhaps its box and its point."""
     images, key = photographs(), jax.random.key(seed)
     batch = jnp.tile(images[:1], (count, 1, 1, 1))
-    targets = {"image": batch, "boxes": jnp.tile(jnp.array(BOX), (count, 1, 1)),
-               "keypoints": jnp.tile(jnp.array(POINT), (count, 1, 1))}
+    targets = {
+        "image": batch,
+        "boxes": jnp.tile(jnp.array(BOX), (count, 1, 1)),
+        "keypoints": jnp.tile(jnp.array(POINT), (count, 1, 1)),
+    }
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, aug in MOVING.items():
         rows[name] = _apart(aug(key, targets), count)
@@ -141,15 +148,21 @@ def _apart(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
 def draw(rows: dict[str, list[dict[str, Any]]], path: pathlib.Path) -> None:
     """Draws the photograph, then a row for each augmentation."""
     columns = 1 + max(map(len, rows.values()))
-    figure, axes = plt.subplots(len(rows), columns, figsize=(1.9 * columns + 1.6, 1.3 * len(rows)), squeeze=False,
-                                gridspec_kw={"wspace": 0.05, "hspace": 0.12})
+    figure, axes = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(1.9 * columns + 1.6, 1.3 * len(rows)),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.05, "hspace": 0.12},
+    )
     original = {"image": photographs()[0], "boxes": np.array([BOX]), "keypoints": np.array([POINT])}
     for row, (name, samples) in zip(axes, rows.items(), strict=True):
         shown = [original if name in MOVING else {"image": original["image"]}, *samples]
         for ax, sample in zip(row, shown, strict=True):
             _show(ax, sample)
-        row[0].set_ylabel(name.replace(", ", ",\n").replace(" of ", "\nof "), rotation=0, ha="right", va="center",
-                          fontsize=10)
+        row[0].set_ylabel(
+            name.replace(", ", ",\n").replace(" of ", "\nof "), rotation=0, ha="right", va="center", fontsize=10
+        )
     axes[0, 0].set_title("photograph", fontsize=10)
     axes[0, 1].set_title("at random", fontsize=10)
     figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -167,8 +180,14 @@ def _show(ax: Any, sample: dict[str, Any]) -> None:
         if 0 <= x <= width and 0 <= y <= height:
             ax.plot(x, y, "o", color=COLORS[0], markeredgecolor="white", markersize=6)
     if "label" in sample:
-        ax.text(3, 11, f"{sample['label'][1]:.2f}", color="white", fontsize=8,
-                bbox={"color": "black", "pad": 1.5, "alpha": 0.6})
+        ax.text(
+            3,
+            11,
+            f"{sample['label'][1]:.2f}",
+            color="white",
+            fontsize=8,
+            bbox={"color": "black", "pad": 1.5, "alpha": 0.6},
+        )
     ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
 
 

@@ -26,18 +26,39 @@ HEIGHT = 0.95
 
 def box(ax: Axes, x: float, y: float, width: float, title: str, lines: str, color: str) -> None:
     """Draws a box around a middle, with a title and what belongs to it below."""
-    ax.add_patch(FancyBboxPatch((x - width / 2, y - HEIGHT / 2), width, HEIGHT, facecolor=color, edgecolor=INK,
-                                linewidth=1.0, boxstyle="round,pad=0,rounding_size=0.1"))
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, y - HEIGHT / 2),
+            width,
+            HEIGHT,
+            facecolor=color,
+            edgecolor=INK,
+            linewidth=1.0,
+            boxstyle="round,pad=0,rounding_size=0.1",
+        )
+    )
     ax.text(x, y + 0.24, title, ha="center", va="center", fontsize=10, fontweight="bold", color=INK)
     ax.text(x, y - 0.14, lines, ha="center", va="center", fontsize=8, color=INK, linespacing=1.35)
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], *, dashed: bool = False, bend: float = 0.0
-          ) -> None:
+def arrow(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], *, dashed: bool = False, bend: float = 0.0
+) -> None:
     """Draws an arrow; a dashed one is a possibility."""
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=INK, linewidth=1.2,
-                                 linestyle="--" if dashed else "-", shrinkA=0, shrinkB=0,
-                                 connectionstyle=f"arc3,rad={bend}"))
+    ax.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=12,
+            color=INK,
+            linewidth=1.2,
+            linestyle="--" if dashed else "-",
+            shrinkA=0,
+            shrinkB=0,
+            connectionstyle=f"arc3,rad={bend}",
+        )
+    )
 
 
 def draw(path: pathlib.Path) -> None:

@@ -52,8 +52,15 @@ def draw_trajectories(path: pathlib.Path) -> None:
     fig, ax = plt.subplots(figsize=(8.0, 4.2), layout="constrained")
     gx.plot.trajectories(valley, optimizers, (-8.0, 2.0), 50, ax=ax, xlim=(-8.7, 1.7), ylim=(-2.2, 2.4))
     ax.plot(0.0, 0.0, marker="+", color="black", markersize=12, markeredgewidth=1.5, zorder=2)
-    ax.annotate("minimum", (0.0, 0.0), xytext=(0, -16), textcoords="offset points", ha="center", va="top",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
+    ax.annotate(
+        "minimum",
+        (0.0, 0.0),
+        xytext=(0, -16),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+    )
     ax.annotate("start", (-8.0, 2.0), xytext=(9, 0), textcoords="offset points", va="center")
     ax.set_title("50 steps in a valley forty times steeper across than along")
     fig.savefig(path, dpi=150)
@@ -141,8 +148,15 @@ def draw_normalization(path: pathlib.Path) -> None:
     To the right are the means within the last layer: those of the channels over the batch, which BatchNorm evens out,
     and those of the pixels over their channels, which LayerNorm evens out.
     """
-    fig, axes = plt.subplot_mosaic([["without", "without", "means"], ["batch", "batch after", "batch means"],
-                                    ["layer", "layer after", "layer means"]], figsize=(14.0, 9.6), layout="constrained")
+    fig, axes = plt.subplot_mosaic(
+        [
+            ["without", "without", "means"],
+            ["batch", "batch after", "batch means"],
+            ["layer", "layer after", "layer means"],
+        ],
+        figsize=(14.0, 9.6),
+        layout="constrained",
+    )
     panels = {}
     panels["without"], _ = activations(None)
     panels["batch"], panels["batch after"] = activations(norm.nnx.BatchNorm)
@@ -181,8 +195,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="folder of the pictures (%(default)s)")
     output = parser.parse_args(arguments).output
     output.mkdir(parents=True, exist_ok=True)
-    pictures = {"trajectories.png": draw_trajectories, "normalization.png": draw_normalization,
-                "schedules.png": draw_schedules}
+    pictures = {
+        "trajectories.png": draw_trajectories,
+        "normalization.png": draw_normalization,
+        "schedules.png": draw_schedules,
+    }
     for name, draw in pictures.items():
         draw(output / name)
         print(output / name)

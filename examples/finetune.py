@@ -79,8 +79,15 @@ def make_augmentation(shape: tuple[int, int, int]) -> gx.augment.Augmentation:
 
 @functools.partial(jax.jit, static_argnames=("graph", "augment", "frozen"), donate_argnames="fitted")
 def fit(
-    graph: Any, augment: gx.augment.Augmentation, frozen: bool, tx: gx.Transformation, fitted: Fitted,
-    images: jax.Array, labels: jax.Array, batches: jax.Array, key: jax.Array,
+    graph: Any,
+    augment: gx.augment.Augmentation,
+    frozen: bool,
+    tx: gx.Transformation,
+    fitted: Fitted,
+    images: jax.Array,
+    labels: jax.Array,
+    batches: jax.Array,
+    key: jax.Array,
 ) -> Fitted:
     """Trains a classifier for some steps, in the memory of the old one.
 
@@ -122,7 +129,7 @@ def classify(graph: Any, params: Any, stats: Any, images: jax.Array) -> jax.Arra
 
 
 def accuracy(
-    data: probe.Data, method: Method, backbone: tuple[Any, Any] | None, drawn: np.ndarray, steps: int, seed: int,
+    data: probe.Data, method: Method, backbone: tuple[Any, Any] | None, drawn: np.ndarray, steps: int, seed: int
 ) -> float:
     """Trains a classifier on a few labelled images and tries it on all test images.
 

@@ -40,8 +40,11 @@ def start() -> Params:
     """The parameters of a small network."""
     random = np.random.default_rng(0)
     shapes = {"body": {"bias": (8,), "kernel": (4, 8)}, "head": {"kernel": (8, 2)}}
-    return jax.tree.map(lambda shape: jnp.asarray(random.normal(size=shape) / 2, jnp.float32), shapes,
-                        is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(
+        lambda shape: jnp.asarray(random.normal(size=shape) / 2, jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
 
 
 def loss(params: Params, step: Any) -> jax.Array:
@@ -74,21 +77,31 @@ def usual() -> Pair:
     """A clip, AdamW along a warm-up and a cosine, no decay of biases."""
     theirs = optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 0.02, 3, STEPS, 0.002), weight_decay=0.1,
-                    mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)))
+        optax.adamw(
+            optax.warmup_cosine_decay_schedule(0.0, 0.02, 3, STEPS, 0.002),
+            weight_decay=0.1,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+        ),
+    )
     # The steps of the cosine are its own, and its third argument is the value at the end.
     ours = gx.chain(
         gx.clip_by_global_norm(1.0),
-        gx.adamw(gx.schedules.warmup(3, gx.schedules.cosine(0.02, STEPS - 3, 0.002)), weight_decay=0.1,
-                 mask=gx.ndim_at_least(2)))
+        gx.adamw(
+            gx.schedules.warmup(3, gx.schedules.cosine(0.02, STEPS - 3, 0.002)),
+            weight_decay=0.1,
+            mask=gx.ndim_at_least(2),
+        ),
+    )
     return train(theirs), train(ours)
 
 
 @idiom
 def alpha() -> Pair:
     """A cosine to a tenth of the rate, squared."""
-    return (train(optax.sgd(optax.cosine_decay_schedule(0.1, STEPS, alpha=0.1, exponent=2.0))),
-            train(gx.sgd(gx.schedules.cosine(0.1, STEPS, end_value=0.01, exponent=2.0))))
+    return (
+        train(optax.sgd(optax.cosine_decay_schedule(0.1, STEPS, alpha=0.1, exponent=2.0))),
+        train(gx.sgd(gx.schedules.cosine(0.1, STEPS, end_value=0.01, exponent=2.0))),
+    )
 
 
 @idiom
@@ -103,8 +116,9 @@ def join() -> Pair:
 def frozen() -> Pair:
     """A frozen part, which a clip does not count."""
     labels = {"body": "frozen", "head": "train"}
-    theirs = optax.multi_transform({
-        "train": optax.chain(optax.clip_by_global_norm(0.1), optax.adam(0.02)), "frozen": optax.set_to_zero()}, labels)
+    theirs = optax.multi_transform(
+        {"train": optax.chain(optax.clip_by_global_norm(0.1), optax.adam(0.02)), "frozen": optax.set_to_zero()}, labels
+    )
     ours = gx.selective_transform(gx.chain(gx.clip_by_global_norm(0.1), gx.adam(0.02)), freeze_mask="^body/")
     return train(theirs), train(ours)
 
@@ -113,36 +127,44 @@ def frozen() -> Pair:
 def parts() -> Pair:
     """An optimizer for each part."""
     labels = {"body": "slow", "head": "fast"}
-    return (train(optax.multi_transform({"slow": optax.sgd(0.01, 0.9), "fast": optax.adam(0.02)}, labels)),
-            train(gx.partition({"slow": gx.sgd(0.01, 0.9), "fast": gx.adam(0.02)}, labels)))
+    return (
+        train(optax.multi_transform({"slow": optax.sgd(0.01, 0.9), "fast": optax.adam(0.02)}, labels)),
+        train(gx.partition({"slow": gx.sgd(0.01, 0.9), "fast": gx.adam(0.02)}, labels)),
+    )
 
 
 @idiom
 def micro_batches() -> Pair:
     """Gradients of two micro-batches for a step."""
-    return (train(optax.MultiSteps(optax.adam(0.02), 2).gradient_transformation()),
-            train(gx.accumulate(gx.adam(0.02), 2)))
+    return (
+        train(optax.MultiSteps(optax.adam(0.02), 2).gradient_transformation()),
+        train(gx.accumulate(gx.adam(0.02), 2)),
+    )
 
 
 @idiom
 def not_finite() -> Pair:
     """A step with NaN in it left out."""
-    return (train(optax.apply_if_finite(optax.adam(0.02), 3), bad_step=4),
-            train(gx.skip_nonfinite(gx.adam(0.02), 3), bad_step=4))
+    return (
+        train(optax.apply_if_finite(optax.adam(0.02), 3), bad_step=4),
+        train(gx.skip_nonfinite(gx.adam(0.02), 3), bad_step=4),
+    )
 
 
 @idiom
 def muon() -> Pair:
     """Muon, with the head left to Adam."""
     matrix = optax.contrib.MuonDimensionNumbers()
-    theirs = optax.contrib.muon(0.02, muon_weight_dimension_numbers={
-        "body": {"bias": None, "kernel": matrix}, "head": {"kernel": None}})
+    theirs = optax.contrib.muon(
+        0.02, muon_weight_dimension_numbers={"body": {"bias": None, "kernel": matrix}, "head": {"kernel": None}}
+    )
     return train(theirs), train(gx.muon(0.02, matrices="^body/kernel"))
 
 
 @idiom
 def mixed_chain() -> Pair:
     """A part of optax's in a chain of ours, and one of ours in a wrapper of optax's."""
+
     def theirs(lib: Any) -> Any:
         return optax.chain(optax.clip(0.1), lib.adam(0.02), optax.ema(0.5))
 
@@ -152,6 +174,7 @@ def mixed_chain() -> Pair:
 @idiom
 def another_rate() -> Pair:
     """The rate changed while it runs, without compiling again."""
+
     def theirs() -> Iterator[Params]:
         tx = optax.inject_hyperparams(optax.adam)(learning_rate=0.02)
         params = start()
@@ -180,6 +203,7 @@ def another_rate() -> Pair:
 @idiom
 def average() -> Pair:
     """An average of the weights along the run, to evaluate with."""
+
     def along(lib: Any) -> Iterator[Params]:
         mean = start()
         for params in train(lib.sgd(0.1)):
@@ -192,6 +216,7 @@ def average() -> Pair:
 @idiom
 def own() -> Pair:
     """A rule of one's own, behind momentum."""
+
     def signs(updates: Any) -> Any:
         return jax.tree.map(lambda u: jnp.sign(u) * jnp.abs(u) ** 0.5, updates)
 
@@ -207,6 +232,7 @@ def own() -> Pair:
 @idiom
 def train_state() -> Pair:
     """Flax's TrainState."""
+
     def along(lib: Any) -> Iterator[Params]:
         state = TrainState.create(apply_fn=loss, params=start(), tx=lib.adamw(0.02))
         for step in range(STEPS):
@@ -236,14 +262,17 @@ def optimizer_of_nnx() -> Pair:
 
 def compare(pair: Pair) -> list[float]:
     """The largest difference of any parameter after each step."""
-    return [max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
-            for x, y in zip(*pair, strict=True)]
+    return [
+        max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
+        for x, y in zip(*pair, strict=True)
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs all pairs; 1 if any differs."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
-        arguments)
+        arguments
+    )
     worst = 0.0
     for name, pair in IDIOMS.items():
         found = max(compare(pair()))

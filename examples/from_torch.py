@@ -37,15 +37,20 @@ def idiom(pair: type) -> type:
 def start() -> Arrays:
     """The weights, as JAX lays them out; torch has the kernel the other way round, which no optimizer sees."""
     random = np.random.RandomState(7)
-    return {"bias": random.standard_normal(5), "head": random.standard_normal((5, 2)),
-            "kernel": random.standard_normal((4, 5))}
+    return {
+        "bias": random.standard_normal(5),
+        "head": random.standard_normal((5, 2)),
+        "kernel": random.standard_normal((4, 5)),
+    }
 
 
 def gradients() -> list[Arrays]:
     """The gradients of all steps, some of them larger than a clip allows."""
     random = np.random.RandomState(8)
-    return [{name: random.standard_normal(w.shape) * (0.1 + step % 4) for name, w in start().items()}
-            for step in range(STEPS)]
+    return [
+        {name: random.standard_normal(w.shape) * (0.1 + step % 4) for name, w in start().items()}
+        for step in range(STEPS)
+    ]
 
 
 def train_torch(make: Any, after: Any = None, *, clip: float | None = None, every: int = 1) -> Iterator[Arrays]:
@@ -102,9 +107,12 @@ class ClipAdamWCosine:
     @staticmethod
     def here() -> Iterator[Arrays]:
         """One value; eps is torch's own addition to the norm."""
-        return train(gx.chain(
-            gx.clip_by_global_norm(1.0, eps=1e-6),
-            gx.adamw(gx.schedules.cosine(0.01, STEPS, 0.001), b1=0.9, b2=0.999, weight_decay=0.1)))
+        return train(
+            gx.chain(
+                gx.clip_by_global_norm(1.0, eps=1e-6),
+                gx.adamw(gx.schedules.cosine(0.01, STEPS, 0.001), b1=0.9, b2=0.999, weight_decay=0.1),
+            )
+        )
 
 
 @idiom
@@ -117,8 +125,10 @@ class NoDecayOfBiases:
         import torch
 
         def make(params: Any) -> Any:
-            groups = [{"params": [p for p in params.values() if p.ndim >= 2], "weight_decay": 0.1},
-                      {"params": [p for p in params.values() if p.ndim < 2], "weight_decay": 0.0}]
+            groups = [
+                {"params": [p for p in params.values() if p.ndim >= 2], "weight_decay": 0.1},
+                {"params": [p for p in params.values() if p.ndim < 2], "weight_decay": 0.0},
+            ]
             return torch.optim.AdamW(groups, lr=0.01), None
 
         return train_torch(make)
@@ -138,16 +148,29 @@ class RatesByPart:
         """A group for each rate."""
         import torch
 
-        return train_torch(lambda params: (torch.optim.SGD(
-            [{"params": [params["head"]], "lr": 0.1}, {"params": [params["bias"], params["kernel"]], "lr": 0.01}],
-            momentum=0.9, nesterov=True), None))
+        return train_torch(
+            lambda params: (
+                torch.optim.SGD(
+                    [
+                        {"params": [params["head"]], "lr": 0.1},
+                        {"params": [params["bias"], params["kernel"]], "lr": 0.01},
+                    ],
+                    momentum=0.9,
+                    nesterov=True,
+                ),
+                None,
+            )
+        )
 
     @staticmethod
     def here() -> Iterator[Arrays]:
         """A partition."""
-        return train(gx.partition(
-            {"fast": gx.sgd(0.1, 0.9, nesterov=True), "slow": gx.sgd(0.01, 0.9, nesterov=True)},
-            {"head": "fast", "bias": "slow", "kernel": "slow"}))
+        return train(
+            gx.partition(
+                {"fast": gx.sgd(0.1, 0.9, nesterov=True), "slow": gx.sgd(0.01, 0.9, nesterov=True)},
+                {"head": "fast", "bias": "slow", "kernel": "slow"},
+            )
+        )
 
 
 @idiom
@@ -183,9 +206,14 @@ class WarmUpThenMilestones:
         def make(params: Any) -> Any:
             rates = torch.optim.lr_scheduler
             optimizer = torch.optim.SGD(params.values(), lr=0.1)
-            return optimizer, rates.SequentialLR(optimizer, [
-                rates.LinearLR(optimizer, start_factor=0.25, total_iters=4), rates.MultiStepLR(optimizer, [2, 5], 0.1),
-            ], [4])
+            return optimizer, rates.SequentialLR(
+                optimizer,
+                [
+                    rates.LinearLR(optimizer, start_factor=0.25, total_iters=4),
+                    rates.MultiStepLR(optimizer, [2, 5], 0.1),
+                ],
+                [4],
+            )
 
         return train_torch(make)
 
@@ -271,16 +299,27 @@ class BatchNorm:
         norm = torch.nn.BatchNorm1d(5, momentum=0.1, dtype=torch.float64)
         for grads in gradients():
             y = norm(torch.as_tensor(grads["head"].T))
-            yield {"mean": norm.running_mean.numpy().copy(), "var": norm.running_var.numpy().copy(),
-                   "y": y.detach().numpy()}
+            yield {
+                "mean": norm.running_mean.numpy().copy(),
+                "var": norm.running_var.numpy().copy(),
+                "y": y.detach().numpy(),
+            }
 
     @staticmethod
     def here() -> Iterator[Arrays]:
         """A function, channels last; torch keeps the unbiased variance."""
         stats = gx.norm.BatchStats(jnp.zeros(5), jnp.ones(5))
         for grads in gradients():
-            y, stats = gx.norm.batch_norm(jnp.asarray(grads["head"].T), stats, jnp.ones(5), jnp.zeros(5), momentum=0.9,
-                                          epsilon=1e-5, running_var="unbiased", use_running_average=False)
+            y, stats = gx.norm.batch_norm(
+                jnp.asarray(grads["head"].T),
+                stats,
+                jnp.ones(5),
+                jnp.zeros(5),
+                momentum=0.9,
+                epsilon=1e-5,
+                running_var="unbiased",
+                use_running_average=False,
+            )
             yield {"mean": stats.mean, "var": stats.var, "y": y}
 
 
@@ -314,7 +353,8 @@ def compare(name: str, theirs: Arrays) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> int:
     """Runs all pairs; 1 if any differs."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
-        arguments)
+        arguments
+    )
     installed = importlib.util.find_spec("torch") is not None
     if not installed:
         print(f"torch is not installed: compared with what it computed, in {GOLDEN.name}")

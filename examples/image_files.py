@@ -66,8 +66,10 @@ def find(folder: pathlib.Path) -> Files:
         if files:
             found[of_class.name] = files
     if len(found) < 2:
-        raise ValueError(f"{folder}: expected a folder of images for each of two classes or more, as in "
-                         f"{folder / 'cat' / '1.jpg'}, found {list(found) or 'none'}")
+        raise ValueError(
+            f"{folder}: expected a folder of images for each of two classes or more, as in "
+            f"{folder / 'cat' / '1.jpg'}, found {list(found) or 'none'}"
+        )
     train, test = [], []
     for label, (name, files) in enumerate(found.items()):
         if len(files) < HELD_OUT:
@@ -133,7 +135,8 @@ class Feed:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain asks these for its settings, and nobody else has read them
             several = order.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
-                grain.MultiprocessingOptions(workers, AHEAD_EACH), worker_init_fn=_stays_with_its_parent)
+                grain.MultiprocessingOptions(workers, AHEAD_EACH), worker_init_fn=_stays_with_its_parent
+            )
         else:
             several = order.to_iter_dataset(grain.ReadOptions(THREADS, AHEAD))
         self.depth = workers * (AHEAD_EACH + 2) if workers else AHEAD
@@ -172,8 +175,9 @@ class Feed:
 
 def once(files: list[tuple[str, int]], decode: Decode, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """Each file once, in batches with the count of images in it; the last is filled up with repetitions."""
-    for batch in grain.MapDataset.source(files).map(decode).batch(batch_size).to_iter_dataset(
-            grain.ReadOptions(THREADS, AHEAD)):
+    for batch in (
+        grain.MapDataset.source(files).map(decode).batch(batch_size).to_iter_dataset(grain.ReadOptions(THREADS, AHEAD))
+    ):
         yield {name: np.resize(x, (batch_size, *x.shape[1:])) for name, x in batch.items()}, len(batch["label"])
 
 

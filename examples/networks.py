@@ -27,8 +27,11 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: A
         padding = lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = (x.shape[1] - height) // down + 1, (x.shape[2] - width) // across + 1
-    under = [x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across]
-             for i in range(height) for j in range(width)]
+    under = [
+        x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across]
+        for i in range(height)
+        for j in range(width)
+    ]
     return jnp.concatenate(under, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
@@ -39,9 +42,12 @@ class Backbone(nnx.Module):
         height, width, channels = shape
         # Images of more than 16 pixels are halved at once: at full size they would take four times as long.
         strides = (1 if min(height, width) <= 16 else 2, 2, 1, 2)
-        self.convs = nnx.List([
-            nnx.Conv(i, o, (3, 3), stride, use_bias=False, conv_general_dilated=convolve, rngs=rngs)
-            for i, o, stride in zip((channels, *WIDTHS), WIDTHS, strides, strict=False)])
+        self.convs = nnx.List(
+            [
+                nnx.Conv(i, o, (3, 3), stride, use_bias=False, conv_general_dilated=convolve, rngs=rngs)
+                for i, o, stride in zip((channels, *WIDTHS), WIDTHS, strides, strict=False)
+            ]
+        )
         self.norms = nnx.List([gx.norm.nnx.BatchNorm(width, momentum=0.9, rngs=rngs) for width in WIDTHS])
 
     def __call__(self, images: jax.Array) -> jax.Array:

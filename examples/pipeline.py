@@ -90,8 +90,11 @@ def settings(data: probe.Data, plan: Plan, seed: int, course: simclr.Course) -> 
     """All that the accuracies of a seed depend on."""
     methods = methods_of(plan).items()
     return {
-        "pretraining": simclr.settings(course, data, seed), "epochs": plan.epochs, "steps": plan.steps,
-        "counts": COUNTS, "batch": finetune.BATCH_SIZE,
+        "pretraining": simclr.settings(course, data, seed),
+        "epochs": plan.epochs,
+        "steps": plan.steps,
+        "counts": COUNTS,
+        "batch": finetune.BATCH_SIZE,
         "augment": finetune.make_augmentation(data.train_images.shape[1:]),
         "methods": {name: how and how._asdict() for name, how in methods},
         "tx": {name: finetune.recipe(how, how.longer * plan.steps) for name, how in methods if how},
@@ -117,7 +120,12 @@ def draw_labels(data: probe.Data, count: int, seed: int) -> np.ndarray:
 
 
 def adapt(
-    data: probe.Data, plan: Plan, seed: int, course: simclr.Course, training: simclr.Training, folder: pathlib.Path,
+    data: probe.Data,
+    plan: Plan,
+    seed: int,
+    course: simclr.Course,
+    training: simclr.Training,
+    folder: pathlib.Path,
     bar: tqdm,
 ) -> np.ndarray:
     """Tells a seed's network a few labels, in all ways, or what is left to do of that.
@@ -157,17 +165,26 @@ def tune(data: probe.Data, plan: Plan, folder: pathlib.Path) -> int:
         if method.decay < 1.0:
             grid += [method._replace(decay=decay) for decay in (0.25, 0.75)]
         for tried in grid:
-            found = [[finetune.accuracy(data, tried, backbone_of(one), draw_labels(data, count, seed), plan.steps, seed)
-                      for count in COUNTS] for seed, one in pretrained.items()]
-            print(f"{name:18} rate {tried.rate:<7g} strength {tried.strength:<5g} decay {tried.decay:<5g}",
-                  *(f"{100 * mean:6.1f}" for mean in np.mean(found, 0)), flush=True)
+            found = [
+                [
+                    finetune.accuracy(data, tried, backbone_of(one), draw_labels(data, count, seed), plan.steps, seed)
+                    for count in COUNTS
+                ]
+                for seed, one in pretrained.items()
+            ]
+            print(
+                f"{name:18} rate {tried.rate:<7g} strength {tried.strength:<5g} decay {tried.decay:<5g}",
+                *(f"{100 * mean:6.1f}" for mean in np.mean(found, 0)),
+                flush=True,
+            )
     return 0
 
 
 def hold_out(data: probe.Data) -> probe.Data:
     """The training images alone, a quarter of them in the place of the test images."""
     train, test, train_labels, test_labels = train_test_split(
-        data.train_images, data.train_labels, test_size=0.25, stratify=data.train_labels, random_state=0)
+        data.train_images, data.train_labels, test_size=0.25, stratify=data.train_labels, random_state=0
+    )
     return probe.Data(data.name, train, test, train_labels, test_labels)
 
 
@@ -186,16 +203,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="of training each classifier (default: 200; quick: 30)")
     simclr.add_optimizer(parser)
     parser.add_argument("--quick", action="store_true", help="less of everything: a trial whose numbers mean little")
-    parser.add_argument("--tune", action="store_true", help="print the accuracies of other settings on held-out "
-                        "training images, and end")
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="print the accuracies of other settings on held-out training images, and end",
+    )
     options, data = probe.arguments(parser, arguments, epochs=None, seed=FIRST_SEED)
     if options.tune:
         data = hold_out(data)
     plan = make_plan(options, data.train_images.shape)
     part = ("tune",) if options.tune else ()
     folder = probe.folder(options, "pipeline", *part, plan.optimizer, plan.epochs, plan.steps)
-    print(f"{data.name}: {len(data.train_images):,} training images without labels, {plan.epochs} epochs; "
-          f"{len(plan.seeds)} seeds")
+    print(
+        f"{data.name}: {len(data.train_images):,} training images without labels, {plan.epochs} epochs; "
+        f"{len(plan.seeds)} seeds"
+    )
     print(f"{'goes on with' if folder.exists() else 'starts anew, with'} checkpoints in {folder}", flush=True)
     if options.tune:
         return probe.ended(lambda: tune(data, plan, folder))
@@ -213,8 +235,17 @@ def work(data: probe.Data, plan: Plan, folder: pathlib.Path, picture: pathlib.Pa
     course, training = pretrained[0]
     features = simclr.encode(course, training, data.test_images[:MAPPED])
     losses = np.stack([one.losses for _, one in pretrained])
-    report.draw(picture, data.name, course.schedule, losses, simclr.view_rows(course, data.train_images), found, COUNTS,
-                features, data.test_labels[:MAPPED])
+    report.draw(
+        picture,
+        data.name,
+        course.schedule,
+        losses,
+        simclr.view_rows(course, data.train_images),
+        found,
+        COUNTS,
+        features,
+        data.test_labels[:MAPPED],
+    )
     print(table.accuracies(found, COUNTS))
     print(table.differences(found, COUNTS, SCRATCH))
     if quick:

@@ -24,8 +24,15 @@ MARKERS = "sovD^P*"
 
 
 def draw(
-    path: pathlib.Path, name: str, schedule: gx.Schedule, losses: np.ndarray, rows: dict[str, np.ndarray],
-    found: dict[str, np.ndarray], counts: list[int], features: np.ndarray, labels: np.ndarray,
+    path: pathlib.Path,
+    name: str,
+    schedule: gx.Schedule,
+    losses: np.ndarray,
+    rows: dict[str, np.ndarray],
+    found: dict[str, np.ndarray],
+    counts: list[int],
+    features: np.ndarray,
+    labels: np.ndarray,
 ) -> None:
     """Draws the report into a PNG file.
 
@@ -72,8 +79,9 @@ def _draw_accuracies(ax: Axes, found: dict[str, np.ndarray], counts: list[int]) 
     for i, (method, accuracies) in enumerate(found.items()):
         x = np.arange(len(counts)) + 0.09 * (i - (len(found) - 1) / 2)
         spread = 100 * accuracies.std(0, ddof=1) if len(accuracies) > 1 else None
-        ax.errorbar(x, 100 * accuracies.mean(0), spread, fmt=MARKERS[i], color=COLORS[i], capsize=3, markersize=7,
-                    label=method)
+        ax.errorbar(
+            x, 100 * accuracies.mean(0), spread, fmt=MARKERS[i], color=COLORS[i], capsize=3, markersize=7, label=method
+        )
         for one in accuracies:
             ax.plot(x, 100 * one, ".", color=COLORS[i], markersize=3, alpha=0.6)
     for place in range(len(counts) - 1):
@@ -103,8 +111,13 @@ def _draw_map(figure: Figure, features: np.ndarray, labels: np.ndarray) -> None:
     classes = np.unique(labels)
     for i, label in enumerate(classes):
         own = labels == label
-        ax.scatter(*places[own].T, s=14, color=plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")(i % 20),
-                   label=str(label), linewidths=0)
+        ax.scatter(
+            *places[own].T,
+            s=14,
+            color=plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")(i % 20),
+            label=str(label),
+            linewidths=0,
+        )
     ax.set_title("Features of test images (t-SNE), coloured by a class that the network was not told")
     ax.set_xticks([])
     ax.set_yticks([])

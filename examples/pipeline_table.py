@@ -19,10 +19,11 @@ def accuracies(found: dict[str, np.ndarray], counts: Sequence[int]) -> str:
       A table with a line for each method and a column for each count.
     """
     seeds = len(next(iter(found.values())))
-    cells = {name: [f"{100 * x.mean():.1f}" + _spread(100 * x.std(ddof=1) if seeds > 1 else np.nan) for x in xs.T]
-             for name, xs in found.items()}
-    return _table(f"Test images right [%] by labels a class: mean ± standard deviation of {seeds} seeds",
-                  cells, counts)
+    cells = {
+        name: [f"{100 * x.mean():.1f}" + _spread(100 * x.std(ddof=1) if seeds > 1 else np.nan) for x in xs.T]
+        for name, xs in found.items()
+    }
+    return _table(f"Test images right [%] by labels a class: mean ± standard deviation of {seeds} seeds", cells, counts)
 
 
 def differences(found: dict[str, np.ndarray], counts: Sequence[int], rival: str) -> str:

@@ -120,8 +120,10 @@ def patch_size(images: np.ndarray) -> int:
     height, width = images.shape[1:3]
     patch = 2 if max(height, width) <= 16 else 4
     if height % patch or width % patch:
-        raise ValueError(f"x_train: expected height and width in multiples of {patch} pixels, the side of a patch, got "
-                         f"{height} x {width}")
+        raise ValueError(
+            f"x_train: expected height and width in multiples of {patch} pixels, the side of a patch, got "
+            f"{height} x {width}"
+        )
     return patch
 
 
@@ -133,8 +135,15 @@ def hide(key: jax.Array, patches: jax.Array) -> gx.masking.RandomMask:
 
 @functools.partial(jax.jit, static_argnames=("graph", "tx", "patch", "normalize"), donate_argnames=("params", "state"))
 def train_step(
-    graph: Any, tx: gx.Transformation, patch: int, normalize: bool, params: Any, state: Any, images: jax.Array,
-    key: jax.Array, step: int,
+    graph: Any,
+    tx: gx.Transformation,
+    patch: int,
+    normalize: bool,
+    params: Any,
+    state: Any,
+    images: jax.Array,
+    key: jax.Array,
+    step: int,
 ) -> tuple[Any, Any, jax.Array]:
     """One update: the new params and state, in the memory of the old, and the loss before it."""
     patches = gx.masking.patchify(images, patch)
@@ -195,8 +204,16 @@ def train(data: probe.Data, epochs: int, seed: int, normalize: bool, folder: pat
     _, length, size = jax.eval_shape(lambda x: gx.masking.patchify(x, patch), images[:1]).shape
     graph, params = nnx.split(Autoencoder(length, size, nnx.Rngs(seed)), nnx.Param)
     key = jax.random.key(seed)
-    config = {"tx": tx, "hidden": RATIO, "patch": patch, "normalize": normalize, "heads": (HEADS, DECODER_HEADS),
-              "batch": BATCH_SIZE, "seed": seed, "images": data.digest()}
+    config = {
+        "tx": tx,
+        "hidden": RATIO,
+        "patch": patch,
+        "normalize": normalize,
+        "heads": (HEADS, DECODER_HEADS),
+        "batch": BATCH_SIZE,
+        "seed": seed,
+        "images": data.digest(),
+    }
     with gx.resume.Run(folder, config=config) as run:
         params, state, losses = run.restore((params, tx.init(params), jnp.zeros(steps)))
         with tqdm(run.steps(steps), initial=run.first, total=steps, unit="step") as progress:
@@ -208,8 +225,7 @@ def train(data: probe.Data, epochs: int, seed: int, normalize: bool, folder: pat
                 if step % READ_EVERY == 0:
                     progress.set_postfix_str(f"loss {loss:.4f}", refresh=False)
 
-    encoded = [probe.in_parts(functools.partial(features, graph, patch, params), x)
-               for x in (images, data.test_images)]
+    encoded = [probe.in_parts(functools.partial(features, graph, patch, params), x) for x in (images, data.test_images)]
     rows = reconstruct(graph, patch, normalize, params, data.test_images[:10], jax.random.key(seed + 1))
     return Result(schedule, np.asarray(losses), rows, *encoded)
 

@@ -165,12 +165,18 @@ def begin(images: np.ndarray, epochs: int, seed: int, optimizer: str = "adamw") 
 
 def settings(course: Course, data: probe.Data, seed: int) -> dict[str, Any]:
     """All that the result of a training depends on."""
-    return {"tx": course.tx, "views": course.views, "temperature": TEMPERATURE, "batch": BATCH_SIZE, "seed": seed,
-            "images": data.digest()}
+    return {
+        "tx": course.tx,
+        "views": course.views,
+        "temperature": TEMPERATURE,
+        "batch": BATCH_SIZE,
+        "seed": seed,
+        "images": data.digest(),
+    }
 
 
 def pretrain(
-    course: Course, training: Training, data: probe.Data, seed: int, folder: pathlib.Path, told: str | None = None,
+    course: Course, training: Training, data: probe.Data, seed: int, folder: pathlib.Path, told: str | None = None
 ) -> Training:
     """Trains a network to the end, from where an interrupt has left it if there was one.
 
@@ -201,7 +207,7 @@ def pretrain(
 
 @functools.partial(jax.jit, static_argnames=("graph", "tx", "views"), donate_argnames="old")
 def train_step(
-    graph: Any, tx: gx.Transformation, views: gx.augment.Augmentation, old: Training, images: jax.Array, key: jax.Array,
+    graph: Any, tx: gx.Transformation, views: gx.augment.Augmentation, old: Training, images: jax.Array, key: jax.Array
 ) -> Training:
     """One update, in the memory of the old."""
     both = jnp.concatenate(views(jax.random.fold_in(key, old.step), images))

@@ -84,14 +84,17 @@ def load(path: pathlib.Path | None = None) -> Data:
     arrays = _read(path)
     train_images, test_images = _images("x_train", arrays["x_train"]), _images("x_test", arrays["x_test"])
     if test_images.shape[1:] != train_images.shape[1:]:
-        raise ValueError(f"x_test: expected images of shape {train_images.shape[1:]} as in x_train, got "
-                         f"{test_images.shape[1:]}")
+        raise ValueError(
+            f"x_test: expected images of shape {train_images.shape[1:]} as in x_train, got {test_images.shape[1:]}"
+        )
     train_labels = _labels("y_train", arrays["y_train"], len(train_images))
     test_labels = _labels("y_test", arrays["y_test"], len(test_images))
     classes, counts = np.unique(train_labels, return_counts=True)
     if len(classes) < 2 or counts.min() < LABELS:
-        raise ValueError(f"y_train: expected at least 2 classes and {LABELS} images of each, got "
-                         f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}")
+        raise ValueError(
+            f"y_train: expected at least 2 classes and {LABELS} images of each, got "
+            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}"
+        )
     if unknown := set(test_labels.tolist()) - set(classes.tolist()):
         raise ValueError(f"y_test: expected classes that y_train has, got {min(unknown)}")
     return Data(path.stem, train_images, test_images, train_labels, test_labels)
@@ -118,8 +121,10 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _images(name: str, x: np.ndarray) -> np.ndarray:
     if x.ndim not in (3, 4) or not x.size:
-        raise ValueError(f"{name}: expected shape (N, height, width) or (N, height, width, channels) with none of them "
-                         f"0, got {x.shape}")
+        raise ValueError(
+            f"{name}: expected shape (N, height, width) or (N, height, width, channels) with none of them "
+            f"0, got {x.shape}"
+        )
     if x.dtype == np.uint8:
         x = np.float32(x) / np.float32(255.0)
     elif not np.issubdtype(x.dtype, np.floating):
@@ -157,8 +162,12 @@ def accuracies(data: Data, train: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 def draw_few(data: Data, count: int, rng: np.random.Generator) -> np.ndarray:
     """The positions of ``count`` training images of each class, the classes one after another."""
-    return np.concatenate([rng.choice(np.flatnonzero(data.train_labels == label), count, replace=False)
-                           for label in np.unique(data.train_labels)])
+    return np.concatenate(
+        [
+            rng.choice(np.flatnonzero(data.train_labels == label), count, replace=False)
+            for label in np.unique(data.train_labels)
+        ]
+    )
 
 
 def accuracy(data: Data, train: np.ndarray, test: np.ndarray, drawn: np.ndarray) -> float:
@@ -180,7 +189,9 @@ def accuracy(data: Data, train: np.ndarray, test: np.ndarray, drawn: np.ndarray)
     few, test = (scaler.transform(x.reshape(len(x), -1)) for x in (train[drawn], test))
     labels = data.train_labels[drawn]
     search = GridSearchCV(
-        LogisticRegression(max_iter=2000), {"C": np.logspace(-4.0, 1.0, 6)}, scoring="neg_log_loss",
+        LogisticRegression(max_iter=2000),
+        {"C": np.logspace(-4.0, 1.0, 6)},
+        scoring="neg_log_loss",
         cv=StratifiedKFold(min(5, np.unique(labels, return_counts=True)[1].min()), shuffle=True, random_state=0),
     )
     with threadpool_limits(1):  # so few numbers are not worth handing to other cores
@@ -202,7 +213,7 @@ def percent(accuracies: np.ndarray) -> str:
 
 
 def arguments(
-    parser: argparse.ArgumentParser, given: list[str] | None, epochs: int | None, seed: int = 0,
+    parser: argparse.ArgumentParser, given: list[str] | None, epochs: int | None, seed: int = 0
 ) -> tuple[Any, Data]:
     """What a run was called with, and its images.
 
@@ -215,15 +226,28 @@ def arguments(
     Returns:
       The options and the images. Where they are not as they should be, the program ends with a message.
     """
-    parser.add_argument("--epochs", type=int, default=epochs, help="rounds through the images (default: "
-                        f"{'fewer the more there are' if epochs is None else epochs})")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=epochs,
+        help=f"rounds through the images (default: {'fewer the more there are' if epochs is None else epochs})",
+    )
     parser.add_argument("--seed", type=int, default=seed, help="of weights, batches and views (default: %(default)s)")
-    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="folder of the picture and of what is "
-                        "needed to go on after an interrupt (%(default)s)")
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=OUTPUT,
+        help="folder of the picture and of what is needed to go on after an interrupt (%(default)s)",
+    )
     parser.add_argument("--restart", action="store_true", help="begin anew where a run was interrupted or has ended")
-    parser.add_argument("--data", type=pathlib.Path, metavar="FILE.npz", help="other images: arrays x_train and x_test "
-                        "of shape (N, height, width) or (N, height, width, channels), uint8 or floats from 0 to 1, and "
-                        "the classes y_train and y_test, integers of shape (N,)")
+    parser.add_argument(
+        "--data",
+        type=pathlib.Path,
+        metavar="FILE.npz",
+        help="other images: arrays x_train and x_test "
+        "of shape (N, height, width) or (N, height, width, channels), uint8 or floats from 0 to 1, and "
+        "the classes y_train and y_test, integers of shape (N,)",
+    )
     options = parser.parse_args(given)
     for name in ("epochs", "steps", "seeds"):
         number = getattr(options, name, None)
@@ -304,8 +328,10 @@ def draw_rows(axes: np.ndarray, rows: dict[str, np.ndarray]) -> None:
 
 def judge(pixels: np.ndarray, features: np.ndarray, picture: pathlib.Path) -> int:
     """Prints what was found; the exit code of a program: 1 if the features are no better than pixels."""
-    print(f"test accuracy with {LABELS} labels a class, mean and standard deviation of {len(pixels)} draws of labels: "
-          f"{percent(features)} on features, {percent(pixels)} on pixels; pictures in {picture}")
+    print(
+        f"test accuracy with {LABELS} labels a class, mean and standard deviation of {len(pixels)} draws of labels: "
+        f"{percent(features)} on features, {percent(pixels)} on pixels; pictures in {picture}"
+    )
     if features.mean() <= pixels.mean():
         print("the features are no better than the pixels", file=sys.stderr)
         return 1

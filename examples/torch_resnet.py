@@ -112,8 +112,9 @@ NETWORKS: dict[str, tuple[type[Block], tuple[int, ...]]] = {
 class ResNet(nnx.Module):
     """The network of He et al. (2016), with torchvision's names of layers."""
 
-    def __init__(self, block: type[Block], depths: Sequence[int], *, width: int = 64, classes: int = 1000,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, block: type[Block], depths: Sequence[int], *, width: int = 64, classes: int = 1000, rngs: nnx.Rngs
+    ):
         self.conv1, self.bn1 = conv(3, width, 7, 2, rngs), norm(width, rngs)
         features = width
         for i, depth in enumerate(depths):
@@ -153,8 +154,10 @@ def save(path: pathlib.Path, model: nnx.Module) -> None:
 
     leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({jax.tree_util.keystr(key, simple=True, separator="."): np.ascontiguousarray(leaf)
-               for key, leaf in leaves}, path)
+    save_file(
+        {jax.tree_util.keystr(key, simple=True, separator="."): np.ascontiguousarray(leaf) for key, leaf in leaves},
+        path,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

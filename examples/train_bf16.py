@@ -88,8 +88,9 @@ def load() -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "tx"), donate_argnames=("params", "state"))
-def train_step(graph: Any, tx: gx.Transformation, params: Any, state: Any,
-               text: jax.Array) -> tuple[Any, Any, jax.Array]:
+def train_step(
+    graph: Any, tx: gx.Transformation, params: Any, state: Any, text: jax.Array
+) -> tuple[Any, Any, jax.Array]:
     """One update: the new params and state, in the memory of the old, and the loss before it."""
 
     def loss_of(params: Any) -> jax.Array:
@@ -142,8 +143,14 @@ def draw(runs: dict[str, Run], path: pathlib.Path) -> None:
         width = max(len(run.losses) // 20, 1)
         smooth = np.convolve(run.losses, np.full(width, 1 / width), "valid")
         ax.plot(run.losses, color=color, linewidth=0.6, alpha=0.25)
-        ax.plot(np.arange(len(smooth)) + width // 2, smooth, style, color=color, linewidth=1.8,
-                label=f"{name}: {run.bytes_per_param:.2f} bytes a parameter")
+        ax.plot(
+            np.arange(len(smooth)) + width // 2,
+            smooth,
+            style,
+            color=color,
+            linewidth=1.8,
+            label=f"{name}: {run.bytes_per_param:.2f} bytes a parameter",
+        )
     ax.set_xlabel("Step")
     ax.set_ylabel("Training loss (nats a byte)")
     ax.set_title("Python's sources, byte by byte: half the memory, the same course")
@@ -170,8 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.steps < 20:
         parser.error(f"--steps: expected at least 20, got {options.steps}")
 
-    runs = {name: train(name, small=small, steps=options.steps, seed=options.seed)
-            for name, small in (("float32", False), ("bfloat16 + masters + 8-bit averages", True))}
+    runs = {
+        name: train(name, small=small, steps=options.steps, seed=options.seed)
+        for name, small in (("float32", False), ("bfloat16 + masters + 8-bit averages", True))
+    }
     options.output.mkdir(parents=True, exist_ok=True)
     picture = options.output / "train_bf16.png"
     draw(runs, picture)

@@ -116,9 +116,7 @@ def start(processes: int, arguments: list[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Trains on all devices and prints how good the network is."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="number of updates (default: %(default)s)")
     parser.add_argument("--way", choices=("replicated", "zero1", "fsdp"), default="zero1", help="what is divided")
     parser.add_argument("--processes", type=int, default=1, help="how many there are (default: %(default)s)")

@@ -107,8 +107,14 @@ def augmented(augment: gx.augment.Augmentation, key: jax.Array, batch: dict[str,
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "tx", "augment"), donate_argnames="old")
-def train_step(graph: Any, tx: gx.Transformation, augment: gx.augment.Augmentation, key: jax.Array, old: Training,
-               batch: dict[str, jax.Array]) -> Training:
+def train_step(
+    graph: Any,
+    tx: gx.Transformation,
+    augment: gx.augment.Augmentation,
+    key: jax.Array,
+    old: Training,
+    batch: dict[str, jax.Array],
+) -> Training:
     """One update, in the memory of the old, augmentation included."""
     images = augmented(augment, jax.random.fold_in(key, old.step), batch)
 
@@ -231,16 +237,30 @@ def main(arguments: list[str] | None = None) -> int:
       case the same command goes on; 2 if what is saved is of other settings.
     """
     parser = argparse.ArgumentParser(description="Trains a small network on a folder of images for each class.")
-    parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="with CLASS/NAME.jpg or .png; a fifth of each "
-                        "class is held out (default: digits on photographs, which are written to the output)")
+    parser.add_argument(
+        "--data",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="with CLASS/NAME.jpg or .png; a fifth of each "
+        "class is held out (default: digits on photographs, which are written to the output)",
+    )
     parser.add_argument("--size", type=int, default=32, help="of the square that the network sees (%(default)s)")
-    parser.add_argument("--fit", choices=("crop", "pad"), default="crop", help="how images of all sizes get to one "
-                        "before they are augmented: cut to a square, or padded to it (default: %(default)s)")
+    parser.add_argument(
+        "--fit",
+        choices=("crop", "pad"),
+        default="crop",
+        help="how images of all sizes get to one "
+        "before they are augmented: cut to a square, or padded to it (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=600, help=f"of {BATCH_SIZE} images (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read (default: none, but threads)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
-    parser.add_argument("--goal", type=float, help=f"fraction of held-out images to recognize (default: {GOAL} of the "
-                        "digits; else more than are in the largest class)")
+    parser.add_argument(
+        "--goal",
+        type=float,
+        help=f"fraction of held-out images to recognize (default: {GOAL} of the "
+        "digits; else more than are in the largest class)",
+    )
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="folder of the checkpoints (%(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} steps, whose accuracy means little")
     parser.add_argument("--restart", action="store_true", help="begin anew where there is a checkpoint")
@@ -265,11 +285,20 @@ def main(arguments: list[str] | None = None) -> int:
     saved = folder / "-".join(map(str, ("digits" if writing else options.data.name, options.size, steps, options.seed)))
     if options.restart:
         shutil.rmtree(saved, ignore_errors=True)
-    config = {"tx": course.tx, "augment": course.augment, "files": files.digest(), "batch": BATCH_SIZE,
-              "fit": options.fit, "workers": options.workers, "seed": options.seed, "grain": version("grain")}
+    config = {
+        "tx": course.tx,
+        "augment": course.augment,
+        "files": files.digest(),
+        "batch": BATCH_SIZE,
+        "fit": options.fit,
+        "workers": options.workers,
+        "seed": options.seed,
+        "grain": version("grain"),
+    }
     side = short_side(options.size)
-    feed = Feed(files.train, Decode(side, side if options.fit == "crop" else None), BATCH_SIZE, options.seed,
-                options.workers)
+    feed = Feed(
+        files.train, Decode(side, side if options.fit == "crop" else None), BATCH_SIZE, options.seed, options.workers
+    )
     try:
         with gx.resume.Run(saved, config=config) as run:
             training = run.restore(training, feed)

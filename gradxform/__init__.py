@@ -143,7 +143,9 @@ __all__ = [
 ]
 
 # Names that other libraries have, and those of another room, are told by NAMES.md where they are asked for.
-_ROOMS = {"gx": _sys.modules[__name__]} | {f"gx.{room.__name__.rpartition('.')[2]}": room for room in (
-    augment, losses, masking, norm, plot, precision, resume, schedules, sharding, transfer)}
+_ROOMS = {"gx": _sys.modules[__name__]} | {
+    f"gx.{room.__name__.rpartition('.')[2]}": room
+    for room in (augment, losses, masking, norm, plot, precision, resume, schedules, sharding, transfer)
+}
 for _room in _ROOMS.values():
     _answer(_room, _ROOMS)

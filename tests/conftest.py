@@ -16,6 +16,7 @@ def quick_options(options: Callable[..., Any]) -> Callable[..., Any]:
 
     It has no name among jax's options, and as a flag of XLA's it would hold for all tests of a process.
     """
+
     def made(*args: Any, env_options_overrides: dict[str, Any] | None = None, **others: Any) -> Any:
         if jax.config.read("jax_disable_most_optimizations"):
             env_options_overrides = {"xla_cpu_use_fusion_emitters": False} | (env_options_overrides or {})

@@ -33,10 +33,20 @@ def eight_devices(factory: pytest.TempPathFactory, program: pathlib.Path) -> str
         return _read(output, program)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
     root = pathlib.Path(gx.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-W", "error", str(program)], check=False, capture_output=True, text=True,
-                          env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root),
-                                            # Sharding is decided before; what follows only takes time.
-                                            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "XLA_FLAGS": flags,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(root),
+            # Sharding is decided before; what follows only takes time.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
+    )
     # Renamed into place, so that nobody reads half of it.
     written = output.with_suffix(".part")
     written.write_text(f"{done.returncode}\n{done.stdout if done.returncode == 0 else done.stderr[-4000:]}")

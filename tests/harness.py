@@ -105,8 +105,9 @@ def eager_updates_of(tx: optax.GradientTransformation, gradients: Tree, params: 
     return jax.tree.map(lambda *x: np.stack(x), *seen), state
 
 
-def trajectory_of(tx: optax.GradientTransformation, noise: Tree, params: Tree, pull: float = 0.3, *,
-                  eager: bool = False) -> tuple[Tree, Tree]:
+def trajectory_of(
+    tx: optax.GradientTransformation, noise: Tree, params: Tree, pull: float = 0.3, *, eager: bool = False
+) -> tuple[Tree, Tree]:
     """The params at the end of all steps, and the last state; a step's gradient is ``noise + pull * params``."""
     tx = optax.with_extra_args_support(tx)
 
@@ -133,8 +134,16 @@ def oracle_trajectory(rule: oracles.Rule, noise: Tree, params: Tree, pull: float
     )
 
 
-def assert_updates(tx: optax.GradientTransformation, rule: oracles.Rule, bits: int, *, rtol: float | None = None,
-                   gradients: Tree = None, params: Tree = None, eager: bool = False) -> None:
+def assert_updates(
+    tx: optax.GradientTransformation,
+    rule: oracles.Rule,
+    bits: int,
+    *,
+    rtol: float | None = None,
+    gradients: Tree = None,
+    params: Tree = None,
+    eager: bool = False,
+) -> None:
     """The updates of ``tx`` are those of ``rule``, each leaf to ``rtol``; an eager run takes ``FEW`` steps."""
     default_params, default_gradients = problem()
     params = default_params if params is None else params
@@ -145,8 +154,9 @@ def assert_updates(tx: optax.GradientTransformation, rule: oracles.Rule, bits: i
     steps = len(jax.tree.leaves(gradients)[0])
     wanted = oracles.updates_of(rule, [flat(at_step(gradients, t)) for t in range(steps)], flat(params))
     dtype = jnp.dtype(f"float{bits}")
-    cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(
-        x, jnp.result_type(dtype, jnp.complex64) if np.iscomplexobj(x) else dtype))
+    cast = functools.partial(
+        jax.tree.map, lambda x: jnp.asarray(x, jnp.result_type(dtype, jnp.complex64) if np.iscomplexobj(x) else dtype)
+    )
     got, _ = (eager_updates_of if eager else updates_of)(tx, cast(gradients), cast(params))
     for path, leaf in jax.tree_util.tree_leaves_with_path(got):
         assert leaf.dtype == jax.tree.leaves(cast(gradients))[0].dtype or np.iscomplexobj(leaf)
@@ -154,7 +164,8 @@ def assert_updates(tx: optax.GradientTransformation, rule: oracles.Rule, bits: i
         expected = np.stack([step[name] for step in wanted])
         assert np.isfinite(expected).all()
         np.testing.assert_allclose(
-            leaf, expected, rtol=rtol, atol=rtol / 10 * np.abs(expected).max(initial=0), err_msg=name)
+            leaf, expected, rtol=rtol, atol=rtol / 10 * np.abs(expected).max(initial=0), err_msg=name
+        )
 
 
 def distance(a: Tree, b: Tree) -> float:
@@ -203,7 +214,9 @@ def recipe(name: str, learning_rate: Any = 1e-3, **changes: Any) -> gx.Transform
 def same_bytes(a: Tree, b: Tree) -> bool:
     """Whether two trees have one structure and the same bits in every leaf, signs of zero and NaN included."""
     raw = lambda x: np.asarray(  # noqa: E731
-        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    )
     return jax.tree.structure(a) == jax.tree.structure(b) and all(
         x.dtype == y.dtype and raw(x).tobytes() == raw(y).tobytes()
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )

@@ -147,8 +147,9 @@ def scale_by_param_block_rms(least: float) -> Rule:
     return each(lambda t, g, w, memory: g * max(rms(w), least))
 
 
-def scale_by_trust_ratio(coefficient: float = 1.0, eps: float = 0.0, least: float = 0.0, decay: float = 0.0,
-                         largest: float = math.inf) -> Rule:
+def scale_by_trust_ratio(
+    coefficient: float = 1.0, eps: float = 0.0, least: float = 0.0, decay: float = 0.0, largest: float = math.inf
+) -> Rule:
     """You et al. (2017), equation 6 (with ``decay`` as in algorithm 1), and You et al. (2020), algorithm 2."""
 
     def leaf(t: int, u: np.ndarray, w: np.ndarray, memory: Memory) -> np.ndarray:
@@ -195,8 +196,14 @@ def scale_by_lion(b1: float, b2: float, squash: Callable[[np.ndarray], np.ndarra
 # ---- a second moment alone ----
 
 
-def scale_by_rms(decay: float, eps: float, initial: float = 0.0, eps_in_sqrt: bool = True,
-                 bias_correction: bool = False, centered: bool = False) -> Rule:
+def scale_by_rms(
+    decay: float,
+    eps: float,
+    initial: float = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+    centered: bool = False,
+) -> Rule:
     """Tieleman and Hinton (2012); centered: Graves (2013), equations 38 to 41."""
 
     def leaf(t: int, g: np.ndarray, w: np.ndarray, memory: Memory) -> np.ndarray:
@@ -222,8 +229,13 @@ def scale_by_rss(initial: float, eps: float, eps_in_sqrt: bool = True) -> Rule:
     return each(leaf)
 
 
-def scale_by_factored_rms(axes: dict[str, tuple[int, int] | None], decay_rate: float = 0.8, eps: float = 1e-30,
-                          offset: int = 0, clamp: bool = False) -> Rule:
+def scale_by_factored_rms(
+    axes: dict[str, tuple[int, int] | None],
+    decay_rate: float = 0.8,
+    eps: float = 1e-30,
+    offset: int = 0,
+    clamp: bool = False,
+) -> Rule:
     """Shazeer and Stern (2018), algorithm 4; ``axes`` names for each leaf the two axes of its matrices."""
 
     def rule(t: int, g: Arrays, w: Arrays, memory: Memory) -> Arrays:
@@ -259,8 +271,9 @@ def _first(m: Any, g: Any, b1: float, t: int, nesterov: bool) -> Any:
     return b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t) if nesterov else m / (1 - b1**t)
 
 
-def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0,
-                  nesterov: bool = False) -> Rule:
+def scale_by_adam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, nesterov: bool = False
+) -> Rule:
     """Kingma and Ba (2015), algorithm 1."""
 
     def leaf(t: int, g: np.ndarray, w: np.ndarray, memory: Memory) -> np.ndarray:
@@ -270,8 +283,14 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_roo
     return each(leaf)
 
 
-def scale_by_amsgrad(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, correct_m: bool = True,
-                     correct_v: bool = True, max_of_corrected: bool = True) -> Rule:
+def scale_by_amsgrad(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    correct_m: bool = True,
+    correct_v: bool = True,
+    max_of_corrected: bool = True,
+) -> Rule:
     """Reddi et al. (2018), algorithm 2, and what optax and torch make of it."""
 
     def leaf(t: int, g: np.ndarray, w: np.ndarray, memory: Memory) -> np.ndarray:
@@ -285,8 +304,9 @@ def scale_by_amsgrad(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, corr
     return each(leaf)
 
 
-def scale_by_belief(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-16, eps_root: float = 1e-16,
-                    nesterov: bool = False) -> Rule:
+def scale_by_belief(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-16, eps_root: float = 1e-16, nesterov: bool = False
+) -> Rule:
     """Zhuang et al. (2020), algorithm 2."""
 
     def leaf(t: int, g: np.ndarray, w: np.ndarray, memory: Memory) -> np.ndarray:
@@ -297,8 +317,15 @@ def scale_by_belief(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-16, eps_
     return each(leaf)
 
 
-def scale_by_yogi(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-3, eps_root: float = 0.0, initial: float = 1e-6,
-                  bias_correction: bool = True, initial_m: float = 1e-6) -> Rule:
+def scale_by_yogi(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-3,
+    eps_root: float = 0.0,
+    initial: float = 1e-6,
+    bias_correction: bool = True,
+    initial_m: float = 1e-6,
+) -> Rule:
     """Zaheer et al. (2018), algorithm 2."""
 
     def leaf(t: int, g: np.ndarray, w: np.ndarray, memory: Memory) -> np.ndarray:
@@ -326,8 +353,9 @@ def scale_by_nadam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, moment
     return each(leaf)
 
 
-def scale_by_radam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, threshold: float = 5.0,
-                   nesterov: bool = False) -> Rule:
+def scale_by_radam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, threshold: float = 5.0, nesterov: bool = False
+) -> Rule:
     """Liu et al. (2020), algorithm 2."""
     rho_inf = 2 / (1 - b2) - 1
 
@@ -346,9 +374,15 @@ def scale_by_radam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, thresh
 # ---- orthogonal momentum ----
 
 
-def scale_by_muon(axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], beta: float = 0.95, steps: int = 5,
-                  nesterov: bool = True, corrected: bool = True, rms_of: float | None = None,
-                  eps: float = 1e-8) -> Rule:
+def scale_by_muon(
+    axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    beta: float = 0.95,
+    steps: int = 5,
+    nesterov: bool = True,
+    corrected: bool = True,
+    rms_of: float | None = None,
+    eps: float = 1e-8,
+) -> Rule:
     """Jordan et al. (2024), on the leaves in ``axes`` (their inputs and outputs); what is left comes out as it is.
 
     The polynomial is taken of the singular values, where the iteration multiplies matrices.
@@ -372,8 +406,9 @@ def scale_by_muon(axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], beta
         return factor * np.transpose(np.reshape(new, moved.shape), order)
 
     def rule(t: int, g: Arrays, w: Arrays, memory: Memory) -> Arrays:
-        return {name: leaf(t, x, memory.setdefault(name, {}), *axes[name]) if name in axes else x
-                for name, x in g.items()}
+        return {
+            name: leaf(t, x, memory.setdefault(name, {}), *axes[name]) if name in axes else x for name, x in g.items()
+        }
 
     return rule
 

@@ -14,9 +14,20 @@ import gradxform as gx
 
 matplotlib.use("Agg")
 
-MODULES = {"augment": gx.augment, "losses": gx.losses, "masking": gx.masking, "norm": gx.norm,
-           "norm.linen": gx.norm.linen, "norm.nnx": gx.norm.nnx, "plot": gx.plot, "precision": gx.precision,
-           "resume": gx.resume, "schedules": gx.schedules, "sharding": gx.sharding, "transfer": gx.transfer}
+MODULES = {
+    "augment": gx.augment,
+    "losses": gx.losses,
+    "masking": gx.masking,
+    "norm": gx.norm,
+    "norm.linen": gx.norm.linen,
+    "norm.nnx": gx.norm.nnx,
+    "plot": gx.plot,
+    "precision": gx.precision,
+    "resume": gx.resume,
+    "schedules": gx.schedules,
+    "sharding": gx.sharding,
+    "transfer": gx.transfer,
+}
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Example:")
 
 
@@ -51,8 +62,9 @@ def sections(item: Any) -> dict[str, str]:
 def entries(text: str) -> dict[str, str]:
     """The entries of a section by name."""
     parts = re.split(r"^  (\**\w+(?:, \**\w+)*): ", text, flags=re.MULTILINE)
-    return {name: described for names, described in zip(parts[1::2], parts[2::2], strict=True)
-            for name in names.split(", ")}
+    return {
+        name: described for names, described in zip(parts[1::2], parts[2::2], strict=True) for name in names.split(", ")
+    }
 
 
 def run_doctest(item: Any, name: str) -> None:
@@ -69,8 +81,11 @@ def run_doctest(item: Any, name: str) -> None:
 
 def test_all_is_complete() -> None:
     """``__all__`` holds what the package names itself, in order, and nothing else."""
-    named = {name for name, item in vars(gx).items()
-             if not name.startswith("_") and (not inspect.ismodule(item) or name in MODULES)}
+    named = {
+        name
+        for name, item in vars(gx).items()
+        if not name.startswith("_") and (not inspect.ismodule(item) or name in MODULES)
+    }
     assert named == set(gx.__all__)
     assert list(gx.__all__) == sorted(gx.__all__, key=str.lower)
     for module in MODULES.values():
@@ -99,8 +114,11 @@ def test_the_example_runs(name: str) -> None:
 @pytest.mark.parametrize("name", [*FUNCTIONS, *METHODS])
 def test_every_parameter_is_described(name: str) -> None:
     item = (PUBLIC | METHODS)[name]
-    parameters = [("*" * (p.kind == p.VAR_POSITIONAL) + "**" * (p.kind == p.VAR_KEYWORD)) + p.name
-                  for p in inspect.signature(item).parameters.values() if p.name != "self"]
+    parameters = [
+        ("*" * (p.kind == p.VAR_POSITIONAL) + "**" * (p.kind == p.VAR_KEYWORD)) + p.name
+        for p in inspect.signature(item).parameters.values()
+        if p.name != "self"
+    ]
     described = entries(sections(item).get("Args", ""))
     assert list(described) == parameters
     assert all(text.strip() for text in described.values())
@@ -143,8 +161,10 @@ def test_defaults_are_not_repeated_wrongly(name: str) -> None:
 
 def package_modules() -> list[str]:
     root = pathlib.Path(gx.__file__).parent
-    return sorted(".".join(("gradxform", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
-                  for path in root.rglob("*.py"))
+    return sorted(
+        ".".join(("gradxform", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
+        for path in root.rglob("*.py")
+    )
 
 
 @pytest.mark.parametrize("module", package_modules())

@@ -26,14 +26,28 @@ MASK = {"dense": {"kernel": True, "bias": False}}
 RATE = 0.1
 
 RECIPES: dict[str, gx.Transformation] = {
-    "sgd": gx.sgd(RATE, momentum=0.9), "rmsprop": gx.rmsprop(RATE, momentum=0.9), "adagrad": gx.adagrad(RATE),
-    "adam": gx.adam(RATE), "adamw": gx.adamw(RATE), "nadam": gx.nadam(RATE), "nadamw": gx.nadamw(RATE),
-    "amsgrad": gx.amsgrad(RATE), "radam": gx.radam(RATE), "adabelief": gx.adabelief(RATE), "yogi": gx.yogi(RATE),
-    "lion": gx.lion(RATE), "muon": gx.muon(RATE), "lars": gx.lars(RATE), "lamb": gx.lamb(RATE),
+    "sgd": gx.sgd(RATE, momentum=0.9),
+    "rmsprop": gx.rmsprop(RATE, momentum=0.9),
+    "adagrad": gx.adagrad(RATE),
+    "adam": gx.adam(RATE),
+    "adamw": gx.adamw(RATE),
+    "nadam": gx.nadam(RATE),
+    "nadamw": gx.nadamw(RATE),
+    "amsgrad": gx.amsgrad(RATE),
+    "radam": gx.radam(RATE),
+    "adabelief": gx.adabelief(RATE),
+    "yogi": gx.yogi(RATE),
+    "lion": gx.lion(RATE),
+    "muon": gx.muon(RATE),
+    "lars": gx.lars(RATE),
+    "lamb": gx.lamb(RATE),
     "adafactor": gx.adafactor(RATE, min_dim_size_to_factor=2),
 }
-LISTING = gx.chain(gx.clip_by_global_norm(1.0), gx.record_norms(), gx.adamw(
-    gx.schedules.cosine(RATE, 100, 0.01), weight_decay=0.01, mask=gx.ndim_at_least(2)))
+LISTING = gx.chain(
+    gx.clip_by_global_norm(1.0),
+    gx.record_norms(),
+    gx.adamw(gx.schedules.cosine(RATE, 100, 0.01), weight_decay=0.01, mask=gx.ndim_at_least(2)),
+)
 COMBINED: dict[str, gx.Transformation] = {
     "listing": LISTING,
     "skip": gx.skip_nonfinite(gx.chain(gx.record_norms(), gx.adam(RATE)), 3),
@@ -58,6 +72,7 @@ def equal_trees(a: Any, b: Any, rtol: float = 2e-6) -> None:
 
 def train(tx: optax.GradientTransformation, n: int = 3, **extra: Any) -> Any:
     """Params and state after some steps on changing gradients, and every update on the way, in one compiled step."""
+
     @jax.jit
     def step(params: Any, state: Any, factor: Any) -> Any:
         gradient = jax.tree.map(lambda g: factor * g, GRADS)
@@ -77,6 +92,7 @@ def same_run(ours: Any, theirs: Any, n: int = 3) -> None:
 
 
 # Ours inside theirs.
+
 
 def test_every_recipe_is_tried() -> None:
     assert set(RECIPES) == set(harness.RECIPES)
@@ -103,8 +119,10 @@ def test_a_selector_as_optaxs_mask() -> None:
 
 def test_in_optax_partition() -> None:
     labels = {"dense": {"kernel": "a", "bias": "b"}}
-    same_run(optax.partition({"a": gx.adam(RATE), "b": gx.sgd(RATE)}, labels),
-             optax.partition({"a": optax.adam(RATE), "b": optax.sgd(RATE)}, labels))
+    same_run(
+        optax.partition({"a": gx.adam(RATE), "b": gx.sgd(RATE)}, labels),
+        optax.partition({"a": optax.adam(RATE), "b": optax.sgd(RATE)}, labels),
+    )
 
 
 @pytest.mark.parametrize("rate", [RATE, gx.schedules.cosine(RATE, 10), optax.cosine_decay_schedule(RATE, 10)])
@@ -171,7 +189,8 @@ def test_inject_hyperparams_is_told_what_has_to_be_known() -> None:
     with pytest.raises(TypeError, match=r"min_dim_size_to_factor: .*static_args='min_dim_size_to_factor'"):
         jax.jit(tx.update)(GRADS, tx.init(PARAMS), PARAMS)
     tx = optax.inject_hyperparams(gx.adafactor, static_args="min_dim_size_to_factor")(
-        learning_rate=RATE, min_dim_size_to_factor=2)
+        learning_rate=RATE, min_dim_size_to_factor=2
+    )
     same_run(tx, gx.adafactor(RATE, min_dim_size_to_factor=2))
 
 
@@ -193,8 +212,10 @@ def test_in_optax_lookahead_and_wrappers_of_optimizers() -> None:
     same_run(optax.with_extra_args_support(gx.adam(RATE)), gx.adam(RATE))
     assert optax.with_extra_args_support(gx.adam(RATE)) == gx.adam(RATE)
     same_run(optax.flatten(gx.adam(RATE)), optax.adam(RATE))
-    same_run(optax.conditionally_transform(gx.adam(RATE), lambda step, **_: True),
-             optax.conditionally_transform(optax.adam(RATE), lambda step, **_: True))
+    same_run(
+        optax.conditionally_transform(gx.adam(RATE), lambda step, **_: True),
+        optax.conditionally_transform(optax.adam(RATE), lambda step, **_: True),
+    )
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *COMBINED])
@@ -226,8 +247,10 @@ def test_tree_get_and_set() -> None:
 
 # Theirs inside ours.
 
+
 def reads_value(factor: float) -> optax.GradientTransformationExtraArgs:
     """Scales updates by an argument that only the caller of ``update`` has."""
+
     def update(updates: Any, state: Any, params: Any = None, *, value: Any, **extra: Any) -> Any:
         return jax.tree.map(lambda u: factor * value * u, updates), (state[0] + 1, jnp.float32(value))
 
@@ -235,20 +258,45 @@ def reads_value(factor: float) -> optax.GradientTransformationExtraArgs:
 
 
 def test_their_parts_in_our_chain() -> None:
-    same_run(gx.chain(optax.clip_by_global_norm(0.1), gx.scale_by_adam(), optax.scale(-RATE)),
-             optax.chain(optax.clip_by_global_norm(0.1), optax.scale_by_adam(), optax.scale(-RATE)))
+    same_run(
+        gx.chain(optax.clip_by_global_norm(0.1), gx.scale_by_adam(), optax.scale(-RATE)),
+        optax.chain(optax.clip_by_global_norm(0.1), optax.scale_by_adam(), optax.scale(-RATE)),
+    )
     same_run(gx.chain(optax.adamw(RATE)), optax.chain(optax.adamw(RATE)))
-    same_run(gx.named_chain(("a", optax.adam(RATE)), ("b", gx.scale(0.5))),
-             gx.chain(gx.adam(RATE), optax.scale(0.5)))
+    same_run(gx.named_chain(("a", optax.adam(RATE)), ("b", gx.scale(0.5))), gx.chain(gx.adam(RATE), optax.scale(0.5)))
 
 
-@pytest.mark.parametrize("theirs", [
-    optax.sgd(RATE, momentum=0.9), optax.adamw(RATE), optax.adafactor(RATE, min_dim_size_to_factor=2), optax.lion(RATE),
-    optax.noisy_sgd(RATE, key=0), optax.contrib.prodigy(), optax.contrib.schedule_free_sgd(RATE),
-    optax.contrib.mechanize(optax.sgd(RATE)), optax.MultiSteps(optax.adam(RATE), 2).gradient_transformation(),
-    optax.masked(optax.adam(RATE), MASK), optax.apply_if_finite(optax.adam(RATE), 3), optax.polyak_sgd(),
-], ids=["sgd", "adamw", "adafactor", "lion", "noisy_sgd", "prodigy", "schedule_free", "mechanize", "multi_steps",
-        "masked", "apply_if_finite", "polyak"])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        optax.sgd(RATE, momentum=0.9),
+        optax.adamw(RATE),
+        optax.adafactor(RATE, min_dim_size_to_factor=2),
+        optax.lion(RATE),
+        optax.noisy_sgd(RATE, key=0),
+        optax.contrib.prodigy(),
+        optax.contrib.schedule_free_sgd(RATE),
+        optax.contrib.mechanize(optax.sgd(RATE)),
+        optax.MultiSteps(optax.adam(RATE), 2).gradient_transformation(),
+        optax.masked(optax.adam(RATE), MASK),
+        optax.apply_if_finite(optax.adam(RATE), 3),
+        optax.polyak_sgd(),
+    ],
+    ids=[
+        "sgd",
+        "adamw",
+        "adafactor",
+        "lion",
+        "noisy_sgd",
+        "prodigy",
+        "schedule_free",
+        "mechanize",
+        "multi_steps",
+        "masked",
+        "apply_if_finite",
+        "polyak",
+    ],
+)
 def test_any_of_theirs_runs_in_our_chain(theirs: Any) -> None:
     extra = {"value": jnp.float32(0.5)}
     ours = gx.chain(gx.clip(100.0), theirs, gx.scale(1.0))
@@ -256,23 +304,36 @@ def test_any_of_theirs_runs_in_our_chain(theirs: Any) -> None:
     assert ours == gx.chain(gx.clip(100.0), theirs, gx.scale(1.0))
 
 
-@pytest.mark.parametrize("make", [
-    lambda tx: gx.chain(tx), lambda tx: gx.chain(gx.clip(100.0), gx.chain(tx)), lambda tx: gx.masked(tx, True),
-    lambda tx: gx.selective_transform(tx, freeze_mask=False), lambda tx: gx.accumulate(tx, 1),
-    lambda tx: gx.skip_nonfinite(tx, 3), lambda tx: gx.partition({"a": tx}, "a"),
-    lambda tx: gx.named_chain(("only", tx)), lambda tx: optax.chain(gx.chain(tx)),
-], ids=["chain", "nested", "masked", "selective", "accumulate", "skip", "partition", "named", "optax"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda tx: gx.chain(tx),
+        lambda tx: gx.chain(gx.clip(100.0), gx.chain(tx)),
+        lambda tx: gx.masked(tx, True),
+        lambda tx: gx.selective_transform(tx, freeze_mask=False),
+        lambda tx: gx.accumulate(tx, 1),
+        lambda tx: gx.skip_nonfinite(tx, 3),
+        lambda tx: gx.partition({"a": tx}, "a"),
+        lambda tx: gx.named_chain(("only", tx)),
+        lambda tx: optax.chain(gx.chain(tx)),
+    ],
+    ids=["chain", "nested", "masked", "selective", "accumulate", "skip", "partition", "named", "optax"],
+)
 def test_extra_arguments_are_passed_through(make: Any) -> None:
     tx = make(reads_value(2.0))
     updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, value=3.0, unknown="ignored")
     equal_trees(updates, jax.tree.map(lambda g: 6 * g, GRADS))
     # One that does not ask for the argument is not handed it.
     gx.chain(optax.GradientTransformation(*optax.adam(RATE)), gx.adam(RATE)).update(
-        GRADS, gx.chain(optax.adam(RATE), gx.adam(RATE)).init(PARAMS), PARAMS, value=3.0)
+        GRADS, gx.chain(optax.adam(RATE), gx.adam(RATE)).init(PARAMS), PARAMS, value=3.0
+    )
 
 
-@pytest.mark.parametrize("theirs", [optax.adam(RATE), optax.trace(0.9), optax.ema(0.9), optax.scale_by_rms()],
-                         ids=["adam", "trace", "ema", "rms"])
+@pytest.mark.parametrize(
+    "theirs",
+    [optax.adam(RATE), optax.trace(0.9), optax.ema(0.9), optax.scale_by_rms()],
+    ids=["adam", "trace", "ema", "rms"],
+)
 @pytest.mark.parametrize(("dtype", "given"), [(jnp.bfloat16, True), (jnp.bfloat16, False), (jnp.float16, True)])
 def test_their_state_keeps_its_dtypes_with_narrow_params(theirs: Any, dtype: Any, given: bool) -> None:
     """With the params given or not: without them, theirs would see the float32 that our clip computes in."""
@@ -309,16 +370,23 @@ def test_apply_updates_of_either() -> None:
 
 # Checkpoints.
 
-@pytest.mark.parametrize(("ours", "theirs"), [
-    (gx.adamw(RATE), optax.adamw(RATE)),
-    (gx.adamw(RATE, mask=MASK), optax.adamw(RATE, mask=MASK)),
-    (gx.adamw(gx.schedules.cosine(RATE, 10)), optax.adamw(optax.cosine_decay_schedule(RATE, 10))),
-    (gx.adam(RATE), optax.adam(RATE)),
-    (gx.sgd(RATE, momentum=0.9), optax.sgd(RATE, momentum=0.9)),
-    (gx.lion(RATE), optax.lion(RATE)),
-    (gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(RATE)), optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(RATE))),
-], ids=["adamw", "adamw-mask", "adamw-schedule", "adam", "sgd", "lion", "chain"])
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (gx.adamw(RATE), optax.adamw(RATE)),
+        (gx.adamw(RATE, mask=MASK), optax.adamw(RATE, mask=MASK)),
+        (gx.adamw(gx.schedules.cosine(RATE, 10)), optax.adamw(optax.cosine_decay_schedule(RATE, 10))),
+        (gx.adam(RATE), optax.adam(RATE)),
+        (gx.sgd(RATE, momentum=0.9), optax.sgd(RATE, momentum=0.9)),
+        (gx.lion(RATE), optax.lion(RATE)),
+        (
+            gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(RATE)),
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE)),
+        ),
+    ],
+    ids=["adamw", "adamw-mask", "adamw-schedule", "adam", "sgd", "lion", "chain"],
+)
 def test_a_checkpoint_of_one_goes_on_with_the_other(ours: Any, theirs: Any) -> None:
     a, b = train(ours)[1], train(theirs)[1]
     equal_trees(a, b)
@@ -329,19 +397,32 @@ def test_a_checkpoint_of_one_goes_on_with_the_other(ours: Any, theirs: Any) -> N
         equal_trees(state, expected[1])
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [
-    (gx.scale_by_adam(), optax.scale_by_adam()), (gx.scale_by_amsgrad(), optax.scale_by_amsgrad()),
-    (gx.scale_by_lion(), optax.scale_by_lion()), (gx.scale_by_rms(), optax.scale_by_rms()),
-    (gx.scale_by_rss(), optax.scale_by_rss()), (gx.scale_by_stddev(), optax.scale_by_stddev()),
-    (gx.scale_by_belief(), optax.scale_by_belief()), (gx.scale_by_yogi(), optax.scale_by_yogi()),
-    (gx.scale_by_radam(), optax.scale_by_radam()), (gx.trace(0.9), optax.trace(0.9)), (gx.ema(0.9), optax.ema(0.9)),
-    (gx.scale_by_factored_rms(min_dim_size_to_factor=2), optax.scale_by_factored_rms(min_dim_size_to_factor=2)),
-    (gx.scale(0.5), optax.scale(0.5)), (gx.clip_by_global_norm(1.0), optax.clip_by_global_norm(1.0)),
-    (gx.scale_by_schedule(gx.schedules.constant(0.5)), optax.scale_by_schedule(optax.constant_schedule(0.5))),
-    (gx.masked(gx.trace(0.9), MASK), optax.masked(optax.trace(0.9), MASK)),
-    (gx.partition({"a": gx.trace(0.9), "b": gx.scale(1.0)}, {"dense": {"kernel": "a", "bias": "b"}}),
-     optax.partition({"a": optax.trace(0.9), "b": optax.scale(1.0)}, {"dense": {"kernel": "a", "bias": "b"}})),
-], ids=lambda tx: tx.name if isinstance(tx, gx.Transformation) else "")
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (gx.scale_by_adam(), optax.scale_by_adam()),
+        (gx.scale_by_amsgrad(), optax.scale_by_amsgrad()),
+        (gx.scale_by_lion(), optax.scale_by_lion()),
+        (gx.scale_by_rms(), optax.scale_by_rms()),
+        (gx.scale_by_rss(), optax.scale_by_rss()),
+        (gx.scale_by_stddev(), optax.scale_by_stddev()),
+        (gx.scale_by_belief(), optax.scale_by_belief()),
+        (gx.scale_by_yogi(), optax.scale_by_yogi()),
+        (gx.scale_by_radam(), optax.scale_by_radam()),
+        (gx.trace(0.9), optax.trace(0.9)),
+        (gx.ema(0.9), optax.ema(0.9)),
+        (gx.scale_by_factored_rms(min_dim_size_to_factor=2), optax.scale_by_factored_rms(min_dim_size_to_factor=2)),
+        (gx.scale(0.5), optax.scale(0.5)),
+        (gx.clip_by_global_norm(1.0), optax.clip_by_global_norm(1.0)),
+        (gx.scale_by_schedule(gx.schedules.constant(0.5)), optax.scale_by_schedule(optax.constant_schedule(0.5))),
+        (gx.masked(gx.trace(0.9), MASK), optax.masked(optax.trace(0.9), MASK)),
+        (
+            gx.partition({"a": gx.trace(0.9), "b": gx.scale(1.0)}, {"dense": {"kernel": "a", "bias": "b"}}),
+            optax.partition({"a": optax.trace(0.9), "b": optax.scale(1.0)}, {"dense": {"kernel": "a", "bias": "b"}}),
+        ),
+    ],
+    ids=lambda tx: tx.name if isinstance(tx, gx.Transformation) else "",
+)
 def test_states_are_optaxs(ours: Any, theirs: Any) -> None:
     a, b = ours.init(PARAMS), theirs.init(PARAMS)
     assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -349,6 +430,7 @@ def test_states_are_optaxs(ours: Any, theirs: Any) -> None:
 
 
 # flax.
+
 
 def linen_step(model: nn.Module, traces: list[int]) -> Callable[[TrainState, jax.Array], TrainState]:
     @jax.jit
@@ -373,8 +455,10 @@ def test_in_a_flax_train_state() -> None:
         return state
 
     apply = model.apply
-    make = lambda rate: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(  # noqa: E731
-        gx.schedules.cosine(rate, 10), mask=gx.ndim_at_least(2)))
+
+    def make(rate: Any) -> gx.Transformation:
+        return gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(rate, 10), mask=gx.ndim_at_least(2)))
+
     ours = run(make(RATE))
     assert len(traces) == 1
     equal_trees(run(make(RATE)).params, ours.params)
@@ -382,8 +466,12 @@ def test_in_a_flax_train_state() -> None:
     # Another value is another program: a transformation in a train state is a constant.
     run(make(2 * RATE))
     assert len(traces) == 2
-    theirs = run(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(
-        optax.cosine_decay_schedule(RATE, 10), mask={"kernel": True, "bias": False})))
+    theirs = run(
+        optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.adamw(optax.cosine_decay_schedule(RATE, 10), mask={"kernel": True, "bias": False}),
+        )
+    )
     equal_trees(ours.params, theirs.params)
     assert int(ours.step) == 3
 
@@ -423,9 +511,16 @@ def test_in_an_nnx_optimizer() -> None:
 
 
 def test_selectors_and_combinators_in_an_nnx_optimizer() -> None:
-    tx = gx.skip_nonfinite(gx.accumulate(gx.selective_transform(
-        gx.adamw(gx.schedules.cosine(0.05, 100), mask=gx.path_matches("kernel$")),
-        freeze_mask=gx.path_matches("^norm/") | gx.path_matches("bias$")), 2), 3)
+    tx = gx.skip_nonfinite(
+        gx.accumulate(
+            gx.selective_transform(
+                gx.adamw(gx.schedules.cosine(0.05, 100), mask=gx.path_matches("kernel$")),
+                freeze_mask=gx.path_matches("^norm/") | gx.path_matches("bias$"),
+            ),
+            2,
+        ),
+        3,
+    )
     losses, params, traces = nnx_run(tx)
     start = nnx.to_pure_dict(nnx.state(Model(nnx.Rngs(0)), nnx.Param))
     pairs = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(start), strict=True)
@@ -442,7 +537,8 @@ def floats(numbers: dict[str, Any]) -> dict[str, float]:
 
 
 INSIDE: dict[str, tuple[Callable[[gx.Transformation], Any], str]] = {
-    "itself": (lambda tx: tx, ""), "chain": (lambda tx: optax.chain(optax.scale(1.0), tx), "1/"),
+    "itself": (lambda tx: tx, ""),
+    "chain": (lambda tx: optax.chain(optax.scale(1.0), tx), "1/"),
     "MultiSteps": (lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(), "inner_opt_state/"),
 }
 RATES = gx.schedules.cosine(3e-4, 10)
@@ -466,8 +562,11 @@ def test_looking_into_a_train_state_and_an_nnx_optimizer(wrapper: str, trainer: 
             assert floats(gx.hyperparams(tx, holder.opt_state)) == pytest.approx(wanted)
             norms = floats(gx.metrics(holder))
             assert norms == floats(gx.metrics(holder.opt_state))
-            assert set(norms) == {f"{above}{name}" for above in ("", f"{path}2/") for name in (
-                "gradient_norm", "update_norm", "param_norm")}
+            assert set(norms) == {
+                f"{above}{name}"
+                for above in ("", f"{path}2/")
+                for name in ("gradient_norm", "update_norm", "param_norm")
+            }
             assert norms["gradient_norm"] == pytest.approx(3**0.5 if step else 0.0)
             assert norms[f"{path}2/gradient_norm"] == pytest.approx(0.5 if step else 0.0)
         if trainer == "linen":
@@ -501,6 +600,7 @@ def test_skipped_steps_of_an_nnx_optimizer(guard: str) -> None:
 
 
 # Buffers, shapes, meshes, other platforms.
+
 
 @pytest.mark.parametrize("name", [*RECIPES, *COMBINED])
 def test_donated_buffers(name: str) -> None:
@@ -540,8 +640,9 @@ def test_shapes_without_arrays(name: str) -> None:
     assert not any(leaf.weak_type for leaf in jax.tree.leaves((updates, after)))
 
 
-@pytest.mark.parametrize("tx", [gx.scale(0.5), gx.set_to_zero(), gx.clip(1.0), gx.trace(0.9), gx.adamw(RATE)],
-                         ids=lambda tx: tx.name)
+@pytest.mark.parametrize(
+    "tx", [gx.scale(0.5), gx.set_to_zero(), gx.clip(1.0), gx.trace(0.9), gx.adamw(RATE)], ids=lambda tx: tx.name
+)
 def test_python_numbers_leave_no_weak_types(tx: gx.Transformation) -> None:
     """A weakly typed update would make the next step of a training loop another program."""
     params = {"w": 1.0, "b": jnp.asarray(2.0)}
@@ -588,14 +689,26 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mesh", ["auto", "explicit"])
-@pytest.mark.parametrize("check", ["eager init", "jitted init", "values", "shardings after a step", "factored",
-                                   "adafactor's state"])
+@pytest.mark.parametrize(
+    "check", ["eager init", "jitted init", "values", "shardings after a step", "factored", "adafactor's state"]
+)
 def test_on_a_mesh(sharded: dict[str, Any], mesh: str, check: str) -> None:
     assert sharded["devices"] == 8
     assert sharded[mesh][check] == []
 
 
-@pytest.mark.parametrize("check", ["shard_map", "shard_map with a mean", "a sharded population", "pieces together",
-                                   "pieces of_explicit_type", "pieces refused", "pieces by_itself", "pieces noise"])
+@pytest.mark.parametrize(
+    "check",
+    [
+        "shard_map",
+        "shard_map with a mean",
+        "a sharded population",
+        "pieces together",
+        "pieces of_explicit_type",
+        "pieces refused",
+        "pieces by_itself",
+        "pieces noise",
+    ],
+)
 def test_by_hand_on_a_mesh(sharded: dict[str, Any], check: str) -> None:
     assert sharded[check] == []

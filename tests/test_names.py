@@ -29,8 +29,7 @@ def find(root: Any, path: str) -> Any:
 
 def test_the_page_has_the_seven_libraries() -> None:
     libraries = {row.library for row in page()}
-    assert libraries == {"optax", "torch", "timm", "torchvision.transforms.v2", "dm-pix", "albumentations",
-                         "lightly"}
+    assert libraries == {"optax", "torch", "timm", "torchvision.transforms.v2", "dm-pix", "albumentations", "lightly"}
     assert len(ROWS) == len(page()) > 100
 
 
@@ -54,19 +53,30 @@ def test_what_the_page_calls_torchs_is_there() -> None:
         assert find(torch, theirs if "." in theirs else f"nn.Module.{theirs}")
 
 
-@pytest.mark.parametrize(("module", "name", "hint"), [
-    (gx, "linear_schedule", "optax's linear_schedule: gx.schedules.linear(init_value, end_value, steps): begins at"),
-    (gx.schedules, "cosine_decay_schedule", "gx.schedules.cosine(init_value, steps, end_value, exponent): `end_value`"),
-    (gx, "MultiSteps", "optax's MultiSteps: gx.accumulate(tx, every): the inner update runs"),
-    (gx, "inject_hyperparams", "optax's inject_hyperparams: gx.adamw(learning_rate): not needed"),
-    (gx, "softmax_cross_entropy", "optax's own: they take logits"),
-    (gx, "CosineAnnealingLR", "torch's optim.lr_scheduler.CosineAnnealingLR: gx.schedules.cosine"),
-    (gx.augment, "RandomHorizontalFlip", "gx.augment.random_flip_left_right(p)"),
-    (gx, "cosine", "there is gx.schedules.cosine"),
-    (gx.losses, "adam", "there is gx.adam"),
-    (gx, "adamm", "did you mean 'adam'?"),
-    (gx.norm, "LayerNorm", "torch's nn.LayerNorm: gx.norm.nnx.LayerNorm(epsilon)"),
-])
+@pytest.mark.parametrize(
+    ("module", "name", "hint"),
+    [
+        (
+            gx,
+            "linear_schedule",
+            "optax's linear_schedule: gx.schedules.linear(init_value, end_value, steps): begins at",
+        ),
+        (
+            gx.schedules,
+            "cosine_decay_schedule",
+            "gx.schedules.cosine(init_value, steps, end_value, exponent): `end_value`",
+        ),
+        (gx, "MultiSteps", "optax's MultiSteps: gx.accumulate(tx, every): the inner update runs"),
+        (gx, "inject_hyperparams", "optax's inject_hyperparams: gx.adamw(learning_rate): not needed"),
+        (gx, "softmax_cross_entropy", "optax's own: they take logits"),
+        (gx, "CosineAnnealingLR", "torch's optim.lr_scheduler.CosineAnnealingLR: gx.schedules.cosine"),
+        (gx.augment, "RandomHorizontalFlip", "gx.augment.random_flip_left_right(p)"),
+        (gx, "cosine", "there is gx.schedules.cosine"),
+        (gx.losses, "adam", "there is gx.adam"),
+        (gx, "adamm", "did you mean 'adam'?"),
+        (gx.norm, "LayerNorm", "torch's nn.LayerNorm: gx.norm.nnx.LayerNorm(epsilon)"),
+    ],
+)
 def test_a_name_of_another_library_is_answered(module: types.ModuleType, name: str, hint: str) -> None:
     with pytest.raises(AttributeError) as error:
         getattr(module, name)
@@ -97,8 +107,11 @@ def test_an_idiom_of_optax_has_its_counterpart(name: str) -> None:
 @pytest.mark.parametrize("name", FROM_TORCH["IDIOMS"])
 def test_an_idiom_of_torch_has_its_counterpart(name: str) -> None:
     golden = FROM_TORCH["golden"](name)
-    assert all(len(value) == FROM_TORCH["STEPS"] and np.ptp(value, axis=0).max() > 1e-2
-               for key, value in golden.items() if (name, key) != ("FrozenPart", "kernel"))
+    assert all(
+        len(value) == FROM_TORCH["STEPS"] and np.ptp(value, axis=0).max() > 1e-2
+        for key, value in golden.items()
+        if (name, key) != ("FrozenPart", "kernel")
+    )
     assert FROM_TORCH["compare"](name, golden).max() < FROM_TORCH["WITHIN"] == 1e-10
 
 

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ("gradxform", "examples", "benchmarks", "tests")
-                                      for page in (ROOT / room).rglob("*.md"))])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(page for room in ("gradxform", "examples", "benchmarks", "tests") for page in (ROOT / room).rglob("*.md")),
+    ]
+)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 OWN = "gradxform/resume/README.md"
 """Is run by ``tests/resume/test_resume_page.py``, with what it does to signals."""
@@ -42,8 +46,11 @@ def test_the_page_runs(page: str, tmp_path: pathlib.Path, monkeypatch: pytest.Mo
 def test_lines_fit_on_a_screen(page: str) -> None:
     """At most 120 columns; a row of a table cannot be broken, but in the README it has to fit too."""
     lines = (ROOT / page).read_text().splitlines()
-    wide = {i: len(line) for i, line in enumerate(lines, 1)
-            if len(line) > 120 and (page == "README.md" or not line.startswith("|"))}
+    wide = {
+        i: len(line)
+        for i, line in enumerate(lines, 1)
+        if len(line) > 120 and (page == "README.md" or not line.startswith("|"))
+    }
     assert wide == {}
 
 

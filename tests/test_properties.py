@@ -17,8 +17,13 @@ import gradxform as gx
 
 pytestmark = pytest.mark.long
 
-SETTINGS = settings(deadline=None, derandomize=True, database=None, print_blob=False,
-                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SETTINGS = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 
 
 def tree(*dtypes: Any) -> Any:
@@ -40,10 +45,14 @@ SCHEDULES = st.one_of(
     st.builds(gx.schedules.constant, st.floats(1e-3, 0.5)),
     st.builds(gx.schedules.cosine, st.floats(1e-3, 0.5), st.integers(1, 100), st.floats(0, 1e-3)),
     st.builds(gx.schedules.step, st.floats(1e-3, 0.5), st.floats(0.1, 1), st.integers(1, 100)),
-    st.builds(gx.schedules.one_cycle, st.floats(1e-3, 0.5), st.integers(2, 100),
-              anneal=st.sampled_from(("cosine", "linear"))),
-    st.builds(lambda n, peak: gx.schedules.warmup(n, gx.schedules.inverse_sqrt(peak, n + 1)), st.integers(0, 10),
-              st.floats(1e-3, 0.5)),
+    st.builds(
+        gx.schedules.one_cycle, st.floats(1e-3, 0.5), st.integers(2, 100), anneal=st.sampled_from(("cosine", "linear"))
+    ),
+    st.builds(
+        lambda n, peak: gx.schedules.warmup(n, gx.schedules.inverse_sqrt(peak, n + 1)),
+        st.integers(0, 10),
+        st.floats(1e-3, 0.5),
+    ),
 )
 RATES = st.one_of(st.floats(1e-3, 0.5), SCHEDULES)
 UNIT = st.floats(0, 0.99)
@@ -51,10 +60,16 @@ EPS = st.floats(1e-8, 1e-2)
 DTYPES = st.sampled_from((None, "bfloat16", "float32"))
 FLAGS = st.booleans()
 MASKS = st.one_of(
-    st.just(None), st.booleans(), st.builds(gx.ndim_at_least, st.integers(0, 3)),
+    st.just(None),
+    st.booleans(),
+    st.builds(gx.ndim_at_least, st.integers(0, 3)),
     st.builds(gx.path_matches, st.sampled_from(("body", "bias|head", "^stack/0$", "nothing"))),
-    st.builds(lambda n, text: gx.ndim_at_least(n) & ~gx.path_matches(text) | gx.path_matches("head"),
-              st.integers(0, 3), st.sampled_from(("body", "bias"))))
+    st.builds(
+        lambda n, text: gx.ndim_at_least(n) & ~gx.path_matches(text) | gx.path_matches("head"),
+        st.integers(0, 3),
+        st.sampled_from(("body", "bias")),
+    ),
+)
 SOME_MASKS = MASKS.filter(lambda mask: mask is not None)
 
 BRICKS = st.one_of(
@@ -75,8 +90,14 @@ BRICKS = st.one_of(
     st.builds(gx.scale_by_radam, UNIT, st.floats(0.1, 0.99), EPS, EPS, nesterov=FLAGS),
     st.builds(gx.scale_by_nadam, UNIT, UNIT, EPS, EPS, DTYPES),
     st.builds(gx.scale_by_lion, UNIT, UNIT, DTYPES),
-    st.builds(gx.scale_by_factored_rms, FLAGS, st.floats(0.1, 1), min_dim_size_to_factor=st.sampled_from((2, 128)),
-              factored_axes=st.sampled_from(("largest", "last")), clamp_epsilon=FLAGS),
+    st.builds(
+        gx.scale_by_factored_rms,
+        FLAGS,
+        st.floats(0.1, 1),
+        min_dim_size_to_factor=st.sampled_from((2, 128)),
+        factored_axes=st.sampled_from(("largest", "last")),
+        clamp_epsilon=FLAGS,
+    ),
     st.builds(gx.scale_by_trust_ratio, EPS, st.floats(0, 1), EPS, weight_decay=EPS),
     st.builds(gx.add_decayed_weights, st.floats(0, 0.5), MASKS),
     st.builds(gx.add_noise, st.floats(0, 0.5), st.floats(0, 1), st.integers(0, 9)),
@@ -85,7 +106,10 @@ BRICKS = st.one_of(
     st.builds(gx.clip_by_global_norm, st.floats(0, 2)),
     st.builds(gx.clip_by_block_rms, st.floats(0.1, 2)),
     st.builds(gx.adaptive_grad_clip, st.floats(0, 1)),
-    st.builds(gx.identity), st.builds(gx.set_to_zero), st.builds(gx.record_norms), st.builds(gx.freeze, SOME_MASKS),
+    st.builds(gx.identity),
+    st.builds(gx.set_to_zero),
+    st.builds(gx.record_norms),
+    st.builds(gx.freeze, SOME_MASKS),
 )
 RECIPES = st.one_of(
     st.builds(gx.sgd, RATES, st.one_of(st.none(), UNIT), FLAGS, DTYPES, st.one_of(st.none(), RATES), MASKS),
@@ -93,15 +117,30 @@ RECIPES = st.one_of(
     st.builds(gx.rmsprop, RATES, UNIT, EPS, momentum=st.one_of(st.none(), UNIT), rate_in_momentum=FLAGS),
     st.builds(gx.lamb, RATES, UNIT, UNIT, EPS, weight_decay=RATES, mask=MASKS, trust_ratio_mask=MASKS),
     st.builds(gx.lars, RATES, RATES, MASKS, momentum=UNIT),
-    st.builds(gx.adafactor, RATES, min_dim_size_to_factor=st.just(2), momentum=st.one_of(st.none(), UNIT),
-              dtype_momentum=st.sampled_from(("float32", "bfloat16")), relative_step=FLAGS),
-    st.builds(gx.adabelief, RATES, eps=st.floats(1e-3, 1e-1)), st.builds(gx.adagrad, RATES),
+    st.builds(
+        gx.adafactor,
+        RATES,
+        min_dim_size_to_factor=st.just(2),
+        momentum=st.one_of(st.none(), UNIT),
+        dtype_momentum=st.sampled_from(("float32", "bfloat16")),
+        relative_step=FLAGS,
+    ),
+    st.builds(gx.adabelief, RATES, eps=st.floats(1e-3, 1e-1)),
+    st.builds(gx.adagrad, RATES),
     st.builds(gx.nadamw, RATES, momentum_decay=st.one_of(st.none(), EPS)),
 )
-THEIRS = st.sampled_from([
-    optax.adam(0.1, eps=1e-3), optax.sgd(optax.cosine_decay_schedule(0.1, 10), momentum=0.9),
-    optax.clip_by_global_norm(0.5), optax.scale_by_rms(eps=1e-3), optax.add_decayed_weights(0.1), optax.ema(0.9),
-    optax.scale(0.5), optax.masked(optax.trace(0.9), lambda p: jax.tree.map(lambda x: x.ndim > 1, p))])
+THEIRS = st.sampled_from(
+    [
+        optax.adam(0.1, eps=1e-3),
+        optax.sgd(optax.cosine_decay_schedule(0.1, 10), momentum=0.9),
+        optax.clip_by_global_norm(0.5),
+        optax.scale_by_rms(eps=1e-3),
+        optax.add_decayed_weights(0.1),
+        optax.ema(0.9),
+        optax.scale(0.5),
+        optax.masked(optax.trace(0.9), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+    ]
+)
 
 
 LABELS = {"body": "a", "empty": "a", "head": "b", "stack": ["b", None]}
@@ -112,7 +151,8 @@ def combined(inner: Any) -> Any:
     return st.one_of(
         st.lists(inner, max_size=3).map(lambda parts: gx.chain(*parts)),
         st.lists(inner, max_size=3).map(
-            lambda parts: gx.named_chain(*((f"part {i}", tx) for i, tx in enumerate(parts)))),
+            lambda parts: gx.named_chain(*((f"part {i}", tx) for i, tx in enumerate(parts)))
+        ),
         st.builds(gx.masked, inner, SOME_MASKS),
         st.builds(gx.selective_transform, inner, freeze_mask=SOME_MASKS),
         st.builds(gx.accumulate, inner, st.integers(1, 3)),
@@ -123,13 +163,15 @@ def combined(inner: Any) -> Any:
 
 OURS = st.recursive(st.one_of(BRICKS, RECIPES), combined, max_leaves=4)
 ANY = st.lists(st.recursive(st.one_of(BRICKS, RECIPES, THEIRS), combined, max_leaves=3), min_size=1, max_size=3).map(
-    lambda parts: gx.chain(*parts))
+    lambda parts: gx.chain(*parts)
+)
 
 
 def kinds(tree: Any) -> Any:
     # A typed key is never weakly typed and has no such attribute.
     return jax.tree.structure(tree), [
-        (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in jax.tree.leaves(tree)]
+        (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in jax.tree.leaves(tree)
+    ]
 
 
 def check_close(a: Any, b: Any, scale: float) -> None:
@@ -145,8 +187,9 @@ def check_close(a: Any, b: Any, scale: float) -> None:
 
 
 # A seed for each kind of tree, so that the two workers share them.
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.exhaustive if name.endswith("float16") else ()) for name in TREES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.exhaustive if name.endswith("float16") else ()) for name in TREES]
+)
 def test_a_chain_trains(name: str) -> None:
     """Structure, shapes and dtypes stay; jit gives what eager gives; the second call does not compile again."""
     params = TREES[name]
@@ -180,10 +223,15 @@ def test_a_chain_trains(name: str) -> None:
 @settings(SETTINGS, max_examples=100)
 @given(OURS, OURS)
 def test_a_value_goes_there_and_back(tx: gx.Transformation, other: gx.Transformation) -> None:
-    for back in (gx.from_config(json.loads(json.dumps(gx.to_config(tx), allow_nan=False))),
-                 pickle.loads(pickle.dumps(tx)), copy.deepcopy(tx), eval(repr(tx), dict(vars(gx))),
-                 jax.tree.map(lambda x: x, tx), jax.tree.unflatten(jax.tree.structure(tx), jax.tree.leaves(tx)),
-                 tx.replace(**tx.arguments)):
+    for back in (
+        gx.from_config(json.loads(json.dumps(gx.to_config(tx), allow_nan=False))),
+        pickle.loads(pickle.dumps(tx)),
+        copy.deepcopy(tx),
+        eval(repr(tx), dict(vars(gx))),
+        jax.tree.map(lambda x: x, tx),
+        jax.tree.unflatten(jax.tree.structure(tx), jax.tree.leaves(tx)),
+        tx.replace(**tx.arguments),
+    ):
         assert type(back) is gx.Transformation
         assert back == tx
         assert hash(back) == hash(tx)
@@ -196,8 +244,11 @@ def test_a_value_goes_there_and_back(tx: gx.Transformation, other: gx.Transforma
 @settings(SETTINGS, max_examples=100)
 @given(SCHEDULES, st.integers(0, 1000))
 def test_a_schedule_goes_there_and_back(schedule: gx.Schedule, step: int) -> None:
-    for back in (gx.from_config(json.loads(json.dumps(gx.to_config(schedule), allow_nan=False))),
-                 pickle.loads(pickle.dumps(schedule)), eval(repr(schedule), dict(vars(gx)))):
+    for back in (
+        gx.from_config(json.loads(json.dumps(gx.to_config(schedule), allow_nan=False))),
+        pickle.loads(pickle.dumps(schedule)),
+        eval(repr(schedule), dict(vars(gx))),
+    ):
         assert back == schedule
         assert hash(back) == hash(schedule)
     value = schedule(step)

@@ -36,8 +36,12 @@ CONF = BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({jax.Array: 
 
 
 NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Integer", "PyTree", "Shaped")}
-NAMES |= {"Array": jax.Array | np.ndarray, "Arrays": jaxtyping.PyTree[ARRAYS],
-          "Flags": jaxtyping.PyTree[bool | np.bool_], "Json": object}  # Json is of itself, which beartype cannot follow
+NAMES |= {
+    "Array": jax.Array | np.ndarray,
+    "Arrays": jaxtyping.PyTree[ARRAYS],
+    "Flags": jaxtyping.PyTree[bool | np.bool_],
+    "Json": object,
+}  # Json is of itself, which beartype cannot follow
 """What the library only names for a type checker; at run time it does without jaxtyping."""
 
 
@@ -52,15 +56,17 @@ class Untrue(AssertionError):
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, looked at after its first calls."""
     code = function.__code__
-    names = code.co_varnames[:code.co_argcount]
+    names = code.co_varnames[: code.co_argcount]
     more = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if code.co_flags & inspect.CO_VARARGS else ""
     left = CALLS
     hints: dict[str, Any] | None = None
 
     def look(name: str, value: Any) -> None:
         if name in hints and not is_bearable(value, hints[name], conf=CONF):
-            raise Untrue(f"{function.__module__}.{function.__qualname__}: {name} is annotated {hints[name]!r}, got "
-                         f"{value!r} of {type(value)}")
+            raise Untrue(
+                f"{function.__module__}.{function.__qualname__}: {name} is annotated {hints[name]!r}, got "
+                f"{value!r} of {type(value)}"
+            )
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -71,8 +77,12 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
             hints = resolved(function) if hints is None else hints
             ROOMS.add(function.__module__.split(".")[1] if "." in function.__module__ else "")
             with jaxtyping.jaxtyped("context"):
-                for name, value in [*zip(names, args, strict=False), *((more, x) for x in args[len(names):]),
-                                    *kwargs.items(), ("return", result)]:
+                for name, value in [
+                    *zip(names, args, strict=False),
+                    *((more, x) for x in args[len(names) :]),
+                    *kwargs.items(),
+                    ("return", result),
+                ]:
                     look(name, value)
         return result
 

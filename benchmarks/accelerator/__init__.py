@@ -69,15 +69,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     environment = device.environment()
     if environment["platform"] == "cpu" and args.output is None:
         raise SystemExit("accelerator: jax finds no GPU or TPU; to try it out, --sizes tiny --output FILE")
-    record = Record(_path(args, environment["device"]), {"suite": "accelerator", "environment": environment,
-                                                         "settings": {"sizes": args.sizes}}, fresh=args.fresh)
+    record = Record(
+        _path(args, environment["device"]),
+        {"suite": "accelerator", "environment": environment, "settings": {"sizes": args.sizes}},
+        fresh=args.fresh,
+    )
     sizes, budget = SIZES[args.sizes], Budget(60 * args.minutes, start)
     cases = [case for case in (*checks.cases(), *rows.cases(sizes)) if case.room in (CEILINGS, *args.rooms)]
     if args.only:
         cases = [case for case in cases if any(part in case.name for part in args.only)]
     repeats = args.repeats or (3 if args.quick else None)
-    this: dict[str, Any] = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                            "minutes": args.minutes}
+    this: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "minutes": args.minutes,
+    }
     record.runs.append(this)
     try:
         Runner(record, budget, Session(sizes, record, Lap(0.0), jax.devices()[0], repeats)).run(cases)

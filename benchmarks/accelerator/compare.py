@@ -88,7 +88,12 @@ def compared(session: Session, function: Callable[..., Any], args: tuple[Any, ..
     values = {name: jax.block_until_ready(built[name].call(*own)) for name, own in placed.items()}
     # On a CPU alone, to try the whole out, there is but itself.
     found = difference(values[DEVICE], values.get(CPU, values[DEVICE]))
-    return {"status": PASSED if found.largest <= tolerance else FAILED, "largest": found.largest,
-            "share_unlike": found.share, "leaf": found.leaf, "tolerance": tolerance,
-            "against": CPU if device != cpu else "itself",
-            "build_s": {name: one.seconds for name, one in built.items()}}
+    return {
+        "status": PASSED if found.largest <= tolerance else FAILED,
+        "largest": found.largest,
+        "share_unlike": found.share,
+        "leaf": found.leaf,
+        "tolerance": tolerance,
+        "against": CPU if device != cpu else "itself",
+        "build_s": {name: one.seconds for name, one in built.items()},
+    }

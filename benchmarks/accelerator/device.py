@@ -19,16 +19,21 @@ def with_cpu() -> None:
     """Starts the command anew where ``JAX_PLATFORMS`` hides the CPU, whose values those of the device stand beside."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and "cpu" not in platforms.split(","):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]],
-                  {**os.environ, "JAX_PLATFORMS": f"{platforms},cpu"})
+        os.execve(
+            sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "JAX_PLATFORMS": f"{platforms},cpu"}
+        )
 
 
 def environment() -> dict[str, Any]:
     """What the figures depend on, besides what every suite records: the driver, and what gradxform's source was."""
     device = jax.devices()[0]
-    return {**harness.environment(), "driver": _driver(),
-            "platform_version": str(getattr(device.client, "platform_version", "")), "memory_bytes": memory(device),
-            "source": source()}
+    return {
+        **harness.environment(),
+        "driver": _driver(),
+        "platform_version": str(getattr(device.client, "platform_version", "")),
+        "memory_bytes": memory(device),
+        "source": source(),
+    }
 
 
 def memory(device: jax.Device) -> int | None:
@@ -55,8 +60,13 @@ def source() -> str:
 def _driver() -> str | None:
     """What ``nvidia-smi`` says of the card and the driver; None where there is no such command."""
     try:
-        done = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-                              capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -13,6 +13,7 @@ from benchmarks import trees
 
 def tree(shapes: trees.Shapes, scale: float, seed: int) -> Any:
     """Arrays of these shapes on the device, float32; leaves of one shape are alike."""
+
     def is_shape(x: Any) -> bool:
         return isinstance(x, tuple)
 

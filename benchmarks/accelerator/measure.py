@@ -18,8 +18,11 @@ Prepare = Callable[[Built], Call]
 """From a compiled program to what is called."""
 
 
-def measured(session: Session, programs: Mapping[str, tuple[Program, Prepare]],
-             check: Callable[[str, Built], str | None] = lambda name, built: None) -> dict[str, Any]:
+def measured(
+    session: Session,
+    programs: Mapping[str, tuple[Program, Prepare]],
+    check: Callable[[str, Built], str | None] = lambda name, built: None,
+) -> dict[str, Any]:
     """Compiles and times peers.
 
     Args:
@@ -52,7 +55,9 @@ def measured(session: Session, programs: Mapping[str, tuple[Program, Prepare]],
         if all(reason.startswith("time") for reason in missing.values()):
             raise TimeUp(why.removeprefix("time: "))
         raise RuntimeError(why)
-    figures = {name: {**timing.record(), "build_s": built[name].seconds, "temp_bytes": built[name].temp_bytes}
-               for name, timing in timings.items()}
+    figures = {
+        name: {**timing.record(), "build_s": built[name].seconds, "temp_bytes": built[name].temp_bytes}
+        for name, timing in timings.items()
+    }
     entry: dict[str, Any] = {"status": MEASURED, "peers": figures, "missing": missing}
     return entry | ({"compiling_beside": beside} if beside else {})

@@ -36,8 +36,10 @@ class Record:
         if found is not None:
             ours, theirs = _identity(head), _identity(found)
             if ours != theirs:
-                raise ValueError(f"{path}: expected a record of {ours}, found one of {theirs}; "
-                                 "--fresh begins it anew, --output names another file")
+                raise ValueError(
+                    f"{path}: expected a record of {ours}, found one of {theirs}; "
+                    "--fresh begins it anew, --output names another file"
+                )
             self.cases, self.runs = found["cases"], found["runs"]
 
     def due(self, name: str) -> bool:

@@ -43,20 +43,43 @@ class Sizes:
 
 
 FULL = Sizes(
-    copy=1 << 28, matmul=8192,
-    trees={"46M": trees.transformer, "350M": functools.partial(trees.transformer, 50257, 1024, 24),
-           "1,000 leaves": trees.thousand},
-    norms={"LayerNorm": (65536, 1024), "RMSNorm": (65536, 1024), "BatchNorm": (256, 56, 56, 64),
-           "GroupNorm": (512, 28, 28, 128)},
-    pairs=(4096, 16384, 65536, 262144, 1048576), features=(128, 256), dtypes=("bfloat16", "float32"),
-    images=(256, 224), pretraining={"digits": (64, 8, 8, 1), "colour": (256, 32, 32, 3)},
-    checked=(16, 64), vectors=(512, 64), turn=0.03)
+    copy=1 << 28,
+    matmul=8192,
+    trees={
+        "46M": trees.transformer,
+        "350M": functools.partial(trees.transformer, 50257, 1024, 24),
+        "1,000 leaves": trees.thousand,
+    },
+    norms={
+        "LayerNorm": (65536, 1024),
+        "RMSNorm": (65536, 1024),
+        "BatchNorm": (256, 56, 56, 64),
+        "GroupNorm": (512, 28, 28, 128),
+    },
+    pairs=(4096, 16384, 65536, 262144, 1048576),
+    features=(128, 256),
+    dtypes=("bfloat16", "float32"),
+    images=(256, 224),
+    pretraining={"digits": (64, 8, 8, 1), "colour": (256, 32, 32, 3)},
+    checked=(16, 64),
+    vectors=(512, 64),
+    turn=0.03,
+)
 TINY = Sizes(
-    copy=1 << 12, matmul=64,
-    trees={"1 layer": functools.partial(trees.transformer, 64, 16, 1),
-           "8 leaves": functools.partial(trees.thousand, 8)},
+    copy=1 << 12,
+    matmul=64,
+    trees={
+        "1 layer": functools.partial(trees.transformer, 64, 16, 1),
+        "8 leaves": functools.partial(trees.thousand, 8),
+    },
     norms={"LayerNorm": (16, 32), "RMSNorm": (16, 32), "BatchNorm": (2, 4, 4, 32), "GroupNorm": (2, 4, 4, 64)},
-    pairs=(16, 32), features=(8,), dtypes=("bfloat16", "float32"),
-    images=(2, 16), pretraining={"digits": (4, 8, 8, 1)},
-    checked=(2, 16), vectors=(16, 8), turn=0.0)
+    pairs=(16, 32),
+    features=(8,),
+    dtypes=("bfloat16", "float32"),
+    images=(2, 16),
+    pretraining={"digits": (4, 8, 8, 1)},
+    checked=(2, 16),
+    vectors=(16, 8),
+    turn=0.0,
+)
 SIZES = {"full": FULL, "tiny": TINY}

@@ -19,8 +19,14 @@ def markdown(content: Mapping[str, Any]) -> str:
     """All tables of a record; what was not measured is said, and has no number."""
     environment, cases = content["environment"], content["cases"]
     parts = [_head(environment, content["settings"]["sizes"]), _checks(cases)]
-    for room, section in {"ceilings": _ceilings, "optimizers": _optimizers, "norm": _norms, "losses": _losses,
-                          "augment": _augment, "pretraining": _pretraining}.items():
+    for room, section in {
+        "ceilings": _ceilings,
+        "optimizers": _optimizers,
+        "norm": _norms,
+        "losses": _losses,
+        "augment": _augment,
+        "pretraining": _pretraining,
+    }.items():
         found = {name: entry for name, entry in cases.items() if entry["room"] == room and entry["status"] == MEASURED}
         if found:
             parts.append(section(found))
@@ -50,8 +56,11 @@ def _checks(cases: Cases) -> str:
         return ""
     rows = []
     for room, found in rooms.items():
-        failed = [f"{name.removeprefix('check: ')} ({entry['largest']:.1e})" for name, entry in found.items()
-                  if entry["status"] == FAILED]
+        failed = [
+            f"{name.removeprefix('check: ')} ({entry['largest']:.1e})"
+            for name, entry in found.items()
+            if entry["status"] == FAILED
+        ]
         largest = max(entry["largest"] for entry in found.values())
         rows.append([room, f"{len(found) - len(failed)} of {len(found)}", f"{largest:.1e}", "; ".join(failed)])
     against = sorted({entry["against"] for found in rooms.values() for entry in found.values()})
@@ -88,31 +97,68 @@ def _share(figures: Entry) -> str:
 
 
 def _optimizers(cases: Cases) -> str:
-    rows = [[f"{name} ({entry['parameters'] / 1e6:,.1f}M in {entry['leaves']} leaves)",
-             *(_peer(entry, peer, form) for form in (_ms, lambda x: f"{x['bytes_per_s'] / 1e9:,.0f}", _share)
-               for peer in (optimizers.OURS, optimizers.OPTAX))] for name, entry in cases.items()]
-    return _table(["step, float32 (* the host's time)", "gradxform", "optax", "GB/s", "optax", "of the copy's",
-                   "optax"], rows)
+    rows = [
+        [
+            f"{name} ({entry['parameters'] / 1e6:,.1f}M in {entry['leaves']} leaves)",
+            *(
+                _peer(entry, peer, form)
+                for form in (_ms, lambda x: f"{x['bytes_per_s'] / 1e9:,.0f}", _share)
+                for peer in (optimizers.OURS, optimizers.OPTAX)
+            ),
+        ]
+        for name, entry in cases.items()
+    ]
+    return _table(
+        ["step, float32 (* the host's time)", "gradxform", "optax", "GB/s", "optax", "of the copy's", "optax"], rows
+    )
 
 
 def _norms(cases: Cases) -> str:
-    rows = [[f"{name} {tuple(entry['shape'])}",
-             *(_peer(entry, f"{peer}, {figure}", lambda x: f"{_ms(x)} ({_share(x)})")
-               for figure in norms.ARRAYS for peer in (norms.OURS, norms.LINEN))] for name, entry in cases.items()]
-    return _table(["norm (in brackets: of the copy's bandwidth)", "forward", "flax.linen", "forward + backward",
-                   "flax.linen"], rows)
+    rows = [
+        [
+            f"{name} {tuple(entry['shape'])}",
+            *(
+                _peer(entry, f"{peer}, {figure}", lambda x: f"{_ms(x)} ({_share(x)})")
+                for figure in norms.ARRAYS
+                for peer in (norms.OURS, norms.LINEN)
+            ),
+        ]
+        for name, entry in cases.items()
+    ]
+    return _table(
+        ["norm (in brackets: of the copy's bandwidth)", "forward", "flax.linen", "forward + backward", "flax.linen"],
+        rows,
+    )
 
 
 def _losses(cases: Cases) -> str:
     def floor(figures: Entry) -> str:
         return "-" if figures["times_floor"] is None else f"{figures['times_floor']:.1f}"
 
-    rows = [[name, _peer(entry, contrastive.OURS, _ms), _peer(entry, contrastive.DENSE, _ms),
-             "-" if entry["floor_s"] is None else f"{_digits(1e3 * entry['floor_s'])} ms",
-             _peer(entry, contrastive.OURS, floor), _peer(entry, contrastive.OURS, _mebibytes),
-             _peer(entry, contrastive.DENSE, _mebibytes)] for name, entry in cases.items()]
-    return _table(["loss with its gradients", "gradxform", "dense JAX", "products alone", "times that",
-                   "temporary MiB", "dense JAX"], rows)
+    rows = [
+        [
+            name,
+            _peer(entry, contrastive.OURS, _ms),
+            _peer(entry, contrastive.DENSE, _ms),
+            "-" if entry["floor_s"] is None else f"{_digits(1e3 * entry['floor_s'])} ms",
+            _peer(entry, contrastive.OURS, floor),
+            _peer(entry, contrastive.OURS, _mebibytes),
+            _peer(entry, contrastive.DENSE, _mebibytes),
+        ]
+        for name, entry in cases.items()
+    ]
+    return _table(
+        [
+            "loss with its gradients",
+            "gradxform",
+            "dense JAX",
+            "products alone",
+            "times that",
+            "temporary MiB",
+            "dense JAX",
+        ],
+        rows,
+    )
 
 
 def _mebibytes(figures: Entry) -> str:
@@ -122,16 +168,34 @@ def _mebibytes(figures: Entry) -> str:
 def _augment(cases: Cases) -> str:
     peers = (OURS, OURS_FLOAT, ONE_BY_ONE, SWITCH, PIX)
     some = next(iter(cases.values()))
-    rows = [[name, *(_peer(entry, peer, lambda x: f"{x['images_per_s']:,.0f}") for peer in peers),
-             _peer(entry, OURS if OURS in entry["peers"] else OURS_FLOAT, _share)] for name, entry in cases.items()]
-    return _table([f"images/s, {some['images']} of {some['size']} x {some['size']} x 3", "gradxform", "float32",
-                   "one by one", "vmap(switch)", "dm-pix", "of the copy's bandwidth"], rows)
+    rows = [
+        [
+            name,
+            *(_peer(entry, peer, lambda x: f"{x['images_per_s']:,.0f}") for peer in peers),
+            _peer(entry, OURS if OURS in entry["peers"] else OURS_FLOAT, _share),
+        ]
+        for name, entry in cases.items()
+    ]
+    return _table(
+        [
+            f"images/s, {some['images']} of {some['size']} x {some['size']} x 3",
+            "gradxform",
+            "float32",
+            "one by one",
+            "vmap(switch)",
+            "dm-pix",
+            "of the copy's bandwidth",
+        ],
+        rows,
+    )
 
 
 def _pretraining(cases: Cases) -> str:
     parts = (pretraining.AUGMENT, pretraining.MODEL, pretraining.LOSS, pretraining.UPDATE, pretraining.WHOLE)
-    rows = [[f"{name}, {(entry['batch'], *entry['shape'])}", *(_peer(entry, part, _ms) for part in parts)]
-            for name, entry in cases.items()]
+    rows = [
+        [f"{name}, {(entry['batch'], *entry['shape'])}", *(_peer(entry, part, _ms) for part in parts)]
+        for name, entry in cases.items()
+    ]
     return _table(["(* the host's time)", *parts], rows)
 
 

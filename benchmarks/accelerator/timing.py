@@ -65,8 +65,9 @@ def carried(built: Built, carry: Sequence[Any], *args: Any) -> Call:
     return call
 
 
-def in_turns(calls: Mapping[str, Call], lap: Lap, turn: float, repeats: int | None = None,
-             ) -> tuple[dict[str, Timing], dict[str, str]]:
+def in_turns(
+    calls: Mapping[str, Call], lap: Lap, turn: float, repeats: int | None = None
+) -> tuple[dict[str, Timing], dict[str, str]]:
     """Times calls in turns of several calls each, waiting once a turn.
 
     Args:
@@ -109,9 +110,14 @@ def in_turns(calls: Mapping[str, Call], lap: Lap, turn: float, repeats: int | No
 
     warm = int(rounds > 2)
     samples = harness.in_turns({name: steps(name) for name in once}, rounds, warm)
-    timings = {name: Timing(Sample(tuple(np.divide(sample.seconds, counts[name]).tolist())), counts[name],
-                            float(np.median(dispatch[name][warm:])) / counts[name])
-               for name, sample in samples.items()}
+    timings = {
+        name: Timing(
+            Sample(tuple(np.divide(sample.seconds, counts[name]).tolist())),
+            counts[name],
+            float(np.median(dispatch[name][warm:])) / counts[name],
+        )
+        for name, sample in samples.items()
+    }
     return timings, missing
 
 

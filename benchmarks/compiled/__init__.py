@@ -28,13 +28,23 @@ HELP = "programs for TPU and GPU as their compilers make them, against optax, fl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this suite, which has none of the others': nothing is timed."""
     parser.add_argument("--topology", choices=TOPOLOGIES, default="v5e:1x1", help="chips (default %(default)s)")
-    parser.add_argument("--room", choices=("optimizers", "norms", "losses", "augment", "pipeline"), default=None,
-                        help="compile its programs alone")
-    parser.add_argument("--only", metavar="PATTERN", default=None,
-                        help="a regex that 'room | name | peer' has to match")
+    parser.add_argument(
+        "--room",
+        choices=("optimizers", "norms", "losses", "augment", "pipeline"),
+        default=None,
+        help="compile its programs alone",
+    )
+    parser.add_argument(
+        "--only", metavar="PATTERN", default=None, help="a regex that 'room | name | peer' has to match"
+    )
     parser.add_argument("--again", action="store_true", help="compile what the record has, too")
-    parser.add_argument("--limit", type=float, default=240.0, metavar="SECONDS",
-                        help="what a program may take of all cores together (default %(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=240.0,
+        metavar="SECONDS",
+        help="what a program may take of all cores together (default %(default)s)",
+    )
     parser.add_argument("--output", type=pathlib.Path, default=None, help="the JSON file")
     parser.add_argument("--against", type=pathlib.Path, default=None, help="a record to print the ratios to")
 

@@ -19,12 +19,34 @@ from gradxform.sharding.hlo import (
     trips_of,
 )
 
-FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
-        "copy-done", "all-reduce-done", "all-gather-done", "collective-permute-done", "async-done", "async-update",
-        "opt-barrier", "iota", "slice-done", "custom-call-done"}
+FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "copy-done",
+    "all-reduce-done",
+    "all-gather-done",
+    "collective-permute-done",
+    "async-done",
+    "async-update",
+    "opt-barrier",
+    "iota",
+    "slice-done",
+    "custom-call-done",
+}
 """Kinds that move nothing."""
-BOOKKEEPING = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked",
-               "Sharding"}
+BOOKKEEPING = {
+    "AllocateBuffer",
+    "AssumeGatherIndicesInBound",
+    "ConcatBitcast",
+    "GatherScatterIndicesBitpacked",
+    "Sharding",
+}
 """Custom calls that are no work of their own."""
 
 
@@ -107,8 +129,16 @@ def _kinds(module: Module, op: Op) -> list[str]:
     product = {"dot": "convolution"}
     if op.kind == "fusion":
         inside = {product.get(one.kind, one.kind) for one in module.inside(op)}
-        counted = ("gather", "scatter", "sort", "convolution", "dynamic-slice", "dynamic-update-slice", "reduce",
-                   "transpose")
+        counted = (
+            "gather",
+            "scatter",
+            "sort",
+            "convolution",
+            "dynamic-slice",
+            "dynamic-update-slice",
+            "reduce",
+            "transpose",
+        )
         return ["fusion", *(kind for kind in counted if kind in inside)]
     if op.kind == "custom-call":
         return [] if op.target in BOOKKEEPING else ["custom-call", f"custom-call {op.target}"]
@@ -170,8 +200,11 @@ def _read(module: Module, body: Computation, name: str) -> float:
             total += _read(module, body, op.name)
         elif op.kind == "fusion":
             inner = module.called(op, "calls")
-            total += sum(_read(module, inner, parameter.name)
-                         for parameter, operand in zip(inner.parameters, op.operands, strict=True) if operand == name)
+            total += sum(
+                _read(module, inner, parameter.name)
+                for parameter, operand in zip(inner.parameters, op.operands, strict=True)
+                if operand == name
+            )
         else:
             return math.inf
     return total

@@ -26,6 +26,7 @@ def dense_clip(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def at(precision: str, loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """A loss whose products have a precision."""
+
     def call(*args: Any) -> jax.Array:
         with jax.default_matmul_precision(precision):
             return loss(*args)
@@ -33,11 +34,24 @@ def at(precision: str, loss: Callable[..., jax.Array]) -> Callable[..., jax.Arra
     return call
 
 
-def _pairs(name: str, peer: str, n: int, d: int, loss: Callable[..., jax.Array], dtype: Any = jnp.float32,
-           note: str = "", **how: Any) -> Program:
+def _pairs(
+    name: str,
+    peer: str,
+    n: int,
+    d: int,
+    loss: Callable[..., jax.Array],
+    dtype: Any = jnp.float32,
+    note: str = "",
+    **how: Any,
+) -> Program:
     x = shaped((n, d), dtype)
-    return Program("losses", f"{name} {n:,} pairs of {d}, {jnp.dtype(dtype).name}{note}", peer,
-                   lambda _: Call(jax.value_and_grad(loss, (0, 1)), (x, x)), **how)
+    return Program(
+        "losses",
+        f"{name} {n:,} pairs of {d}, {jnp.dtype(dtype).name}{note}",
+        peer,
+        lambda _: Call(jax.value_and_grad(loss, (0, 1)), (x, x)),
+        **how,
+    )
 
 
 def nt_xent(temperature: float = TEMPERATURE, **how: Any) -> Callable[..., jax.Array]:
@@ -58,8 +72,12 @@ def siglip(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _sup_con(vectors: int, d: int) -> Program:
     arguments = shaped((vectors, d)), shaped((vectors,), jnp.int32)
-    return Program("losses", f"sup_con {vectors:,} vectors of {d}, float32", OURS,
-                   lambda _: Call(jax.value_and_grad(gx.losses.sup_con), arguments))
+    return Program(
+        "losses",
+        f"sup_con {vectors:,} vectors of {d}, float32",
+        OURS,
+        lambda _: Call(jax.value_and_grad(gx.losses.sup_con), arguments),
+    )
 
 
 def programs() -> Iterator[Program]:

@@ -18,6 +18,7 @@ LARGE = {"LayerNorm": (131072, 1024), "RMSNorm": (131072, 1024), "BatchNorm": (5
 
 def both_of(case: norms.Case, peer: str, shape: tuple[int, ...], dtype: Any) -> Call:
     """The passes of a case of ``benchmarks.norms`` on an input of this shape."""
+
     def norm(x: jax.Array, params: norms.Arrays, stats: norms.Arrays) -> tuple[jax.Array, norms.Arrays]:
         if peer == OURS:
             return case.ours(x, params, stats)
@@ -30,13 +31,19 @@ def both_of(case: norms.Case, peer: str, shape: tuple[int, ...], dtype: Any) -> 
 
     features, x = shaped(shape[-1:]), shaped(shape, dtype)
     stats = {"mean": features, "var": features} if case.running else {}
-    return Call(both, (x, dict.fromkeys(case.params, features), stats, x), (),
-                math.prod(shape) * jnp.dtype(dtype).itemsize)
+    return Call(
+        both, (x, dict.fromkeys(case.params, features), stats, x), (), math.prod(shape) * jnp.dtype(dtype).itemsize
+    )
 
 
 def _program(name: str, peer: str, shape: tuple[int, ...], dtype: Any) -> Program:
-    return Program("norms", f"{name} {shape} {jnp.dtype(dtype).name}, forward + backward", peer,
-                   lambda _: both_of(norms.CASES[name], peer, shape, dtype), unit="passes")
+    return Program(
+        "norms",
+        f"{name} {shape} {jnp.dtype(dtype).name}, forward + backward",
+        peer,
+        lambda _: both_of(norms.CASES[name], peer, shape, dtype),
+        unit="passes",
+    )
 
 
 def programs() -> Iterator[Program]:

@@ -24,23 +24,42 @@ def step_of(case: str, peer: str, params: Any) -> Call:
     """The step of a case of ``benchmarks.optimizers`` on params of these shapes."""
     how = optimizers.CASES[case]
     tx = how.ours() if peer == OURS else how.optax()
-    return Call(peers.jax_update(tx, PEERS[peer]), (params, jax.eval_shape(tx.init, params), params), (0, 1),
-                sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)))
+    return Call(
+        peers.jax_update(tx, PEERS[peer]),
+        (params, jax.eval_shape(tx.init, params), params),
+        (0, 1),
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
+    )
 
 
 def _program(case: str, tree: str, dtype: Any, peer: str) -> Program:
     def call(_: Any) -> Call:
-        return step_of(case, peer, jax.tree.map(lambda shape: shaped(shape, dtype), trees.TREES[tree](),
-                                                is_leaf=lambda x: isinstance(x, tuple)))
+        return step_of(
+            case,
+            peer,
+            jax.tree.map(
+                lambda shape: shaped(shape, dtype), trees.TREES[tree](), is_leaf=lambda x: isinstance(x, tuple)
+            ),
+        )
 
-    return Program("optimizers", f"{NAMES[case]}, {TREES[tree]}, {jnp.dtype(dtype).name}", peer, call,
-                   unit="B/param", slow=tree == "thousand")
+    return Program(
+        "optimizers",
+        f"{NAMES[case]}, {TREES[tree]}, {jnp.dtype(dtype).name}",
+        peer,
+        call,
+        unit="B/param",
+        slow=tree == "thousand",
+    )
 
 
 def programs() -> Iterator[Program]:
     """The room's programs."""
-    for case, tree, dtype in (("adamw", "transformer", jnp.float32), ("clip_adamw", "transformer", jnp.float32),
-                              ("clip_adamw", "transformer", jnp.bfloat16), ("adafactor", "transformer", jnp.float32),
-                              ("clip_adamw", "thousand", jnp.float32)):
+    for case, tree, dtype in (
+        ("adamw", "transformer", jnp.float32),
+        ("clip_adamw", "transformer", jnp.float32),
+        ("clip_adamw", "transformer", jnp.bfloat16),
+        ("adafactor", "transformer", jnp.float32),
+        ("clip_adamw", "thousand", jnp.float32),
+    ):
         for peer in PEERS:
             yield _program(case, tree, dtype, peer)

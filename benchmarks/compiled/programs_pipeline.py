@@ -48,5 +48,9 @@ def programs() -> Iterator[Program]:
     """The room's programs."""
     for name, shape in SHAPES.items():
         for part in (VIEWS, STEP):
-            yield Program("pipeline", f"{name} {shape}, batch 64: {part}", OURS,
-                          lambda _, part=part, shape=shape: call_of(part, shape))
+            yield Program(
+                "pipeline",
+                f"{name} {shape}, batch 64: {part}",
+                OURS,
+                lambda _, part=part, shape=shape: call_of(part, shape),
+            )

@@ -80,8 +80,15 @@ def batch_normed(mesh: Mesh) -> Call:
     features = shaped((64,))
 
     def both(x: jax.Array, scale: jax.Array, bias: jax.Array, gradient: jax.Array) -> Any:
-        y, pull, stats = jax.vjp(lambda *args: gx.norm.batch_norm(
-            args[0], gx.norm.init_batch_stats(64), *args[1:], use_running_average=False), x, scale, bias, has_aux=True)
+        y, pull, stats = jax.vjp(
+            lambda *args: gx.norm.batch_norm(
+                args[0], gx.norm.init_batch_stats(64), *args[1:], use_running_average=False
+            ),
+            x,
+            scale,
+            bias,
+            has_aux=True,
+        )
         return y, stats, pull(gradient)
 
     return Call(both, (x, features, features, x))
@@ -89,29 +96,50 @@ def batch_normed(mesh: Mesh) -> Call:
 
 def programs() -> Iterator[Program]:
     """The programs, each under the room that it belongs to."""
+
     def program(room: str, name: str, call: Callable[[Mesh], Call], peer: str = OURS, **how: Any) -> Program:
         return Program(room, name, peer, call, sharded=True, **how)
 
     for fsdp in (False, True):
         for peer in (OURS, OPTAX):
-            yield program("optimizers", f"{'FSDP' if fsdp else 'data-parallel'} step, {LAYERS} layers of {WIDTH}, "
-                          f"clip + AdamW, batch {BATCH} a chip",
-                          lambda mesh, peer=peer, fsdp=fsdp: train_step(mesh, peer, fsdp=fsdp), peer)
+            yield program(
+                "optimizers",
+                f"{'FSDP' if fsdp else 'data-parallel'} step, {LAYERS} layers of {WIDTH}, "
+                f"clip + AdamW, batch {BATCH} a chip",
+                lambda mesh, peer=peer, fsdp=fsdp: train_step(mesh, peer, fsdp=fsdp),
+                peer,
+            )
     yield program("norms", "batch_norm, 16 x 56 x 56 x 64 a chip, forward + backward, plain jit", batch_normed)
     losses = programs_losses
     for axes, how in ((AxisType.Auto, "plain jit, Auto mesh"), (AxisType.Explicit, "Explicit mesh")):
         for name, loss in (("nt_xent", losses.nt_xent()), ("clip_loss", losses.clip), ("siglip", losses.siglip)):
-            yield program("losses", f"{name}, {PAIRS_A_CHIP:,} pairs of 128 a chip, {how}",
-                          lambda mesh, loss=loss: pairs_loss(mesh, loss), axes=axes)
+            yield program(
+                "losses",
+                f"{name}, {PAIRS_A_CHIP:,} pairs of 128 a chip, {how}",
+                lambda mesh, loss=loss: pairs_loss(mesh, loss),
+                axes=axes,
+            )
         yield program("losses", f"sup_con, {2 * PAIRS_A_CHIP:,} vectors of 128 a chip, {how}", classes_loss, axes=axes)
     name = f"nt_xent, {PAIRS_A_CHIP:,} pairs of 128 a chip"
-    yield program("losses", f"{name}, plain jit, Auto mesh",
-                  lambda mesh: pairs_loss(mesh, losses.at("highest", losses.dense)), losses.HIGHEST)
-    yield program("losses", f"{name}, shard_map", lambda mesh: pairs_loss(
-        mesh, losses.nt_xent(axis_name=AXIS), mapped=True))
+    yield program(
+        "losses",
+        f"{name}, plain jit, Auto mesh",
+        lambda mesh: pairs_loss(mesh, losses.at("highest", losses.dense)),
+        losses.HIGHEST,
+    )
+    yield program(
+        "losses", f"{name}, shard_map", lambda mesh: pairs_loss(mesh, losses.nt_xent(axis_name=AXIS), mapped=True)
+    )
     for name, augmentation in (
-            ("flip", A.random_flip_left_right()), ("random_resized_crop 224", A.random_resized_crop(224)),
-            ("color_jitter", A.color_jitter(0.4, 0.4, 0.4, 0.1)), ("rand_augment(2, 9)", A.rand_augment())):
+        ("flip", A.random_flip_left_right()),
+        ("random_resized_crop 224", A.random_resized_crop(224)),
+        ("color_jitter", A.color_jitter(0.4, 0.4, 0.4, 0.1)),
+        ("rand_augment(2, 9)", A.rand_augment()),
+    ):
         for axes in (AxisType.Auto, AxisType.Explicit):
-            yield program("augment", f"{name}, {IMAGES_A_CHIP} images of 224 a chip, uint8, {axes.name} mesh",
-                          lambda mesh, augmentation=augmentation: augmented(mesh, augmentation), axes=axes)
+            yield program(
+                "augment",
+                f"{name}, {IMAGES_A_CHIP} images of 224 a chip, uint8, {axes.name} mesh",
+                lambda mesh, augmentation=augmentation: augmented(mesh, augmentation),
+                axes=axes,
+            )

@@ -65,6 +65,7 @@ class Report:
 
     def hottest(self, count: int = 8) -> list[cost.Cost]:
         """The operations that take longest."""
+
         def seconds(one: cost.Cost) -> float:
             return max(one.seconds, one.cycles / self.chip.clock) + one.lookups * self.chip.lookup
 
@@ -74,12 +75,21 @@ class Report:
         """This report as JSON."""
         kinds = self.work.kinds
         return {
-            "temp_bytes": self.compiled.temp, "argument_bytes": self.compiled.arguments,
-            "output_bytes": self.compiled.outputs, "aliased_bytes": self.compiled.aliased, "fits": self.fits,
-            "hbm_bytes": round(self.hbm_bytes), "hbm_us": _us(self.hbm_seconds), "flop": self.compiled.flops,
-            "cycles_us": _us(self.cycles_seconds), "lookups": round(self.lookups),
-            "lookups_us": _us(self.lookups * self.chip.lookup), "collectives": self.collectives,
-            "fusions": kinds["fusion"], "loops": kinds["while"], "unknown_loops": len(self.work.unknown_loops),
+            "temp_bytes": self.compiled.temp,
+            "argument_bytes": self.compiled.arguments,
+            "output_bytes": self.compiled.outputs,
+            "aliased_bytes": self.compiled.aliased,
+            "fits": self.fits,
+            "hbm_bytes": round(self.hbm_bytes),
+            "hbm_us": _us(self.hbm_seconds),
+            "flop": self.compiled.flops,
+            "cycles_us": _us(self.cycles_seconds),
+            "lookups": round(self.lookups),
+            "lookups_us": _us(self.lookups * self.chip.lookup),
+            "collectives": self.collectives,
+            "fusions": kinds["fusion"],
+            "loops": kinds["while"],
+            "unknown_loops": len(self.work.unknown_loops),
             "copies": kinds["copy"] + kinds["transpose"],
             "kinds": {kind: kinds[kind] for kind in sorted(kinds) if kind not in cost.FREE},
             "compile_cpu_s": round(self.compiled.seconds, 1),
@@ -95,8 +105,21 @@ def report_of(compiled: Compiled, chip: Chip, rounds: float = 1.0) -> Report:
     return Report(compiled, cost.work_of(hlo.parse(compiled.text), chip, rounds), chip)
 
 
-HEADER = ("program", "of", "HBM MB", "a unit", "temp MiB", "GFLOP", "HBM us", "cycles us", "look-ups", "fusions",
-          "loops", "collectives", "compile CPU s")
+HEADER = (
+    "program",
+    "of",
+    "HBM MB",
+    "a unit",
+    "temp MiB",
+    "GFLOP",
+    "HBM us",
+    "cycles us",
+    "look-ups",
+    "fusions",
+    "loops",
+    "collectives",
+    "compile CPU s",
+)
 
 
 def row(record: Mapping[str, Any]) -> list[str]:
@@ -105,14 +128,23 @@ def row(record: Mapping[str, Any]) -> list[str]:
     if "not_compiled" in record:
         return [*name, f"not compiled: {record['not_compiled']}", *[""] * (len(HEADER) - 3)]
     per = record["unit_value"]
-    sent = ", ".join(f"{value['count']:g} {kind} {value['bytes'] / 1e6:.3g} MB"
-                     for kind, value in record["collectives"].items())
-    return [*name, f"{record['hbm_bytes'] / 1e6:,.1f}", "" if per is None else f"{per:.2f} {record['unit']}",
-            f"{record['temp_bytes'] / 2**20:.1f}{'' if record['fits'] else ' DOES NOT FIT'}",
-            f"{record['flop'] / 1e9:,.1f}", f"{record['hbm_us']:,.1f}", f"{record['cycles_us']:,.1f}",
-            f"{record['lookups']:,}", str(record["fusions"]),
-            f"{record['loops']}{' unknown ' + str(record['unknown_loops']) if record['unknown_loops'] else ''}", sent,
-            "" if record["compile_cpu_s"] is None else f"{record['compile_cpu_s']:.1f}"]
+    sent = ", ".join(
+        f"{value['count']:g} {kind} {value['bytes'] / 1e6:.3g} MB" for kind, value in record["collectives"].items()
+    )
+    return [
+        *name,
+        f"{record['hbm_bytes'] / 1e6:,.1f}",
+        "" if per is None else f"{per:.2f} {record['unit']}",
+        f"{record['temp_bytes'] / 2**20:.1f}{'' if record['fits'] else ' DOES NOT FIT'}",
+        f"{record['flop'] / 1e9:,.1f}",
+        f"{record['hbm_us']:,.1f}",
+        f"{record['cycles_us']:,.1f}",
+        f"{record['lookups']:,}",
+        str(record["fusions"]),
+        f"{record['loops']}{' unknown ' + str(record['unknown_loops']) if record['unknown_loops'] else ''}",
+        sent,
+        "" if record["compile_cpu_s"] is None else f"{record['compile_cpu_s']:.1f}",
+    ]
 
 
 def table(title: str, records: Iterable[Mapping[str, Any]]) -> None:

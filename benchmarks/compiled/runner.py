@@ -33,8 +33,7 @@ from benchmarks.compiled import (
 from benchmarks.compiled.program import Program
 
 MODULES = (programs_optimizers, programs_norms, programs_losses, programs_augment, programs_pipeline, programs_sharded)
-PACKAGES = ("jax", "jaxlib", "optax", "flax", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt",
-            "nvidia-cuda-nvcc-cu12")
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -47,8 +46,11 @@ def chosen(args: argparse.Namespace) -> Iterator[Program]:
     """The programs that the options ask for."""
     several = target.TOPOLOGIES[args.topology] > 1
     for key, program in catalog().items():
-        if (program.sharded == several and args.room in (None, program.room)
-                and (re.search(args.only, key) if args.only else not program.slow)):
+        if (
+            program.sharded == several
+            and args.room in (None, program.room)
+            and (re.search(args.only, key) if args.only else not program.slow)
+        ):
             yield program
 
 
@@ -61,8 +63,11 @@ def compile_one(topology: str, key: str) -> dict[str, Any]:
     compiled = target.compile_for(call.function, call.arguments, mesh, call.donate, told=told)
     jax.clear_caches()
     found = report.report_of(compiled, target.chip_of(topology)).record()
-    return {"unit": program.unit, "unit_value": round(found["hbm_bytes"] / call.size, 3) if call.size else None,
-            **found}
+    return {
+        "unit": program.unit,
+        "unit_value": round(found["hbm_bytes"] / call.size, 3) if call.size else None,
+        **found,
+    }
 
 
 class Worker:
@@ -86,12 +91,15 @@ class Worker:
             self._renew()
             return {"not_compiled": "the compiler ended"}
         except Exception as error:
-            return {"not_compiled": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}" if str(error)
-                    else type(error).__name__}
+            return {
+                "not_compiled": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+                if str(error)
+                else type(error).__name__
+            }
 
     def _result(self, future: concurrent.futures.Future[dict[str, Any]]) -> dict[str, Any]:
         """What the process gives, before it has used up the seconds."""
-        process, = self._pool._processes.values()
+        (process,) = self._pool._processes.values()
         start = _cpu_seconds(process.pid)
         while _cpu_seconds(process.pid) - start < self._limit:
             if concurrent.futures.wait([future], 1).done:
@@ -127,9 +135,13 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit(problem)
     print("\n".join(report.READING))
     path = args.output or harness.RESULTS / f"compiled-{re.sub('[^a-z0-9]+', '-', args.topology)}.json"
-    record: dict[str, Any] = {"suite": "compiled", "topology": args.topology, "reading": report.READING,
-                              "versions": {name: version for name in PACKAGES if (version := _version(name))},
-                              "programs": json.loads(path.read_text())["programs"] if path.exists() else {}}
+    record: dict[str, Any] = {
+        "suite": "compiled",
+        "topology": args.topology,
+        "reading": report.READING,
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "programs": json.loads(path.read_text())["programs"] if path.exists() else {},
+    }
     commit = _commit()
     worker = Worker(args.limit)
     try:
@@ -138,8 +150,13 @@ def run(args: argparse.Namespace) -> None:
             if args.again or program.key not in record["programs"]:
                 made = worker.compile(args.topology, program.key)
                 record["programs"][program.key] = {
-                    "room": program.room, "program": program.name, "peer": program.peer, "commit": commit,
-                    "date": datetime.datetime.now(datetime.UTC).date().isoformat(), **made}
+                    "room": program.room,
+                    "program": program.name,
+                    "peer": program.peer,
+                    "commit": commit,
+                    "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                    **made,
+                }
                 _write(path, record)
                 print("  ".join(filter(None, report.row(record["programs"][program.key]))), flush=True)
             shown.setdefault(program.room, []).append(record["programs"][program.key])
@@ -148,8 +165,11 @@ def run(args: argparse.Namespace) -> None:
     for room, records in shown.items():
         report.table(f"{room}, {args.topology}, a chip", records)
     if args.against:
-        report.compare(record["programs"], json.loads(args.against.read_text())["programs"],
-                       [program.key for program in chosen(args)])
+        report.compare(
+            record["programs"],
+            json.loads(args.against.read_text())["programs"],
+            [program.key for program in chosen(args)],
+        )
     print(f"\nwritten: {path}")
 
 
@@ -169,11 +189,13 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str:
     """The last commit that touched the library, and whether it was changed since."""
+
     def git(*args: str) -> str:
         return subprocess.run(("git", *args), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("log", "-1", "--format=%h", "--", "gradxform") + (
-            " and changes" if git("status", "--porcelain", "--", "gradxform") else "")
+            " and changes" if git("status", "--porcelain", "--", "gradxform") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -121,8 +121,9 @@ class Compiled:
         return self.arguments + self.outputs - self.aliased + self.temp + self.code
 
 
-def compile_for(function: Callable[..., Any], arguments: Sequence[Any], mesh: Mesh, donate: Sequence[int] = (), *,
-                told: bool = True) -> Compiled:
+def compile_for(
+    function: Callable[..., Any], arguments: Sequence[Any], mesh: Mesh, donate: Sequence[int] = (), *, told: bool = True
+) -> Compiled:
     """Compiles a function.
 
     Args:
@@ -154,6 +155,13 @@ def compile_for(function: Callable[..., Any], arguments: Sequence[Any], mesh: Me
     text, memory = program.as_text() or "", program.memory_analysis()
     if mesh.devices.flat[0].platform == "tpu" and ":T(" not in text:
         raise RuntimeError("program: expected the tiled layouts of a TPU, got none")
-    return Compiled(seconds, text, memory.argument_size_in_bytes, memory.output_size_in_bytes,
-                    memory.alias_size_in_bytes, memory.temp_size_in_bytes, memory.generated_code_size_in_bytes,
-                    float((program.cost_analysis() or {}).get("flops", 0.0)))
+    return Compiled(
+        seconds,
+        text,
+        memory.argument_size_in_bytes,
+        memory.output_size_in_bytes,
+        memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.generated_code_size_in_bytes,
+        float((program.cost_analysis() or {}).get("flops", 0.0)),
+    )

@@ -40,8 +40,9 @@ Make = Callable[[Arrays, float], Peer]
 
 def ours(codec: gx.precision.Codec | None) -> Make:
     """``gx.adamw`` with its state in codes."""
-    return lambda params, b2: _in_jax(params, codecs.stored(gx.adamw(RATE, b2=b2), codec),
-                                      lambda state: gx.precision.decompress(state)[0].nu)
+    return lambda params, b2: _in_jax(
+        params, codecs.stored(gx.adamw(RATE, b2=b2), codec), lambda state: gx.precision.decompress(state)[0].nu
+    )
 
 
 def _optax(params: Arrays, b2: float) -> Peer:
@@ -67,23 +68,31 @@ def _in_jax(params: Arrays, tx: Any, squares: Callable[[Any], Any], step: Any = 
     def advance() -> None:
         carry[:] = jax.block_until_ready(call(*carry, gradients))
 
-    return Peer(load, advance, lambda: [np.asarray(nu) for nu in squares(carry[1])],
-                lambda: gx.precision.memory(carry[1], carry[0]).total)
+    return Peer(
+        load,
+        advance,
+        lambda: [np.asarray(nu) for nu in squares(carry[1])],
+        lambda: gx.precision.memory(carry[1], carry[0]).total,
+    )
 
 
 def _torch(params: Arrays, b2: float) -> Peer:
     import torch
 
-    return _in_torch(params, lambda held: torch.optim.AdamW(held, RATE, (0.9, b2), fused=True),
-                     lambda state: state["exp_avg_sq"])
+    return _in_torch(
+        params, lambda held: torch.optim.AdamW(held, RATE, (0.9, b2), fused=True), lambda state: state["exp_avg_sq"]
+    )
 
 
 def _torchao(name: str) -> Make:
     def make(params: Arrays, b2: float) -> Peer:
         import torchao.optim
 
-        return _in_torch(params, lambda held: getattr(torchao.optim, name)(held, RATE, (0.9, b2)),
-                         lambda state: state["exp_avg_sq"].dequantize())
+        return _in_torch(
+            params,
+            lambda held: getattr(torchao.optim, name)(held, RATE, (0.9, b2)),
+            lambda state: state["exp_avg_sq"].dequantize(),
+        )
 
     return make
 
@@ -91,16 +100,23 @@ def _torchao(name: str) -> Make:
 def _bitsandbytes(params: Arrays, b2: float) -> Peer:
     import bitsandbytes as bnb
 
-    return _in_torch(params, lambda held: bnb.optim.AdamW8bit(held, RATE, (0.9, b2)),
-                     lambda state: bnb.functional.dequantize_blockwise(
-                         state["state2"], absmax=state["absmax2"], code=state["qmap2"], blocksize=256))
+    return _in_torch(
+        params,
+        lambda held: bnb.optim.AdamW8bit(held, RATE, (0.9, b2)),
+        lambda state: bnb.functional.dequantize_blockwise(
+            state["state2"], absmax=state["absmax2"], code=state["qmap2"], blocksize=256
+        ),
+    )
 
 
 def _flashoptim(params: Arrays, b2: float) -> Peer:
     import flashoptim
 
-    return _in_torch(params, lambda held: flashoptim.FlashAdamW(held, RATE, (0.9, b2), master_weight_bits=None),
-                     lambda state: state["exp_avg_sq"].materialize())
+    return _in_torch(
+        params,
+        lambda held: flashoptim.FlashAdamW(held, RATE, (0.9, b2), master_weight_bits=None),
+        lambda state: state["exp_avg_sq"].materialize(),
+    )
 
 
 def _in_torch(params: Arrays, make: Callable[[list[Any]], Any], squares: Callable[[Any], Any]) -> Peer:
@@ -133,17 +149,24 @@ def _parts(x: Any) -> list[Any]:
 
 
 PEERS: dict[str, Make] = {
-    "optax.adamw": _optax, "torch.optim.AdamW, fused": _torch, "torchao AdamW8bit": _torchao("AdamW8bit"),
-    "torchao AdamWFp8": _torchao("AdamWFp8"), "torchao AdamW4bit": _torchao("AdamW4bit"),
-    "bitsandbytes AdamW8bit": _bitsandbytes, "flashoptim_jax flash_adamw": _flashoptim_jax,
-    "flashoptim FlashAdamW": _flashoptim}
+    "optax.adamw": _optax,
+    "torch.optim.AdamW, fused": _torch,
+    "torchao AdamW8bit": _torchao("AdamW8bit"),
+    "torchao AdamWFp8": _torchao("AdamWFp8"),
+    "torchao AdamW4bit": _torchao("AdamW4bit"),
+    "bitsandbytes AdamW8bit": _bitsandbytes,
+    "flashoptim_jax flash_adamw": _flashoptim_jax,
+    "flashoptim FlashAdamW": _flashoptim,
+}
 """Steps of torchao are compiled by torch: it does that by itself."""
 
 
 def versions() -> dict[str, str | None]:
     """Of the packages of the peers; None where one is not installed."""
-    return {name: harness.version(name) for name in (
-        "optax", "torch", "torchao", "bitsandbytes", "flashoptim-jax", "flashoptim")}
+    return {
+        name: harness.version(name)
+        for name in ("optax", "torch", "torchao", "bitsandbytes", "flashoptim-jax", "flashoptim")
+    }
 
 
 def start(make: Make, params: Arrays, b2: float = 0.999) -> Peer | str:
@@ -180,7 +203,11 @@ def averages(make: Make, steps: int, shape: tuple[int, int] = (16, 256)) -> dict
         exact += (1 - b2) * (np.square(grad, dtype=np.float64) - exact)
     stored = np.float64(peer.squares()[0]).reshape(shape)
     ratio = np.sqrt(stored / exact)
-    found = {"fallen": ratio[fall].mean(), "others": ratio[~fall].mean(), "spread": ratio[~fall].std(),
-             "fallen_mean": np.sqrt(stored[fall].mean() / exact[fall].mean()),
-             "others_mean": np.sqrt(stored[~fall].mean() / exact[~fall].mean())}
+    found = {
+        "fallen": ratio[fall].mean(),
+        "others": ratio[~fall].mean(),
+        "spread": ratio[~fall].std(),
+        "fallen_mean": np.sqrt(stored[fall].mean() / exact[fall].mean()),
+        "others_mean": np.sqrt(stored[~fall].mean() / exact[~fall].mean()),
+    }
     return {name: float(x) for name, x in found.items()}

@@ -49,7 +49,7 @@ def language(batch: int = 8, tests: int = 128) -> Task:
     """A decoder of about a million params that reads the sources of the standard library byte by byte."""
     files = sorted(pathlib.Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     text = np.frombuffer(b"\n".join(file.read_bytes() for file in files), np.uint8)
-    train, held_out = text[:-len(text) // 20], text[-len(text) // 20:]
+    train, held_out = text[: -len(text) // 20], text[-len(text) // 20 :]
 
     def windows(source: np.ndarray, count: int, seed: int) -> np.ndarray:
         starts = np.random.default_rng(seed).integers(0, len(source) - CONTEXT - 1, (count, batch))
@@ -60,14 +60,20 @@ def language(batch: int = 8, tests: int = 128) -> Task:
             return scale * jax.random.normal(jax.random.fold_in(key, i), shape)
 
         deviation, deep = WIDTH**-0.5, (2 * LAYERS) ** -0.5
-        layers = {"norm_1": jnp.ones((LAYERS, WIDTH)), "norm_2": jnp.ones((LAYERS, WIDTH)),
-                  "qkv": normal(0, LAYERS, WIDTH, 3 * WIDTH, scale=deviation),
-                  "out": normal(1, LAYERS, WIDTH, WIDTH, scale=deviation * deep),
-                  "up": normal(2, LAYERS, WIDTH, 4 * WIDTH, scale=deviation),
-                  "down": normal(3, LAYERS, 4 * WIDTH, WIDTH, scale=0.5 * deviation * deep)}
-        return {"embedding": normal(4, VOCABULARY, WIDTH, scale=0.02),
-                "position": normal(5, CONTEXT, WIDTH, scale=0.02), "norm": jnp.ones(WIDTH),
-                "layers": [{name: x[i] for name, x in layers.items()} for i in range(LAYERS)]}
+        layers = {
+            "norm_1": jnp.ones((LAYERS, WIDTH)),
+            "norm_2": jnp.ones((LAYERS, WIDTH)),
+            "qkv": normal(0, LAYERS, WIDTH, 3 * WIDTH, scale=deviation),
+            "out": normal(1, LAYERS, WIDTH, WIDTH, scale=deviation * deep),
+            "up": normal(2, LAYERS, WIDTH, 4 * WIDTH, scale=deviation),
+            "down": normal(3, LAYERS, 4 * WIDTH, WIDTH, scale=0.5 * deviation * deep),
+        }
+        return {
+            "embedding": normal(4, VOCABULARY, WIDTH, scale=0.02),
+            "position": normal(5, CONTEXT, WIDTH, scale=0.02),
+            "norm": jnp.ones(WIDTH),
+            "layers": [{name: x[i] for name, x in layers.items()} for i in range(LAYERS)],
+        }
 
     def attend(x: jax.Array, layer: Params) -> jax.Array:
         q, k, v = jnp.moveaxis((x @ layer["qkv"]).reshape(*x.shape[:2], 3, HEADS, -1), 2, 0)
@@ -104,9 +110,15 @@ def digits(batch: int = 64) -> Task:
 
         blocks, inputs = [], 1
         for i, width in enumerate(CHANNELS):
-            blocks.append({"conv_1": kernel(3 * i, 3, 3, inputs, width), "norm_1": jnp.ones(width),
-                           "conv_2": kernel(3 * i + 1, 3, 3, width, width), "norm_2": jnp.ones(width),
-                           "shortcut": kernel(3 * i + 2, 1, 1, inputs, width)})
+            blocks.append(
+                {
+                    "conv_1": kernel(3 * i, 3, 3, inputs, width),
+                    "norm_1": jnp.ones(width),
+                    "conv_2": kernel(3 * i + 1, 3, 3, width, width),
+                    "norm_2": jnp.ones(width),
+                    "shortcut": kernel(3 * i + 2, 1, 1, inputs, width),
+                }
+            )
             inputs = width
         return {"blocks": blocks, "head": kernel(99, inputs, 10) * 0.1, "bias": jnp.zeros(10)}
 

@@ -103,6 +103,14 @@ def measure(names: Sequence[str], steps: int, seeds: int, only: Sequence[str] = 
         for kind in tqdm(kinds, desc=f"{name}, rate {rate:g}"):
             losses = np.array([final_loss(name, kind, rate, steps, seed) for seed in range(seeds)])
             reference = losses if kind == FLOAT32 else reference
-            rows.append({"task": name, "rate": rate, "kept": kind, "loss": float(losses.mean()),
-                         "difference": float((losses - reference).mean()), "spread": float((losses - reference).std())})
+            rows.append(
+                {
+                    "task": name,
+                    "rate": rate,
+                    "kept": kind,
+                    "loss": float(losses.mean()),
+                    "difference": float((losses - reference).mean()),
+                    "spread": float((losses - reference).std()),
+                }
+            )
     return rows

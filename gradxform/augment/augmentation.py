@@ -207,8 +207,10 @@ def _one(shape: tuple[int, ...]) -> Shape:
 
 def _draw(stage: Built, key: jax.Array, shape: PyTree) -> Sampled:
     if key.ndim and (len(shape) == 3 or key.shape[0] != shape[0] or not isinstance(stage, Stage)):
-        raise ValueError(f"key: expected one key, or one for each image of a batch that is not mixed, got keys of "
-                         f"shape {key.shape} for images of shape {shape}")
+        raise ValueError(
+            f"key: expected one key, or one for each image of a batch that is not mixed, got keys of "
+            f"shape {key.shape} for images of shape {shape}"
+        )
     if len(shape) == 4:
         return stage.sample_each(key, shape) if key.ndim else stage.sample_batch(key, shape)  # type: ignore[union-attr]
     if not isinstance(stage, Stage):
@@ -221,6 +223,7 @@ def _run(fixed: Fixed, arrays: PyTree, params: Sampled, prepared: forms.Prepared
     if len(prepared.shape) == 3:
         return prepared.restored(closed(stage.apply(params, targets)))  # type: ignore[union-attr]
     if isinstance(stage, Stage):
+
         def built(arrays: PyTree) -> Stage:
             return _stage(fixed, arrays)  # type: ignore[return-value]
 
@@ -230,11 +233,14 @@ def _run(fixed: Fixed, arrays: PyTree, params: Sampled, prepared: forms.Prepared
     for mixes, places in whole.segments():
         if mixes:
             if "size" in targets:
-                raise ValueError("size: expected none where images are mixed, which takes images of one size; crop or "
-                                 "resize them to one first")
+                raise ValueError(
+                    "size: expected none where images are mixed, which takes images of one size; crop or "
+                    "resize them to one first"
+                )
             for i in places:
                 targets = whole.parts[i].apply(params[i], targets)
         else:
+
             def build(arrays: PyTree, places: tuple[int, ...] = places) -> Stage:
                 return Sequence(tuple(_stage(fixed, arrays).parts[i] for i in places))  # type: ignore[union-attr,misc]
 
@@ -259,6 +265,7 @@ def _checked(stage: Stage, params: Sampled, shape: tuple[int, ...]) -> Sampled:
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *jnp.shape(x))), params)
     if not batch or shapes != [(*batch, *x.shape) for x in expected]:
         whose = f"one image or of each of {batch[0]}" if batch else "one image"
-        raise ValueError(f"params: expected those of {whose}, for one arrays of shapes {[x.shape for x in expected]}, "
-                         f"got {shapes}")
+        raise ValueError(
+            f"params: expected those of {whose}, for one arrays of shapes {[x.shape for x in expected]}, got {shapes}"
+        )
     return params

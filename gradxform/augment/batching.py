@@ -29,8 +29,9 @@ GROUP = few(1 << 20)
 """How many images keep an accelerator busy; more of them at a time hold more memory and are no faster."""
 
 
-def apply_batch(build: Callable[[PyTree], Stage], arrays: PyTree, params: Sampled, targets: Targets,
-                batching: str) -> PyTree:
+def apply_batch(
+    build: Callable[[PyTree], Stage], arrays: PyTree, params: Sampled, targets: Targets, batching: str
+) -> PyTree:
     """The targets of a batch.
 
     Args:
@@ -43,6 +44,7 @@ def apply_batch(build: Callable[[PyTree], Stage], arrays: PyTree, params: Sample
     Returns:
       What the stage makes of the targets, arrays with the batch in front.
     """
+
     def through(arrays: PyTree, batch: tuple[Sampled, Targets]) -> PyTree:
         image = batch[1]["image"]
         # What could not be divided is left to the partitioner, which divides passes over a batch but no loops.
@@ -52,8 +54,9 @@ def apply_batch(build: Callable[[PyTree], Stage], arrays: PyTree, params: Sample
     return each_its_own(through, arrays, (params, targets), targets["image"])
 
 
-def _through(build: Callable[[PyTree], Stage], arrays: PyTree, params: Sampled, targets: Targets,
-             batching: str) -> PyTree:
+def _through(
+    build: Callable[[PyTree], Stage], arrays: PyTree, params: Sampled, targets: Targets, batching: str
+) -> PyTree:
     def one(arrays: PyTree, params: Sampled, targets: Targets) -> PyTree:
         return closed(build(arrays).apply(params, targets))
 
@@ -72,8 +75,14 @@ def _through(build: Callable[[PyTree], Stage], arrays: PyTree, params: Sampled, 
     # What a processor's cache cannot hold of a whole batch, a GPU's memory should not either.
     large = stage.chooses or stage.dear or here is not None
     some = GROUP(shape, image.dtype)
-    return by_platform(grouped(here), arrays, params, targets, gpu=grouped(some if large else None),
-                       tpu=grouped(1 if stage.chooses else some if stage.several else None))
+    return by_platform(
+        grouped(here),
+        arrays,
+        params,
+        targets,
+        gpu=grouped(some if large else None),
+        tpu=grouped(1 if stage.chooses else some if stage.several else None),
+    )
 
 
 def images_at_a_time(most: int, size: Size) -> int:
@@ -96,8 +105,10 @@ def _mapped(function: Callable[..., PyTree], some: Size, arrays: PyTree, *operan
     if some == 1:
         return lax.map(lambda each: function(arrays, *each), operands)
     whole = size - size % some
-    results = lax.map(lambda each: several(arrays, *each), jax.tree.map(
-        lambda x: x[:whole].reshape(whole // some, some, *x.shape[1:]), operands))
+    results = lax.map(
+        lambda each: several(arrays, *each),
+        jax.tree.map(lambda x: x[:whole].reshape(whole // some, some, *x.shape[1:]), operands),
+    )
     results = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), results)
     if whole == size:
         return results

@@ -51,15 +51,17 @@ class Choice(Stage):
             # The first whose sum of probabilities is above a uniform number: 0 is never and 1 is always.
             sums = jnp.cumsum(jnp.stack([jnp.asarray(p, jnp.float32) for p in self.probabilities]))
             index = jnp.sum(jax.random.uniform(which) * sums[-1] >= sums[:-1])
-        return index.astype(jnp.int32), tuple(stage.sample(jax.random.fold_in(rest, i), shape)
-                                              for i, stage in enumerate(self.stages))
+        return index.astype(jnp.int32), tuple(
+            stage.sample(jax.random.fold_in(rest, i), shape) for i, stage in enumerate(self.stages)
+        )
 
     def out_shape(self, shape: Shape) -> Shape:
         """The shape that all of them make."""
         shapes = [stage.out_shape(shape) for stage in self.stages]
         if not all(_is_same(a, b) for shape in shapes for a, b in zip(shape, shapes[0], strict=True)):
-            raise ValueError(f"image: expected all choices to give one shape, got {', '.join(map(str, shapes))} from "
-                             f"{shape}")
+            raise ValueError(
+                f"image: expected all choices to give one shape, got {', '.join(map(str, shapes))} from {shape}"
+            )
         return shapes[0]
 
     def apply(self, params: Sampled, targets: Targets) -> PyTree:
@@ -73,8 +75,12 @@ class Choice(Stage):
 
             return made
 
-        return lax.switch(index, [branch(i, stage) for i, stage in enumerate(self.stages)], each,
-                          targets | {"image": canvas_of(targets)})
+        return lax.switch(
+            index,
+            [branch(i, stage) for i, stage in enumerate(self.stages)],
+            each,
+            targets | {"image": canvas_of(targets)},
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,8 +197,9 @@ def one_of(*augmentations: Augmentation, probabilities: tuple[Scalar, ...] | Non
     if probabilities is not None:
         probabilities = tuple(probabilities)
         if len(probabilities) != len(augmentations):
-            raise ValueError(f"probabilities: expected one for each of {len(augmentations)} augmentations, got "
-                             f"{len(probabilities)}")
+            raise ValueError(
+                f"probabilities: expected one for each of {len(augmentations)} augmentations, got {len(probabilities)}"
+            )
         for p in probabilities:
             checks.real("probabilities", p, at_least=0)
         if all(checks.is_concrete(p) for p in probabilities) and not any(probabilities):
@@ -268,10 +275,12 @@ def _is_same(side: Size, other: Size) -> bool:
 def _single(name: str, aug: Augmentation) -> Stage:
     stage = _checked(name, aug).stage
     if not isinstance(stage, Stage):
-        raise ValueError(f"{name}: expected an augmentation of one image, got {aug.name}, which mixes images of a "
-                         f"batch")
-    if isinstance(stage, Views) or (isinstance(stage, Sequence) and any(isinstance(one, Views)
-                                                                        for one in stage.stages)):
+        raise ValueError(
+            f"{name}: expected an augmentation of one image, got {aug.name}, which mixes images of a batch"
+        )
+    if isinstance(stage, Views) or (
+        isinstance(stage, Sequence) and any(isinstance(one, Views) for one in stage.stages)
+    ):
         raise ValueError(f"{name}: expected an augmentation of one image, got {aug.name}, which gives several views")
     return stage
 
@@ -282,11 +291,13 @@ def _joined(parts: Iterable[Built]) -> Built:
     for part in parts:
         flat.extend(part.stages if isinstance(part, Sequence) else part.parts if isinstance(part, Mixed) else [part])
     first = next((i for i, part in enumerate(flat) if isinstance(part, Views)), len(flat))
-    rest = flat[first + 1:]
+    rest = flat[first + 1 :]
     if rest:
         if any(isinstance(part, (Mix, Views)) for part in rest):
-            raise ValueError("augmentations: expected nothing after several views that mixes images or gives several "
-                             "views again; put it before, or into the views")
+            raise ValueError(
+                "augmentations: expected nothing after several views that mixes images or gives several "
+                "views again; put it before, or into the views"
+            )
         views: Any = flat[first]
         flat[first:] = [Views(tuple(_joined([view, *rest]) for view in views.stages))]  # type: ignore[misc]
     flat = _fused(flat)
@@ -300,8 +311,11 @@ def _fused(stages: Iterable[Stage | Mix]) -> list[Stage | Mix]:
     result: list[Stage | Mix] = []
     for stage in stages:
         last = result[-1] if result else None
-        if (isinstance(stage, Resampling) and isinstance(last, Resampling)
-                and all(one.fits(other) for one in last.ops for other in stage.ops)):
+        if (
+            isinstance(stage, Resampling)
+            and isinstance(last, Resampling)
+            and all(one.fits(other) for one in last.ops for other in stage.ops)
+        ):
             result[-1] = Resampling(last.ops + stage.ops)
         else:
             result.append(stage)

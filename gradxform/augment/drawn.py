@@ -60,9 +60,12 @@ def fitting(params: Sampled, stage: Built, shape: tuple[int, ...]) -> Sampled:
     if not isinstance(params, Drawn):
         return params
     if params.shape[:2] != shape[-3:-1] and _program(stage, (*params.shape[:2], shape[-1])) != _program(
-            stage, (shape[-3], shape[-2], shape[-1])):
-        raise ValueError(f"params: expected those drawn for images of {tuple(shape[-3:-1])}, since they depend on the "
-                         f"size, got those for images of {params.shape[:2]}")
+        stage, (shape[-3], shape[-2], shape[-1])
+    ):
+        raise ValueError(
+            f"params: expected those drawn for images of {tuple(shape[-3:-1])}, since they depend on the "
+            f"size, got those for images of {params.shape[:2]}"
+        )
     return params.tree
 
 
@@ -70,5 +73,6 @@ def _program(stage: Built, shape: Shape) -> tuple[str, list[PyTree]]:
     """What draws parameters for a shape; for two shapes the same if they do not depend on it."""
     made = jax.make_jaxpr(lambda key: stage.sample_batch(key, (2, *shape)))(jax.random.key(0))
     # Without the addresses of functions, which two traces need not share.
-    return re.sub(r" at 0x[0-9a-f]+", "", str(made.jaxpr)), [x if isinstance(x, jax.core.Tracer) else x.tolist()
-                                                              for x in made.consts]
+    return re.sub(r" at 0x[0-9a-f]+", "", str(made.jaxpr)), [
+        x if isinstance(x, jax.core.Tracer) else x.tolist() for x in made.consts
+    ]

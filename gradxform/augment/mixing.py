@@ -19,8 +19,9 @@ from gradxform.core.types import Scalar
 
 
 @augmentation
-def mixup(alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scalar = 0.0,
-          num_classes: int | None = None) -> Mix:
+def mixup(
+    alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scalar = 0.0, num_classes: int | None = None
+) -> Mix:
     """Each image of a batch blended with another one, and their labels likewise.
 
     ``lam * x_i + (1 - lam) * x_j`` and ``lam * y_i + (1 - lam) * y_j`` with ``lam ~ Beta(alpha, alpha)`` and ``j`` from
@@ -62,8 +63,9 @@ def mixup(alpha: Scalar = 0.2, *, per_image: bool = False, label_smoothing: Scal
 
 
 @augmentation
-def cutmix(alpha: Scalar = 1.0, *, per_image: bool = False, label_smoothing: Scalar = 0.0,
-           num_classes: int | None = None) -> Mix:
+def cutmix(
+    alpha: Scalar = 1.0, *, per_image: bool = False, label_smoothing: Scalar = 0.0, num_classes: int | None = None
+) -> Mix:
     """A box of each image of a batch replaced by that of another one, and their labels mixed by area.
 
     ``lam ~ Beta(alpha, alpha)`` gives the sides of the box, ``sqrt(1 - lam)`` of those of the image, rounded down to
@@ -112,9 +114,15 @@ def cutmix(alpha: Scalar = 1.0, *, per_image: bool = False, label_smoothing: Sca
 
 
 @augmentation
-def mixup_or_cutmix(mixup_alpha: Scalar = 0.2, cutmix_alpha: Scalar = 1.0, *, cutmix_probability: Scalar = 0.5,
-                    per_image: bool = False, label_smoothing: Scalar = 0.0,
-                    num_classes: int | None = None) -> Mix:
+def mixup_or_cutmix(
+    mixup_alpha: Scalar = 0.2,
+    cutmix_alpha: Scalar = 1.0,
+    *,
+    cutmix_probability: Scalar = 0.5,
+    per_image: bool = False,
+    label_smoothing: Scalar = 0.0,
+    num_classes: int | None = None,
+) -> Mix:
     """Either Mixup or CutMix, by chance.
 
     It takes a dict of ``image`` (B, H, W, C), ``label`` and ``mask``, as ``mixup`` does.
@@ -186,14 +194,18 @@ class Mixing(Mix):
         """The images and labels of a batch."""
         for name in ("boxes", "keypoints"):
             if name in targets:
-                raise TypeError(f"{name}: expected none, since there is no telling which of two mixed images a thing "
-                                f"at a place is of, got {name!r}")
+                raise TypeError(
+                    f"{name}: expected none, since there is no telling which of two mixed images a thing "
+                    f"at a place is of, got {name!r}"
+                )
         image = targets["image"]
         shape = image.shape
         check_batch(shape)
         if "label" not in targets and "mask" not in targets:
-            raise ValueError("label: expected the labels (or masks) beside the images, as {'image': ..., 'label': "
-                             "...}, since a mixed image has those of two, got images alone")
+            raise ValueError(
+                "label: expected the labels (or masks) beside the images, as {'image': ..., 'label': "
+                "...}, since a mixed image has those of two, got images alone"
+            )
         if params["partner"].shape != shape[:1]:
             raise ValueError(f"params: expected those of a batch of {shape[0]}, got those of {params['partner'].size}")
         mixed = {"image": _mixed(params, image)}
@@ -209,8 +221,10 @@ class Mixing(Mix):
         if self.num_classes is not None or not jnp.issubdtype(label.dtype, jnp.floating) or label.ndim != 1:
             return self._shares(label, size)
         if self.label_smoothing is not None:
-            raise ValueError(f"label_smoothing: expected 0 with floating-point labels ({size},), which are numbers and "
-                             f"no shares of classes, got {self.label_smoothing}")
+            raise ValueError(
+                f"label_smoothing: expected 0 with floating-point labels ({size},), which are numbers and "
+                f"no shares of classes, got {self.label_smoothing}"
+            )
         return widen(label)
 
     def _shares(self, label: jax.Array, size: int) -> jax.Array:
@@ -225,8 +239,10 @@ class Mixing(Mix):
         else:
             label = arrays.floating("label", label)
             if label.ndim != 2 or self.num_classes not in (None, label.shape[1]):
-                raise ValueError(f"label: expected shape ({size}, {self.num_classes or 'classes'}) of floating-point "
-                                 f"labels, got {label.shape}")
+                raise ValueError(
+                    f"label: expected shape ({size}, {self.num_classes or 'classes'}) of floating-point "
+                    f"labels, got {label.shape}"
+                )
             shares = widen(label)
         if self.label_smoothing is None:
             return shares
@@ -251,8 +267,10 @@ def _mixed_mask(params: Sampled, mask: jax.Array) -> jax.Array:
     """The masks of a batch, mixed like the images."""
     blends = "box" not in params or "cut" in params
     if blends and not jnp.issubdtype(mask.dtype, jnp.floating):
-        raise TypeError(f"mask: expected floats, shares of classes (B, H, W, K), since a blended pixel is of two "
-                        f"classes, got {mask.dtype}; jax.nn.one_hot makes them, and cutmix takes any")
+        raise TypeError(
+            f"mask: expected floats, shares of classes (B, H, W, K), since a blended pixel is of two "
+            f"classes, got {mask.dtype}; jax.nn.one_hot makes them, and cutmix takes any"
+        )
     return _mixed(params, mask)
 
 
@@ -316,8 +334,10 @@ def check_batch(shape: tuple[int, ...]) -> None:
     if len(shape) != 4:
         raise ValueError(f"image: expected a batch (B, H, W, C), since its images are mixed, got shape {shape}")
     if isinstance(shape[1], jax.Array):
-        raise ValueError("size: expected none where images are mixed, which takes images of one size; crop or resize "
-                         "them to one first")
+        raise ValueError(
+            "size: expected none where images are mixed, which takes images of one size; crop or resize "
+            "them to one first"
+        )
 
 
 def _flag(per_image: bool) -> bool:
@@ -329,5 +349,7 @@ def _flag(per_image: bool) -> bool:
 def _label_options(label_smoothing: Scalar, num_classes: int | None) -> tuple[Any, int | None]:
     checks.real("label_smoothing", label_smoothing, at_least=0, at_most=1)
     smooth = not (checks.is_concrete(label_smoothing) and label_smoothing == 0)
-    return (scalar(label_smoothing) if smooth else None,
-            num_classes if num_classes is None else arrays.size("num_classes", num_classes))
+    return (
+        scalar(label_smoothing) if smooth else None,
+        num_classes if num_classes is None else arrays.size("num_classes", num_classes),
+    )

@@ -26,8 +26,9 @@ PER_OBJECT = ("boxes", "visibility", "keypoints", "label")
 
 
 @augmentation
-def mosaic(size: int | tuple[int, int], center: tuple[Scalar, Scalar] = (0.25, 0.75), *, fill: Fill = 0.0,
-           mask_fill: int = 0) -> Mix:
+def mosaic(
+    size: int | tuple[int, int], center: tuple[Scalar, Scalar] = (0.25, 0.75), *, fill: Fill = 0.0, mask_fill: int = 0
+) -> Mix:
     """Four images of a batch around a random point of a canvas, as YOLOv4 has it (Bochkovskiy and others, 2020).
 
     A corner of each lies at the point, the image itself to the upper left of it and three others of the batch, from
@@ -92,19 +93,24 @@ class Mosaic(Mix):
         own = jnp.arange(shape[0], dtype=jnp.int32)
         others = [jax.random.permutation(one, shape[0]).astype(jnp.int32) for one in keys]
         share = jax.random.uniform(where, (shape[0], 2), jnp.float32, self.low, self.high)
-        return {"partner": jnp.stack([own, *others], 1),
-                "center": jnp.round(share * jnp.array(self.size, jnp.float32)).astype(jnp.int32)}
+        return {
+            "partner": jnp.stack([own, *others], 1),
+            "center": jnp.round(share * jnp.array(self.size, jnp.float32)).astype(jnp.int32),
+        }
 
     def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The canvases of a batch, and what is on them."""
         image = targets["image"]
         check_batch(image.shape)
         if params["partner"].shape[0] != image.shape[0]:
-            raise ValueError(f"params: expected those of a batch of {image.shape[0]}, got those of "
-                             f"{params['partner'].shape[0]}")
+            raise ValueError(
+                f"params: expected those of a batch of {image.shape[0]}, got those of {params['partner'].shape[0]}"
+            )
         if "label" in targets and ("boxes" not in targets or targets["label"].shape[:2] != targets["boxes"].shape[:2]):
-            raise ValueError(f"label: expected one for each of 'boxes', (B, N), since a mosaic is of four images, got "
-                             f"shape {targets['label'].shape}")
+            raise ValueError(
+                f"label: expected one for each of 'boxes', (B, N), since a mosaic is of four images, got "
+                f"shape {targets['label'].shape}"
+            )
         quarters = [self._quarter(i, params, targets) for i in range(4)]
         result = targets | {"image": self._joined(params["center"], [one["image"] for one in quarters]).image()}
         if "mask" in targets:
@@ -116,8 +122,11 @@ class Mosaic(Mix):
 
     def _quarter(self, place: int, params: Sampled, targets: Targets) -> Targets:
         """The images of a batch that go to one of the four places, on canvases of their own."""
-        found = {name: x.at[params["partner"][:, place]].get(mode="clip") for name, x in targets.items()
-                 if name in (*MOVED, "label")}
+        found = {
+            name: x.at[params["partner"][:, place]].get(mode="clip")
+            for name, x in targets.items()
+            if name in (*MOVED, "label")
+        }
         moving = {name: x for name, x in found.items() if name in MOVED}
         height, width = moving["image"].shape[1:3]
         corner = params["center"] - jnp.array([height * (place < 2), width * (place % 2 == 0)])

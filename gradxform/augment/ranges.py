@@ -18,8 +18,10 @@ def check_order(augmentations: Iterable[PyTree]) -> None:
     for i, one in enumerate(augmentations):
         stage = one.stage
         if leaver is not None and needs_unit(stage):
-            raise ValueError(f"augmentations[{i}]: expected what takes any floats behind {leaver!r}, whose result is "
-                             f"not in [0, 1], got {one!r}, which needs [0, 1]; put it before")
+            raise ValueError(
+                f"augmentations[{i}]: expected what takes any floats behind {leaver!r}, whose result is "
+                f"not in [0, 1], got {one!r}, which needs [0, 1]; put it before"
+            )
         if leaves_unit(stage):
             leaver = one
 

@@ -118,6 +118,7 @@ class Mix:
 
 def few(pixels: int) -> Images:
     """As many images as have that many pixels together, and at least one."""
+
     def images(shape: Shape, dtype: DTypeLike) -> int:
         known = isinstance(shape[0], int) and isinstance(shape[1], int)
         return max(1, pixels // (shape[0] * shape[1])) if known else 1

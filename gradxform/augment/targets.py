@@ -23,8 +23,15 @@ from gradxform.core.types import PyTree, Size
 
 DTYPES = ("uint8", "uint16", "float32", "bfloat16", "float16")
 NAMES = ("image", "mask", "boxes", "visibility", "keypoints", "label", "size")
-LEFT_BEHIND = {"images": "image", "masks": "mask", "box": "boxes", "bbox": "boxes", "bboxes": "boxes",
-               "keypoint": "keypoints", "sizes": "size"}
+LEFT_BEHIND = {
+    "images": "image",
+    "masks": "mask",
+    "box": "boxes",
+    "bbox": "boxes",
+    "bboxes": "boxes",
+    "keypoint": "keypoints",
+    "sizes": "size",
+}
 """Names that are not known, and would pass untouched where their owner means them to move."""
 SLACK = 0.5
 """By so many pixels a box may lie outside of its image, as rounded numbers of boxes on the rim do; it is cut."""
@@ -68,8 +75,9 @@ class Given:
             if name in LEFT_BEHIND:
                 raise ValueError(f"inputs: expected {LEFT_BEHIND[name]!r}, got {name!r}, which would pass untouched")
         if "image" not in given.arrays:
-            raise ValueError(f"inputs: expected a dict with 'image', got "
-                             f"{', '.join(map(repr, inputs)) or 'an empty one'}")
+            raise ValueError(
+                f"inputs: expected a dict with 'image', got {', '.join(map(repr, inputs)) or 'an empty one'}"
+            )
         _check_types(given.arrays)
         if layout != "xyxy" and "boxes" in given.arrays:
             boxes = to_xyxy(jnp.asarray(given.arrays["boxes"], jnp.float32), layout, *_sides(given.arrays, 1))
@@ -140,8 +148,11 @@ def prepared(given: Targets) -> Prepared:
         low = jnp.stack([jnp.clip(boxes[..., i], 0, side) for i, side in enumerate((width, height))], -1)
         high = jnp.stack([jnp.clip(boxes[..., 2 + i], 0, side) for i, side in enumerate((width, height))], -1)
         arrays["boxes"] = jnp.concatenate([low, jnp.maximum(low, high)], -1)
-        arrays["visibility"] = (arrays["visibility"].astype(jnp.float32) if "visibility" in arrays
-                                else jnp.ones(boxes.shape[:-1], jnp.float32))
+        arrays["visibility"] = (
+            arrays["visibility"].astype(jnp.float32)
+            if "visibility" in arrays
+            else jnp.ones(boxes.shape[:-1], jnp.float32)
+        )
     return Prepared(arrays, names)
 
 
@@ -151,8 +162,11 @@ def shape_of(shape: Iterable[int]) -> tuple[int, ...]:
     Raises:
       ValueError: it is that of neither, or something in it is 0.
     """
-    if not isinstance(shape, (tuple, list)) or len(shape) not in (3, 4) or not all(
-            isinstance(size, (int, np.integer)) and size >= 1 for size in shape):
+    if (
+        not isinstance(shape, (tuple, list))
+        or len(shape) not in (3, 4)
+        or not all(isinstance(size, (int, np.integer)) and size >= 1 for size in shape)
+    ):
         raise ValueError(f"shape: expected (H, W, C) or (B, H, W, C), none of them 0, got {shape!r}")
     return tuple(int(size) for size in shape)
 
@@ -182,20 +196,25 @@ def _check_types(arrays: Targets) -> None:
     image = arrays["image"]
     dtype = getattr(image, "dtype", None)
     if dtype is None or str(dtype) not in DTYPES:
-        raise TypeError(f"image: expected an array of dtype {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got "
-                        f"{type(image).__name__ if dtype is None else f'dtype {dtype}'}")
+        raise TypeError(
+            f"image: expected an array of dtype {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got "
+            f"{type(image).__name__ if dtype is None else f'dtype {dtype}'}"
+        )
     if image.ndim not in (3, 4) or 0 in image.shape:
         raise ValueError(f"image: expected shape (H, W, C) or (B, H, W, C), none of them 0, got {image.shape}")
     if image.shape[-3] in (1, 3) and min(image.shape[-2:]) >= LEAST_SIDE:
-        warnings.warn(f"image: expected channels last, (H, W, C) or (B, H, W, C), got {image.shape}, as if they came "
-                      f"first: jnp.moveaxis(image, -3, -1) puts them there", stacklevel=4)
+        warnings.warn(
+            f"image: expected channels last, (H, W, C) or (B, H, W, C), got {image.shape}, as if they came "
+            f"first: jnp.moveaxis(image, -3, -1) puts them there",
+            stacklevel=4,
+        )
     batch = image.shape[:-3]
     front = ", ".join(map(str, batch)) + (", " if batch else "")
     for name, x in arrays.items():
         _check_type(name, x)
     if "mask" in arrays:
         mask = arrays["mask"]
-        if mask.shape[:image.ndim - 1] != image.shape[:-1] or mask.ndim > image.ndim:
+        if mask.shape[: image.ndim - 1] != image.shape[:-1] or mask.ndim > image.ndim:
             raise ValueError(f"mask: expected shape {image.shape[:-1]}, or that with channels behind, got {mask.shape}")
     if "boxes" in arrays:
         boxes = arrays["boxes"]
@@ -204,14 +223,16 @@ def _check_types(arrays: Targets) -> None:
     if "visibility" in arrays:
         wanted = arrays["boxes"].shape[:-1] if "boxes" in arrays else None
         if arrays["visibility"].shape != wanted:
-            raise ValueError(f"visibility: expected a number for each of 'boxes', "
-                             f"{'shape ' + str(wanted) if wanted else 'which there are none'}, got shape "
-                             f"{arrays['visibility'].shape}")
+            raise ValueError(
+                f"visibility: expected a number for each of 'boxes', "
+                f"{'shape ' + str(wanted) if wanted else 'which there are none'}, got shape "
+                f"{arrays['visibility'].shape}"
+            )
     if "keypoints" in arrays:
         points = arrays["keypoints"]
-        if points.ndim < len(batch) + 2 or points.shape[:len(batch)] != batch or points.shape[-1] < 2:
+        if points.ndim < len(batch) + 2 or points.shape[: len(batch)] != batch or points.shape[-1] < 2:
             raise ValueError(f"keypoints: expected shape ({front}..., N, 2 or more), x and y first, got {points.shape}")
-    if "label" in arrays and np.shape(arrays["label"])[:len(batch)] != batch:
+    if "label" in arrays and np.shape(arrays["label"])[: len(batch)] != batch:
         raise ValueError(f"label: expected one for each of {batch[0]} images, got shape {np.shape(arrays['label'])}")
     if "size" in arrays:
         _check_size(arrays["size"], image.shape)
@@ -222,23 +243,28 @@ def _check_type(name: str, x: object) -> None:
     if dtype is None and name == "label" and isinstance(x, (int, float)):
         return
     if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
-        raise TypeError(f"{name}: expected an array of numbers, got "
-                        f"{type(x).__name__ if dtype is None else f'dtype {dtype}'}")
+        raise TypeError(
+            f"{name}: expected an array of numbers, got {type(x).__name__ if dtype is None else f'dtype {dtype}'}"
+        )
 
 
 def _check_size(size: Any, shape: tuple[int, ...]) -> None:
     dtype = getattr(size, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"size: expected an array of integers, height and width, got "
-                        f"{type(size).__name__ if dtype is None else f'dtype {dtype}'}")
+        raise TypeError(
+            f"size: expected an array of integers, height and width, got "
+            f"{type(size).__name__ if dtype is None else f'dtype {dtype}'}"
+        )
     if size.shape != (*shape[:-3], 2):
         raise ValueError(f"size: expected shape {(*shape[:-3], 2)}, height and width of each image, got {size.shape}")
     if _concrete(size):
         size = np.asarray(size).reshape(-1, 2)
         fits = ((size >= 1) & (size <= np.array(shape[-3:-1]))).all(-1)
         if not fits.all():
-            raise ValueError(f"size: expected heights from 1 to {shape[-3]} and widths from 1 to {shape[-2]}, got "
-                             f"{size[~fits][0].tolist()}")
+            raise ValueError(
+                f"size: expected heights from 1 to {shape[-3]} and widths from 1 to {shape[-2]}, got "
+                f"{size[~fits][0].tolist()}"
+            )
 
 
 def _check_numbers(arrays: Targets, layout: str, stage: Built) -> None:
@@ -249,20 +275,22 @@ def _check_numbers(arrays: Targets, layout: str, stage: Built) -> None:
         height, width = np.asarray(arrays["size"]).reshape(-1, 2).min(0).tolist()
         stage.out_shape((jnp.int32(height), jnp.int32(width), image.shape[-1]))
         stage.out_shape((height, width, image.shape[-1]))
-    if _concrete(image) and _concrete(arrays.get("size")) and white_of(image.dtype) == 1 and (
-            needs_unit(stage)):
+    if _concrete(image) and _concrete(arrays.get("size")) and white_of(image.dtype) == 1 and (needs_unit(stage)):
         values = np.asarray(image, np.float32)
         if "size" in arrays:
             # Whatever stands beyond a true size is not looked at.
             size = np.asarray(arrays["size"])[..., None, None]
-            inside = ((np.arange(image.shape[-3])[:, None] < size[..., 0, :, :])
-                      & (np.arange(image.shape[-2]) < size[..., 1, :, :]))
+            inside = (np.arange(image.shape[-3])[:, None] < size[..., 0, :, :]) & (
+                np.arange(image.shape[-2]) < size[..., 1, :, :]
+            )
             values = np.where(inside[..., None], values, 0)
         low, high = float(values.min()), float(values.max())
         slack = max(ROUNDING, 4 * float(jnp.finfo(image.dtype).eps))
         if not (low >= -slack and high <= 1 + slack):
-            raise ValueError(f"image: expected floats in [0, 1] for a change of colours, got a range of [{low:.9g}, "
-                             f"{high:.9g}]; give images of 8 and 16 bits as uint8 and uint16, and normalize last")
+            raise ValueError(
+                f"image: expected floats in [0, 1] for a change of colours, got a range of [{low:.9g}, "
+                f"{high:.9g}]; give images of 8 and 16 bits as uint8 and uint16, and normalize last"
+            )
     if "boxes" in arrays and _concrete(arrays["boxes"]) and _concrete(arrays.get("size")):
         _check_boxes(np.asarray(arrays["boxes"], np.float64), *_sides(arrays, 1), layout)
 
@@ -276,12 +304,16 @@ def _check_boxes(boxes: np.ndarray, height: Any, width: Any, layout: str) -> Non
     if not fine.all():
         box, (wide, high) = boxes[~fine][0], bounds[~fine][0][:2]
         found = "" if layout == "xyxy" else f", from {layout!r},"
-        raise ValueError(f"boxes: expected 0 <= x1 <= x2 <= {wide} and 0 <= y1 <= y2 <= {high} in pixels, but for half "
-                         f"a pixel, as x1, y1, x2, y2{found} got {box.tolist()}; boxes= names another format, one of "
-                         f"{', '.join(FORMATS)}")
+        raise ValueError(
+            f"boxes: expected 0 <= x1 <= x2 <= {wide} and 0 <= y1 <= y2 <= {high} in pixels, but for half "
+            f"a pixel, as x1, y1, x2, y2{found} got {box.tolist()}; boxes= names another format, one of "
+            f"{', '.join(FORMATS)}"
+        )
     if layout == "xyxy" and boxes.max() <= 1 < min(height.min(), width.min()) and (boxes % 1).any():
-        warnings.warn("boxes: expected pixels, got nothing above 1, as if in shares of the image: those are "
-                      "boxes='rel_xyxy'", stacklevel=5)
+        warnings.warn(
+            "boxes: expected pixels, got nothing above 1, as if in shares of the image: those are boxes='rel_xyxy'",
+            stacklevel=5,
+        )
 
 
 def _concrete(x: object) -> bool:

@@ -26,8 +26,12 @@ def signature(function: Callable[..., object], name: str) -> inspect.Signature:
       TypeError: an annotation cannot be evaluated, and so does not say what its parameter takes.
     """
     found = inspect.signature(function)
-    return found.replace(parameters=[
-        parameter.replace(annotation=_evaluated(function, parameter, name)) for parameter in found.parameters.values()])
+    return found.replace(
+        parameters=[
+            parameter.replace(annotation=_evaluated(function, parameter, name))
+            for parameter in found.parameters.values()
+        ]
+    )
 
 
 def _evaluated(function: Callable[..., object], parameter: inspect.Parameter, name: str) -> object:
@@ -39,8 +43,10 @@ def _evaluated(function: Callable[..., object], parameter: inspect.Parameter, na
     try:
         return typing.get_type_hints(alone, globalns=names, include_extras=True)[parameter.name]
     except Exception as error:
-        raise TypeError(f"{name}: the annotation of {parameter.name} cannot be evaluated: {parameter.annotation!r} "
-                        f"({error}); name what the module knows at run time, or leave it out") from error
+        raise TypeError(
+            f"{name}: the annotation of {parameter.name} cannot be evaluated: {parameter.annotation!r} "
+            f"({error}); name what the module knows at run time, or leave it out"
+        ) from error
 
 
 def kind(parameter: inspect.Parameter) -> Kind:
@@ -139,8 +145,9 @@ def plain(value: PyTree) -> PyTree:
     return bool(value) if known and value.dtype == bool and value.ndim == 0 else value
 
 
-def _each(change: Callable[[PyTree], object], value: PyTree,
-          keys: Callable[[object], object] = lambda key: key) -> PyTree:
+def _each(
+    change: Callable[[PyTree], object], value: PyTree, keys: Callable[[object], object] = lambda key: key
+) -> PyTree:
     """``change`` of a value, or of each item of the plain containers that hold it."""
     if type(value) in (list, tuple):
         return type(value)(_each(change, item, keys) for item in value)

@@ -60,16 +60,24 @@ def size(name: str, value: SupportsIndex, *, at_least: int = 1, at_most: int | N
       ValueError: it is out of range.
     """
     if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name}: expected an integer that is known before the program runs, since shapes depend on "
-                        f"it, got {value}; mark it as static")
+        raise TypeError(
+            f"{name}: expected an integer that is known before the program runs, since shapes depend on "
+            f"it, got {value}; mark it as static"
+        )
     if isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer):
         value = int(value)
     checks.integer(name, value, at_least=at_least, at_most=at_most)
     return int(value)
 
 
-def number(name: str, value: float | jax.Array, *, at_least: float | None = None, above: float | None = None,
-           below: float | None = None) -> float:
+def number(
+    name: str,
+    value: float | jax.Array,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
     """``value``, a real number that decides over shapes.
 
     Raises:
@@ -77,14 +85,16 @@ def number(name: str, value: float | jax.Array, *, at_least: float | None = None
       ValueError: it is out of range.
     """
     if isinstance(value, jax.core.Tracer) or jnp.ndim(value) != 0:
-        raise TypeError(f"{name}: expected a number that is known before the program runs, since shapes depend on it, "
-                        f"got {value}")
+        raise TypeError(
+            f"{name}: expected a number that is known before the program runs, since shapes depend on it, got {value}"
+        )
     checks.real(name, value, at_least=at_least, above=above, below=below)
     return float(value)
 
 
-def pair(name: str, value: SupportsIndex | tuple[SupportsIndex, ...] | list[SupportsIndex], *,
-         at_least: int = 1) -> tuple[int, int]:
+def pair(
+    name: str, value: SupportsIndex | tuple[SupportsIndex, ...] | list[SupportsIndex], *, at_least: int = 1
+) -> tuple[int, int]:
     """``value`` as two sizes, rows before columns; a single one is both.
 
     Raises:
@@ -109,8 +119,10 @@ def one_key(name: str, key: object) -> jax.Array:
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             if key.ndim == 0:
                 return jnp.asarray(key)
-            raise TypeError(f"{name}: expected one key, got an array of keys of shape {key.shape}; vmap over it, or "
-                            f"take one of them")
+            raise TypeError(
+                f"{name}: expected one key, got an array of keys of shape {key.shape}; vmap over it, or "
+                f"take one of them"
+            )
         if key.dtype == jnp.uint32 and key.ndim == 1:
             try:
                 return jax.random.wrap_key_data(jnp.asarray(key))

@@ -36,6 +36,7 @@ def map_cut(function: Callable[[jax.Array], jax.Array], params: PyTree, axes: Ca
     Returns:
       A tree like ``params``, boxes and all.
     """
+
     def one(node: PyTree) -> PyTree:
         if not is_box(node):
             return function(node)

@@ -98,8 +98,10 @@ class Leafwise:
         declared = {*self.slots, *self.scalars}
         required = set(fields or ()) - {"count", *getattr(self.state, "_field_defaults", ())}
         if fields is None or not (required <= declared <= {*fields}):
-            raise TypeError(f"state: expected a NamedTuple with the fields {sorted(declared)} and maybe 'count', "
-                            f"got {getattr(self.state, '__name__', self.state)!r} with {list(fields or ())}")
+            raise TypeError(
+                f"state: expected a NamedTuple with the fields {sorted(declared)} and maybe 'count', "
+                f"got {getattr(self.state, '__name__', self.state)!r} with {list(fields or ())}"
+            )
 
     @property
     def counts(self) -> bool:
@@ -111,8 +113,10 @@ class Leafwise:
         if self.check is not None:
             self.check(params)
         # Copies: what is in a state may be donated, and the user's key or number is not.
-        scalars = {name: jnp.array(start()) if callable(start) else jnp.array(start, float_dtype())
-                   for name, start in self.scalars.items()}
+        scalars = {
+            name: jnp.array(start()) if callable(start) else jnp.array(start, float_dtype())
+            for name, start in self.scalars.items()
+        }
         count = {"count": jnp.zeros([], jnp.int32)} if self.counts else {}
         return self.state(**count, **scalars, **{name: slot.new(params) for name, slot in self.slots.items()})
 
@@ -132,14 +136,22 @@ class Leafwise:
         now, *new = self._parts("at", now, ["now", *self.scalars])
         for name, x in zip(self.scalars, new, strict=True):
             self._fits("at", name, x, getattr(state, name))
-        return now, state._replace(**{name: stored_as(getattr(state, name), x)
-                                      for name, x in zip(self.scalars, new, strict=True)})
+        return now, state._replace(
+            **{name: stored_as(getattr(state, name), x) for name, x in zip(self.scalars, new, strict=True)}
+        )
 
-    def step(self, now: PyTree, g: jax.Array, p: jax.Array | None,
-             kept: Sequence[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+    def step(
+        self, now: PyTree, g: jax.Array, p: jax.Array | None, kept: Sequence[jax.Array]
+    ) -> tuple[jax.Array, list[jax.Array]]:
         """The new update of a leaf and what is kept of it, as they are stored."""
-        result = self._call("leaf", ["now", "g", "p", *self.slots], now, g, p, *(
-            None if is_empty(x) else slot.read(x) for slot, x in zip(self.slots.values(), kept, strict=True)))
+        result = self._call(
+            "leaf",
+            ["now", "g", "p", *self.slots],
+            now,
+            g,
+            p,
+            *(None if is_empty(x) else slot.read(x) for slot, x in zip(self.slots.values(), kept, strict=True)),
+        )
         update, *new = self._parts("leaf", result, ["update", *self.slots]) if self.slots else (result,)
         self._fits("leaf", "update", update, g)
         stored = []

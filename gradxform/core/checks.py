@@ -22,8 +22,16 @@ def is_concrete(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def real(name: str, value: object, *, at_least: float | None = None, below: float | None = None,
-         above: float | None = None, at_most: float | None = None, schedule: bool = False) -> None:
+def real(
+    name: str,
+    value: object,
+    *,
+    at_least: float | None = None,
+    below: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    schedule: bool = False,
+) -> None:
     """Refuses an argument that is not a real number (or, where allowed, a schedule) in its range.
 
     Raises:
@@ -47,8 +55,9 @@ def real(name: str, value: object, *, at_least: float | None = None, below: floa
     _within(name, value, "a real number", at_least=at_least, above=above, below=below, at_most=at_most)
 
 
-def integer(name: str, value: object, *, at_least: int | None = None, at_most: int | None = None,
-            known: bool = False) -> None:
+def integer(
+    name: str, value: object, *, at_least: int | None = None, at_most: int | None = None, known: bool = False
+) -> None:
     """Refuses an argument that is not an integer in its range.
 
     Args:
@@ -63,8 +72,10 @@ def integer(name: str, value: object, *, at_least: int | None = None, at_most: i
       ValueError: ``value`` is out of range.
     """
     if known and isinstance(value, jax.Array):
-        raise TypeError(f"{name}: expected an int, on which the shape of the state depends, got an array of dtype "
-                        f"{value.dtype}; optax.inject_hyperparams takes it with static_args={name!r}")
+        raise TypeError(
+            f"{name}: expected an int, on which the shape of the state depends, got an array of dtype "
+            f"{value.dtype}; optax.inject_hyperparams takes it with static_args={name!r}"
+        )
     if isinstance(value, jax.Array):
         if not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{name}: expected an integer, got an array of dtype {value.dtype}")
@@ -112,8 +123,12 @@ def _is_placeholder(value: object) -> bool:
     return type(value) is object or isinstance(value, jax.ShapeDtypeStruct)
 
 
-_BOUNDS = {"at_least": (">=", operator.ge), "above": (">", operator.gt), "below": ("<", operator.lt),
-           "at_most": ("<=", operator.le)}
+_BOUNDS = {
+    "at_least": (">=", operator.ge),
+    "above": (">", operator.gt),
+    "below": ("<", operator.lt),
+    "at_most": ("<=", operator.le),
+}
 
 
 def _within(name: str, value: float | numbers.Integral, what: str, **bounds: float | None) -> None:

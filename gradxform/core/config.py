@@ -74,10 +74,16 @@ def from_config(config: Mapping[str, Json]) -> Any:
 
 def _call(value: Value, path: str) -> dict[str, Json]:
     parameters = value._definition.signature.parameters
-    return {"call": value._definition.key, "arguments": {
-        # *transformations are a tuple by nature; a plain JSON list says it best.
-        name: _encode(list(item), path) if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
-        else _encode(item, join(path, name)) for name, item in value.arguments.items()}}
+    return {
+        "call": value._definition.key,
+        "arguments": {
+            # *transformations are a tuple by nature; a plain JSON list says it best.
+            name: _encode(list(item), path)
+            if parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
+            else _encode(item, join(path, name))
+            for name, item in value.arguments.items()
+        },
+    }
 
 
 def _encode(value: PyTree, path: str) -> Json:
@@ -90,8 +96,12 @@ def _encode(value: PyTree, path: str) -> Json:
     if isinstance(value, complex):
         return {"complex": [_encode(value.real, path), _encode(value.imag, path)]}
     if type(value) in (list, tuple):
-        items: list[Json] = [{"tuple": [item[0], _encode(item[1], join(path, item[0]))]} if is_named(item)
-                 else _encode(item, join(path, i)) for i, item in enumerate(value)]
+        items: list[Json] = [
+            {"tuple": [item[0], _encode(item[1], join(path, item[0]))]}
+            if is_named(item)
+            else _encode(item, join(path, i))
+            for i, item in enumerate(value)
+        ]
         return items if type(value) is list else {"tuple": items}
     if type(value) is dict:
         return {"dict": [[_encode(key, path), _encode(item, join(path, key))] for key, item in value.items()]}
@@ -100,11 +110,20 @@ def _encode(value: PyTree, path: str) -> Json:
             data = np.asarray(jax.random.key_data(value))
             return {"key": data.tolist(), "impl": str(jax.random.key_impl(value))}
         # JSON has no NaN: bytes say every value of every dtype exactly.
-        return {"array": np.asarray(value).tobytes().hex(), "dtype": str(value.dtype), "shape": list(value.shape),
-                "numpy": isinstance(value, np.ndarray)}
-    instead = ("; decorate the factory that makes it with gx.transformation" if is_foreign(value)
-               else "; a schedule can be written if it is one of gx.schedules or was made under gx.schedule, a mask if "
-               "it is made of gx.path_matches and gx.ndim_at_least" if callable(value) else "")
+        return {
+            "array": np.asarray(value).tobytes().hex(),
+            "dtype": str(value.dtype),
+            "shape": list(value.shape),
+            "numpy": isinstance(value, np.ndarray),
+        }
+    instead = (
+        "; decorate the factory that makes it with gx.transformation"
+        if is_foreign(value)
+        else "; a schedule can be written if it is one of gx.schedules or was made under gx.schedule, a mask if "
+        "it is made of gx.path_matches and gx.ndim_at_least"
+        if callable(value)
+        else ""
+    )
     raise ValueError(f"value: expected what a config can hold at '{path}', got {value!r}{instead}")
 
 

@@ -57,8 +57,10 @@ class Definition:
             raise TypeError(self._misfit(args, kwargs) or f"{self.name}(): {error}") from None
         bound.apply_defaults()
         parameters = self.signature.parameters
-        return {name: given.kept(name, value, self.kinds[name], given.takes_none(parameters[name]))
-                for name, value in bound.arguments.items()}
+        return {
+            name: given.kept(name, value, self.kinds[name], given.takes_none(parameters[name]))
+            for name, value in bound.arguments.items()
+        }
 
     def call(self, arguments: Mapping[str, object]) -> Any:
         """The value with these arguments, checked anew."""
@@ -74,8 +76,9 @@ class Definition:
         """What the user's function returns for these arguments, its numbers ready for arithmetic."""
         # What is built once is used in many traces: no number that is known now may become part of the first of them.
         with jax.ensure_compile_time_eval():
-            args, kwargs = self.spread({name: given.ready(value, self.kinds[name])
-                                        for name, value in arguments.items()})
+            args, kwargs = self.spread(
+                {name: given.ready(value, self.kinds[name]) for name, value in arguments.items()}
+            )
             return self.function(*args, **kwargs)
 
     def _misfit(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str | None:
@@ -89,13 +92,21 @@ class Definition:
                 if name not in by_keyword:
                     return unknown(f"{self.name}() has no argument", name, by_keyword)
         if inspect.Parameter.VAR_POSITIONAL not in kinds and len(args) > len(by_position):
-            return (f"{self.name}() takes at most {len(by_position)} arguments by position "
-                    f"({', '.join(by_position) or 'none'}), got {len(args)}")
-        for name in by_position[:len(args)]:
+            return (
+                f"{self.name}() takes at most {len(by_position)} arguments by position "
+                f"({', '.join(by_position) or 'none'}), got {len(args)}"
+            )
+        for name in by_position[: len(args)]:
             if name in kwargs:
                 return f"{self.name}() got {name!r} twice, by position and by keyword"
-        missing = [p.name for p in parameters if p.default is p.empty and p.name not in kwargs
-                   and p.name not in by_position[:len(args)] and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        missing = [
+            p.name
+            for p in parameters
+            if p.default is p.empty
+            and p.name not in kwargs
+            and p.name not in by_position[: len(args)]
+            and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
         if missing:
             return f"{self.name}() needs {', '.join(map(repr, missing))}; it has {', '.join(self.signature.parameters)}"
         return None

@@ -30,8 +30,9 @@ def mesh_around(x: jax.Array) -> AbstractMesh:
 def is_local(x: jax.Array) -> bool:
     """Whether what is traced here runs on one device by itself, as far as is known: a kernel can be called."""
     mesh = mesh_around(x)
-    return all(size == 1 or kind == AxisType.Manual
-               for size, kind in zip(mesh.axis_sizes, mesh.axis_types or (), strict=True))
+    return all(
+        size == 1 or kind == AxisType.Manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types or (), strict=True)
+    )
 
 
 def dividing_axes(x: jax.Array) -> tuple[str, ...]:
@@ -75,8 +76,9 @@ def each_its_own(function: Callable[[Whole, Batch], Results], whole: Whole, batc
     return divided(lambda whole, batch, _: function(whole, batch), whole, batch, like)
 
 
-def divided(function: Callable[[Whole, Batch, tuple[str, ...] | None], Results], whole: Whole, batch: Batch,
-            like: jax.Array) -> Results:
+def divided(
+    function: Callable[[Whole, Batch, tuple[str, ...] | None], Results], whole: Whole, batch: Batch, like: jax.Array
+) -> Results:
     """``function(whole, batch, axis_name)``, with each device working on its own part of the batch.
 
     As ``each_its_own``, of a function that looks at the parts of others: ``axis_name`` is the axes of the mesh over
@@ -88,8 +90,9 @@ def divided(function: Callable[[Whole, Batch, tuple[str, ...] | None], Results],
     mesh, spec = mesh_around(like), P(axes)
     if any(kind == AxisType.Explicit for kind in mesh.axis_types):
         batch, whole = _placed(batch, mesh, spec), _placed(whole, mesh, P())
-    results: Results = jax.shard_map(lambda whole, batch: function(whole, batch, axes), mesh=mesh,
-                                     in_specs=(P(), spec), out_specs=spec)(whole, batch)
+    results: Results = jax.shard_map(
+        lambda whole, batch: function(whole, batch, axes), mesh=mesh, in_specs=(P(), spec), out_specs=spec
+    )(whole, batch)
     return results
 
 

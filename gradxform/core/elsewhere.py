@@ -65,8 +65,9 @@ def missing(module: ModuleType, rooms: Mapping[str, ModuleType], name: str) -> N
         hints += [str(row) for row in page() if name in [full.rpartition(".")[2] for full in row.names]]
         near = None if hints else nearest(name, module.__all__)
         hints += [f"did you mean {near!r}?"] if near else []
-    raise AttributeError("; ".join([f"module {module.__name__!r} has no attribute {name!r}", *hints]), name=name,
-                         obj=module)
+    raise AttributeError(
+        "; ".join([f"module {module.__name__!r} has no attribute {name!r}", *hints]), name=name, obj=module
+    )
 
 
 def answer(module: ModuleType, rooms: Mapping[str, ModuleType]) -> None:

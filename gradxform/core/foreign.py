@@ -37,12 +37,14 @@ def stage_of(transformation: AnyTransformation, name: str = "tx") -> Stage:
             # It expects updates in the dtype of the params, not in the one that ours compute in.
             leaves, treedef = flatten(updates)
             like = align(treedef, updates, params, "params")
-            updates = treedef.unflatten([cast(x, jnp.result_type(p)) if is_inexact(x) else x
-                                         for x, p in zip(leaves, like, strict=True)])
+            updates = treedef.unflatten(
+                [cast(x, jnp.result_type(p)) if is_inexact(x) else x for x, p in zip(leaves, like, strict=True)]
+            )
         updates, new = tx.update(updates, state, params, **extra)
         if structure(new) == structure(state):
-            new = jax.tree.map(lambda x, old: cast(x, old.dtype) if is_inexact(x) and hasattr(old, "dtype") else x,
-                               new, state)
+            new = jax.tree.map(
+                lambda x, old: cast(x, old.dtype) if is_inexact(x) and hasattr(old, "dtype") else x, new, state
+            )
         return updates, new
 
     return Around(tx.init, update)

@@ -31,8 +31,9 @@ def keep(fine: jax.Array, new: State, old: State) -> State:
     return jax.tree.map(functools.partial(jnp.where, fine), new, old)
 
 
-def hold(fine: jax.Array, update: jax.Array, dtype: DTypeLike, new: Sequence[jax.Array],
-         old: Sequence[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+def hold(
+    fine: jax.Array, update: jax.Array, dtype: DTypeLike, new: Sequence[jax.Array], old: Sequence[jax.Array]
+) -> tuple[jax.Array, list[jax.Array]]:
     """The update of a leaf and what is kept of it, in a step that is made if ``fine``.
 
     Args:
@@ -47,8 +48,10 @@ def hold(fine: jax.Array, update: jax.Array, dtype: DTypeLike, new: Sequence[jax
     finite = [_stays_finite(x, y) for x, y in zip(new, old, strict=True)]
     whole = jnp.isfinite(cast(update, dtype)) if is_inexact(update) else jnp.ones(update.shape, bool)
     whole = fine & functools.reduce(jnp.logical_and, [x for x in finite if x.shape == whole.shape], whole)
-    kept = [jnp.where(whole if x.shape == whole.shape else fine & x, now, was)
-            for x, now, was in zip(finite, new, old, strict=True)]
+    kept = [
+        jnp.where(whole if x.shape == whole.shape else fine & x, now, was)
+        for x, now, was in zip(finite, new, old, strict=True)
+    ]
     return jnp.where(whole, update, no_update(update)), kept
 
 

@@ -49,13 +49,16 @@ def parts(tx: AnyTransformation, state: State) -> Iterator[tuple[str, AnyTransfo
       ValueError: there are ours in ``tx``, and ``state`` is not its state.
     """
     flat: tuple[list[tuple[KeyPath, PyTree]], Treedef] = jax.tree_util.tree_flatten_with_path(
-        _places(tx), is_leaf=lambda x: isinstance(x, (Place, *_INJECTED)) or not _any_place(x))
+        _places(tx), is_leaf=lambda x: isinstance(x, (Place, *_INJECTED)) or not _any_place(x)
+    )
     found, treedef = flat
     try:
         states = treedef.flatten_up_to(state)
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"state: expected the state of tx, got a {type(state).__name__} that does not fit what "
-                         "tx.init returns; make it with init(params)") from error
+        raise ValueError(
+            f"state: expected the state of tx, got a {type(state).__name__} that does not fit what "
+            "tx.init returns; make it with init(params)"
+        ) from error
     for (path, node), own in zip(found, states, strict=True):
         if isinstance(node, Place) and not node.anew:
             yield path_name(path) if path else "", node.tx, own

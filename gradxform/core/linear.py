@@ -30,8 +30,12 @@ Tangent: TypeAlias = jax.Array | ad.Zero
 """A tangent or cotangent; one that is known to be zero is no array."""
 
 
-def linear(push: Callable[[Around, Tangents], Results], pull: Callable[[Around, Results], Tangents], around: Around,
-           tangents: Tangents) -> Results:
+def linear(
+    push: Callable[[Around, Tangents], Results],
+    pull: Callable[[Around, Results], Tangents],
+    around: Around,
+    tangents: Tangents,
+) -> Results:
     """``push(around, tangents)``, transposed by ``pull``.
 
     Args:
@@ -51,15 +55,17 @@ def linear(push: Callable[[Around, Tangents], Results], pull: Callable[[Around, 
 
     def flat_push(*leaves: jax.Array) -> list[jax.Array]:
         nonlocal made
-        results, made = jax.tree.flatten(push(jax.tree.unflatten(fixed_tree, leaves[:count]),
-                                              jax.tree.unflatten(moved_tree, leaves[count:])))
+        results, made = jax.tree.flatten(
+            push(jax.tree.unflatten(fixed_tree, leaves[:count]), jax.tree.unflatten(moved_tree, leaves[count:]))
+        )
         return results
 
     trace = jax.make_jaxpr(flat_push)(*fixed, *moved)
 
     def flat_pull(*leaves: jax.Array) -> list[jax.Array]:
-        return jax.tree.leaves(pull(jax.tree.unflatten(fixed_tree, leaves[:count]),
-                                    jax.tree.unflatten(made, leaves[count:])))
+        return jax.tree.leaves(
+            pull(jax.tree.unflatten(fixed_tree, leaves[:count]), jax.tree.unflatten(made, leaves[count:]))
+        )
 
     leaves = _linear.bind(*fixed, *moved, push=trace, pull=flat_pull, count=count)
     results: Results = jax.tree.unflatten(made, leaves)
@@ -78,23 +84,27 @@ def _shapes(*_: AbstractValue, push: ClosedJaxpr, pull: Pull, count: int) -> Seq
     return push.out_avals
 
 
-def _batched(args: Sequence[jax.Array], axes: Sequence[int | None], *, push: ClosedJaxpr, pull: Pull,
-             count: int) -> tuple[list[jax.Array], tuple[int, ...]]:
+def _batched(
+    args: Sequence[jax.Array], axes: Sequence[int | None], *, push: ClosedJaxpr, pull: Pull, count: int
+) -> tuple[list[jax.Array], tuple[int, ...]]:
     trace = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(push), tuple(axes)))(*args)
     shared = [axis is None for axis in axes[count:]]
 
     def batched_pull(*leaves: jax.Array) -> list[jax.Array]:
         found = jax.vmap(pull, (*axes[:count], *[0] * (len(leaves) - count)))(*leaves)
         # What all elements share gets the sum of what each would give.
-        return [jnp.sum(one, 0) if alike else jnp.moveaxis(one, 0, axis or 0)
-                for one, alike, axis in zip(found, shared, axes[count:], strict=True)]
+        return [
+            jnp.sum(one, 0) if alike else jnp.moveaxis(one, 0, axis or 0)
+            for one, alike, axis in zip(found, shared, axes[count:], strict=True)
+        ]
 
     results = _linear.bind(*args, push=trace, pull=batched_pull, count=count)
     return results, (0,) * len(results)
 
 
-def _pushed_forward(primals: Sequence[jax.Array], tangents: Sequence[Tangent], *, push: ClosedJaxpr, pull: Pull,
-                    count: int) -> tuple[list[jax.Array], list[Tangent]]:
+def _pushed_forward(
+    primals: Sequence[jax.Array], tangents: Sequence[Tangent], *, push: ClosedJaxpr, pull: Pull, count: int
+) -> tuple[list[jax.Array], list[Tangent]]:
     results = _linear.bind(*primals, push=push, pull=pull, count=count)
     total: list[Tangent] = [ad.Zero(jax.typeof(result)) for result in results]
     if any(type(tangent) is not ad.Zero for tangent in tangents[count:]):
@@ -102,6 +112,7 @@ def _pushed_forward(primals: Sequence[jax.Array], tangents: Sequence[Tangent], *
         total = _linear.bind(*primals[:count], *moved, push=push, pull=pull, count=count)
     around = [i for i, tangent in enumerate(tangents[:count]) if type(tangent) is not ad.Zero]
     if around:
+
         def of_those(*some: jax.Array) -> list[jax.Array]:
             every = list(primals)
             for i, one in zip(around, some, strict=True):
@@ -113,12 +124,14 @@ def _pushed_forward(primals: Sequence[jax.Array], tangents: Sequence[Tangent], *
     return results, total
 
 
-def _transposed(cotangents: Sequence[Tangent], *args: jax.Array | ad.UndefinedPrimal, push: ClosedJaxpr, pull: Pull,
-                count: int) -> list[jax.Array | None]:
+def _transposed(
+    cotangents: Sequence[Tangent], *args: jax.Array | ad.UndefinedPrimal, push: ClosedJaxpr, pull: Pull, count: int
+) -> list[jax.Array | None]:
     cotangents = [ad.instantiate_zeros(one) for one in cotangents]
     found = pull(*args[:count], *cotangents)
-    return [None] * count + [one if ad.is_undefined_primal(arg) else None
-                             for arg, one in zip(args[count:], found, strict=True)]
+    return [None] * count + [
+        one if ad.is_undefined_primal(arg) else None for arg, one in zip(args[count:], found, strict=True)
+    ]
 
 
 _linear.def_impl(_results)

@@ -33,11 +33,16 @@ def check_axis_name(axis_name: AxisName) -> None:
     Raises:
       TypeError: neither a name, nor a tuple of names, nor a dict from a name to an axis of a leaf, nor None.
     """
-    known = axis_name is None or isinstance(axis_name, (str, tuple)) or (
-        isinstance(axis_name, Mapping) and all(isinstance(axis, int) for axis in axis_name.values()))
+    known = (
+        axis_name is None
+        or isinstance(axis_name, (str, tuple))
+        or (isinstance(axis_name, Mapping) and all(isinstance(axis, int) for axis in axis_name.values()))
+    )
     if not known or not all(isinstance(name, str) for name in _names(axis_name)):
-        raise TypeError("axis_name: expected the name of an axis, a tuple of them, or a dict from a name to the axis "
-                        f"of a leaf that it divides, got {axis_name!r}")
+        raise TypeError(
+            "axis_name: expected the name of an axis, a tuple of them, or a dict from a name to the axis "
+            f"of a leaf that it divides, got {axis_name!r}"
+        )
 
 
 def refuse_pieces(what: str, axis_name: AxisName, *trees: PyTree) -> None:
@@ -51,8 +56,10 @@ def refuse_pieces(what: str, axis_name: AxisName, *trees: PyTree) -> None:
     for path, leaf in (named for tree in trees for named in named_leaves(tree)):
         if along := sorted(_varying(leaf)):
             name = repr(along[0] if len(along) == 1 else tuple(along))
-            raise ShardingError(f"{what}: expected whole leaves, got a piece that differs along {name} at '{path}'; "
-                                f"axis_name={name} takes the pieces together, axis_name=() each device by itself")
+            raise ShardingError(
+                f"{what}: expected whole leaves, got a piece that differs along {name} at '{path}'; "
+                f"axis_name={name} takes the pieces together, axis_name=() each device by itself"
+            )
 
 
 def spread(x: jax.Array, axis_name: AxisName, axes: tuple[int, ...] | None = None) -> tuple[str, ...]:
@@ -64,19 +71,23 @@ def spread(x: jax.Array, axis_name: AxisName, axes: tuple[int, ...] | None = Non
     Raises:
       ShardingError: ``x`` is a piece, and along which of its axes is not known.
     """
-    along = tuple(name for name in _names(axis_name)
-                  if name in _varying(x) or name not in _varying(lax.axis_index(name)))
+    along = tuple(
+        name for name in _names(axis_name) if name in _varying(x) or name not in _varying(lax.axis_index(name))
+    )
     inside = set(range(x.ndim)) if axes is None else {axis % x.ndim for axis in axes}
     if not along or len(inside) == x.ndim:
         return along
     if not isinstance(axis_name, Mapping):
-        raise ShardingError(f"axis_name: expected which axis of a leaf {along[0]!r} divides, such as "
-                            f"{{{along[0]!r}: 0}}, got {axis_name!r} for a piece of shape {x.shape}")
+        raise ShardingError(
+            f"axis_name: expected which axis of a leaf {along[0]!r} divides, such as "
+            f"{{{along[0]!r}: 0}}, got {axis_name!r} for a piece of shape {x.shape}"
+        )
     return tuple(name for name in along if axis_name[name] % x.ndim in inside)
 
 
-def total(x: jax.Array, axis_name: AxisName, axes: tuple[int, ...] | None = None, *,
-          keepdims: bool = False) -> jax.Array:
+def total(
+    x: jax.Array, axis_name: AxisName, axes: tuple[int, ...] | None = None, *, keepdims: bool = False
+) -> jax.Array:
     """The sum over some axes of the array that ``x`` is a piece of."""
     along, own = spread(x, axis_name, axes), jnp.sum(x, axes, keepdims=keepdims)
     return lax.psum(own, along) if along else own

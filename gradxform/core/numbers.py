@@ -36,8 +36,9 @@ def as_wide(gradient: DTypeLike, param: DTypeLike | None) -> DTypeLike:
 
 def as_stored(gradient: DTypeLike, param: DTypeLike | None) -> DTypeLike:
     """Updates leave in the dtype of the param they are for, or of the gradient where no params were given."""
-    if param is not None and any(jnp.issubdtype(gradient, kind) and jnp.issubdtype(param, kind)
-                                 for kind in (jnp.floating, jnp.complexfloating)):
+    if param is not None and any(
+        jnp.issubdtype(gradient, kind) and jnp.issubdtype(param, kind) for kind in (jnp.floating, jnp.complexfloating)
+    ):
         return param
     return gradient
 
@@ -103,8 +104,9 @@ def _debias(decay: jax.Array, steps: jax.Array) -> jax.Array:
 
 
 @_debias.defjvp
-def _debias_jvp(primals: tuple[jax.Array, jax.Array],
-                tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _debias_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     # The logarithm has no slope at a decay of 0; the power has.
     (decay, steps), (d_decay, _) = primals, tangents
     return _debias(decay, steps), -steps * decay ** (steps - 1) * d_decay

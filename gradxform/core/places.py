@@ -50,7 +50,7 @@ def _changed(item: PyTree, changes: Mapping[str, object], path: str) -> PyTree:
         key = max((key for key in inside if name.startswith(f"{key}/")), key=len, default=None)
         if key is None:
             raise KeyError(join(path, name))
-        deeper.setdefault(key, {})[name[len(key) + 1:]] = part
+        deeper.setdefault(key, {})[name[len(key) + 1 :]] = part
     for key, parts in deeper.items():
         new[key] = _changed(new.get(key, inside[key]), parts, join(path, key))
     if not isinstance(item, Numbers):
@@ -66,9 +66,13 @@ def _inside(item: object) -> dict[str, object]:
     if not isinstance(item, Numbers):
         return {key: part for key, part, _ in _entries(item)}
     spread = _spread_over_calls(item)
-    return {key: part for name, argument in item._arguments.items()
-            for key, part in ([(key, part) for key, part, _ in _entries(argument)] if name in spread
-                              else [(name, argument)])}
+    return {
+        key: part
+        for name, argument in item._arguments.items()
+        for key, part in (
+            [(key, part) for key, part, _ in _entries(argument)] if name in spread else [(name, argument)]
+        )
+    }
 
 
 def _entries(item: PyTree) -> Iterator[tuple[str, object, Hashable]]:
@@ -85,8 +89,10 @@ def _put(item: PyTree, new: Mapping[str, object]) -> object:
     keys = {own: key for key, _, own in _entries(item) if key in new}
     if isinstance(item, Mapping):
         return type(item)({own: new[keys[own]] if own in keys else part for own, part in item.items()})  # type: ignore[call-arg]
-    return type(item)((part[0], new[keys[i]]) if i in keys and is_named(part) else new[keys[i]] if i in keys else part
-                      for i, part in enumerate(item))
+    return type(item)(
+        (part[0], new[keys[i]]) if i in keys and is_named(part) else new[keys[i]] if i in keys else part
+        for i, part in enumerate(item)
+    )
 
 
 def _spread_over_calls(value: Numbers) -> list[str]:

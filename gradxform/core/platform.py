@@ -40,8 +40,9 @@ Forms: TypeAlias = tuple[tuple[str, Flat | Undivided], ...]
 """What is done on each platform that has a form of its own."""
 
 
-def by_platform(portable: Callable[[Unpack[Args]], Results], *args: *Args,
-                **forms: Callable[[Unpack[Args]], Results] | Undivided) -> Results:
+def by_platform(
+    portable: Callable[[Unpack[Args]], Results], *args: *Args, **forms: Callable[[Unpack[Args]], Results] | Undivided
+) -> Results:
     """``portable(*args)``, in another form where a program is lowered for a platform that has one of its own.
 
     Args:
@@ -66,9 +67,14 @@ def by_platform(portable: Callable[[Unpack[Args]], Results], *args: *Args,
         return called
 
     trace = jax.make_jaxpr(flat(portable))(*leaves)
-    made = _bound(leaves, trace, tuple(
-        (name, Undivided(flat(form.form)) if isinstance(form, Undivided) else flat(form))
-        for name, form in forms.items()))
+    made = _bound(
+        leaves,
+        trace,
+        tuple(
+            (name, Undivided(flat(form.form)) if isinstance(form, Undivided) else flat(form))
+            for name, form in forms.items()
+        ),
+    )
     results: Results = jax.tree.unflatten(shape, made)
     return results
 
@@ -90,20 +96,27 @@ def _shapes(*_: AbstractValue, portable: ClosedJaxpr, forms: Forms) -> Sequence[
     return portable.out_avals
 
 
-def _batched(args: Sequence[jax.Array], axes: Sequence[int | None], *, portable: ClosedJaxpr,
-             forms: Forms) -> tuple[list[jax.Array], tuple[int, ...]]:
+def _batched(
+    args: Sequence[jax.Array], axes: Sequence[int | None], *, portable: ClosedJaxpr, forms: Forms
+) -> tuple[list[jax.Array], tuple[int, ...]]:
     def over_batch(function: Flat) -> Flat:
         return jax.vmap(function, tuple(axes))
 
     trace = jax.make_jaxpr(over_batch(jaxpr_as_fun(portable)))(*args)
-    results = _bound(args, trace, tuple(
-        (name, Undivided(over_batch(form.form)) if isinstance(form, Undivided) else over_batch(form))
-        for name, form in forms))
+    results = _bound(
+        args,
+        trace,
+        tuple(
+            (name, Undivided(over_batch(form.form)) if isinstance(form, Undivided) else over_batch(form))
+            for name, form in forms
+        ),
+    )
     return results, (0,) * len(results)
 
 
-def _pushed_forward(primals: Sequence[jax.Array], tangents: Sequence[jax.Array | ad.Zero], *, portable: ClosedJaxpr,
-                    forms: Forms) -> tuple[list[jax.Array], list[jax.Array | ad.Zero]]:
+def _pushed_forward(
+    primals: Sequence[jax.Array], tangents: Sequence[jax.Array | ad.Zero], *, portable: ClosedJaxpr, forms: Forms
+) -> tuple[list[jax.Array], list[jax.Array | ad.Zero]]:
     moved = [i for i, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
 
     def of_moved(*some: jax.Array) -> list[jax.Array]:
@@ -117,8 +130,7 @@ def _pushed_forward(primals: Sequence[jax.Array], tangents: Sequence[jax.Array |
 
 
 def _lowered_for(platform: str) -> mlir.LoweringRule:
-    def lowered(context: mlir.LoweringRuleContext, *args: object, portable: ClosedJaxpr,
-                forms: Forms) -> Any:
+    def lowered(context: mlir.LoweringRuleContext, *args: object, portable: ClosedJaxpr, forms: Forms) -> Any:
         function = dict(forms).get(platform, jaxpr_as_fun(portable))
         if isinstance(function, Undivided):
             function = function.form if _of_one_device(context) else jaxpr_as_fun(portable)

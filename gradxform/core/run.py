@@ -22,16 +22,7 @@ from gradxform.core.guard import hold, keep, none_is_nan
 from gradxform.core.manual import AxisName, everywhere, refuse_pieces
 from gradxform.core.numbers import as_stored, as_wide, cast, wide_dtype
 from gradxform.core.stages import Around, Later, Stage, line_up, nest
-from gradxform.core.trees import (
-    flatten,
-    is_inexact,
-    is_tracing,
-    mismatch,
-    paths,
-    structure,
-    subtrees,
-    widened,
-)
+from gradxform.core.trees import flatten, is_inexact, is_tracing, mismatch, paths, structure, subtrees, widened
 from gradxform.core.types import Extra, Params, PyTree, State, Treedef, Updates
 from gradxform.core.which import Selection, Selections
 
@@ -42,8 +33,15 @@ Kept: TypeAlias = list[jax.Array]
 """What is kept of a leaf by each slot of a brick, or by one slot of each leaf; an empty node where nothing is."""
 
 
-def run(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Extra,
-        name: str = "update", out: Leaving = as_wide) -> tuple[Updates, State]:
+def run(
+    stage: Stage,
+    updates: Updates,
+    state: State,
+    params: Params | None,
+    extra: Extra,
+    name: str = "update",
+    out: Leaving = as_wide,
+) -> tuple[Updates, State]:
     """Carries out a stage: see the module's text.
 
     Args:
@@ -62,8 +60,16 @@ def run(stage: Stage, updates: Updates, state: State, params: Params | None, ext
     return _run(stage, updates, state, params, extra, name, out)[:2]
 
 
-def guarded(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Extra, name: str,
-            fine: jax.Array, axis_name: AxisName) -> tuple[Updates, State, jax.Array]:
+def guarded(
+    stage: Stage,
+    updates: Updates,
+    state: State,
+    params: Params | None,
+    extra: Extra,
+    name: str,
+    fine: jax.Array,
+    axis_name: AxisName,
+) -> tuple[Updates, State, jax.Array]:
     """Carries out a stage if ``fine``; if not, the updates are none and the state stays as it is, bit for bit.
 
     Nor is a step made one of whose numbers, the factor of a clip or a rate, is NaN. In one that is made, an element
@@ -81,8 +87,17 @@ def guarded(stage: Stage, updates: Updates, state: State, params: Params | None,
     return updates, state, fine if made is None else made
 
 
-def _run(stage: Stage, updates: Updates, state: State, params: Params | None, extra: Extra, name: str, out: Leaving,
-         fine: jax.Array | None = None, axis_name: AxisName = None) -> tuple[Updates, State, jax.Array | None]:
+def _run(
+    stage: Stage,
+    updates: Updates,
+    state: State,
+    params: Params | None,
+    extra: Extra,
+    name: str,
+    out: Leaving,
+    fine: jax.Array | None = None,
+    axis_name: AxisName = None,
+) -> tuple[Updates, State, jax.Array | None]:
     steps = line_up(stage, state, name)
     leaves, treedef = flatten(updates)
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
@@ -94,10 +109,14 @@ def _run(stage: Stage, updates: Updates, state: State, params: Params | None, ex
     def flush(*, last: bool = False) -> None:
         nonlocal fine
         stored = [None if param is None else jnp.result_type(param) for param in which.param_leaves]
-        leave = [jnp.result_type(leaves[place]) if place in final else out(*pair)
-                 for place, pair in enumerate(zip(dtypes, stored, strict=True))]
-        wide = [wide_dtype(jnp.promote_types(own, dtype)) if jnp.issubdtype(own, jnp.inexact) else own
-                for own, dtype in zip(dtypes, leave, strict=True)]
+        leave = [
+            jnp.result_type(leaves[place]) if place in final else out(*pair)
+            for place, pair in enumerate(zip(dtypes, stored, strict=True))
+        ]
+        wide = [
+            wide_dtype(jnp.promote_types(own, dtype)) if jnp.issubdtype(own, jnp.inexact) else own
+            for own, dtype in zip(dtypes, leave, strict=True)
+        ]
         finite_in = None
         if fine is not None:
             if numbers := [x for step in waiting for x in step.numbers() if is_inexact(x)]:
@@ -113,8 +132,9 @@ def _run(stage: Stage, updates: Updates, state: State, params: Params | None, ex
         here = which[part.where]
         if isinstance(part, Leafwise):
             if part.needs_params and params is None:
-                raise ValueError(f"{name}: expected params, got None; {part.name} needs them: "
-                                 "call update(updates, state, params)")
+                raise ValueError(
+                    f"{name}: expected params, got None; {part.name} needs them: call update(updates, state, params)"
+                )
             if part.whole and waiting:
                 flush()
             waiting.append(_Step(part, own, here, widened(here.take(leaves)) if part.whole else None))
@@ -167,8 +187,10 @@ class _Step:
                 if slot.start is None or x is None or jax.tree.leaves(x):
                     mismatch(which.tree, tree, "updates", "state")
             elif jnp.shape(x) != slot.shape(jnp.shape(g)):
-                raise ValueError(f"state and updates do not fit at '{paths(which.tree)[i]}': updates: shape "
-                                 f"{jnp.shape(g)}; state: shape {jnp.shape(x)} of {self.brick.name}'s {name}")
+                raise ValueError(
+                    f"state and updates do not fit at '{paths(which.tree)[i]}': updates: shape "
+                    f"{jnp.shape(g)}; state: shape {jnp.shape(x)} of {self.brick.name}'s {name}"
+                )
         return kept
 
     def kept(self, place: int) -> Kept:
@@ -176,8 +198,11 @@ class _Step:
 
     def told(self, shape: tuple[int, ...], kept: Kept) -> list[int]:
         """Which of these are something that is kept of a leaf of this shape."""
-        return [i for i, (x, slot) in enumerate(zip(kept, self.brick.slots.values(), strict=True))
-                if not is_empty(x) and (slot.axes is None or slot.axes(shape) is not None)]
+        return [
+            i
+            for i, (x, slot) in enumerate(zip(kept, self.brick.slots.values(), strict=True))
+            if not is_empty(x) and (slot.axes is None or slot.axes(shape) is not None)
+        ]
 
     def keep(self, place: int, new: Kept) -> None:
         for values, x in zip(self.slots.values(), new, strict=True):
@@ -192,30 +217,47 @@ class _Step:
         own = [x for x in jax.tree.leaves(self.now) if isinstance(x, Each)] if self.varying else []
         return [x[self.which.order[place]] for x in own]
 
-    def leaf(self, each: list[jax.Array], update: jax.Array, param: jax.Array | None,
-             kept: Kept) -> tuple[jax.Array, list[jax.Array]]:
+    def leaf(
+        self, each: list[jax.Array], update: jax.Array, param: jax.Array | None, kept: Kept
+    ) -> tuple[jax.Array, list[jax.Array]]:
         now, values = self.now, iter(each)
         if self.varying:
             now = jax.tree.map(lambda x: next(values) if isinstance(x, Each) else x, now)
         return self.brick.step(now, update, param, kept)
 
     def state(self) -> State:
-        new = {name: self.treedefs.get(name, self.which.treedef).unflatten(values)
-               for name, values in self.slots.items()}
+        new = {
+            name: self.treedefs.get(name, self.which.treedef).unflatten(values) for name, values in self.slots.items()
+        }
         return self.rest._replace(**new) if new else self.rest
 
 
-def _apply(steps: list[_Step], leaves: list[ArrayLike], params: list[ArrayLike | None], wides: list[np.dtype],
-           dtypes: Sequence[DTypeLike], fine: jax.Array | None = None,
-           finite_in: list[DTypeLike] | None = None) -> list[ArrayLike]:
+def _apply(
+    steps: list[_Step],
+    leaves: list[ArrayLike],
+    params: list[ArrayLike | None],
+    wides: list[np.dtype],
+    dtypes: Sequence[DTypeLike],
+    fine: jax.Array | None = None,
+    finite_in: list[DTypeLike] | None = None,
+) -> list[ArrayLike]:
     """The leaves after some bricks in a row, computed in one dtype and left in another.
 
     Each step is given what is kept of its leaves: in a guarded run as ``hold`` says, by what the update is stored in;
     a leaf where that is None goes on as it is.
     """
-    def expression(fine: jax.Array | None, update: jax.Array, param: ArrayLike | None, kept: list[Kept],
-                   each: list[list[jax.Array]], members: tuple[int, ...], wide: np.dtype, dtype: DTypeLike,
-                   narrow: DTypeLike | None) -> tuple[jax.Array, list[Kept]]:
+
+    def expression(
+        fine: jax.Array | None,
+        update: jax.Array,
+        param: ArrayLike | None,
+        kept: list[Kept],
+        each: list[list[jax.Array]],
+        members: tuple[int, ...],
+        wide: np.dtype,
+        dtype: DTypeLike,
+        narrow: DTypeLike | None,
+    ) -> tuple[jax.Array, list[Kept]]:
         update, param = cast(update, wide), None if param is None else widened(param)
         new = []
         for i, own, value in zip(members, kept, each, strict=True):
@@ -224,8 +266,9 @@ def _apply(steps: list[_Step], leaves: list[ArrayLike], params: list[ArrayLike |
             new.append(stored)
         if fine is not None:
             told = [(n, m) for n, i in enumerate(members) for m in steps[i].told(update.shape, kept[n])]
-            held, stored = hold(fine, update, wide if narrow is None else narrow,
-                                *([of[n][m] for n, m in told] for of in (new, kept)))
+            held, stored = hold(
+                fine, update, wide if narrow is None else narrow, *([of[n][m] for n, m in told] for of in (new, kept))
+            )
             update = update if narrow is None else held
             for (n, m), x in zip(told, stored, strict=True):
                 new[n][m] = x

@@ -32,8 +32,9 @@ class Selector(Value):
 
     def __call__(self, params: Params) -> PyTree:
         """A tree of bools that fits ``params``."""
-        return jax.tree.unflatten(structure(params), [
-            bool(self.built(path, leaf)) for path, leaf in named_leaves(params)])
+        return jax.tree.unflatten(
+            structure(params), [bool(self.built(path, leaf)) for path, leaf in named_leaves(params)]
+        )
 
     def __and__(self, other: Selector) -> Selector:
         return both(self, other)

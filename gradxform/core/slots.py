@@ -122,6 +122,7 @@ def _layout(leaf: jax.Array, axes: tuple[int, ...]) -> Sharding | None:
     sharding = leaf.sharding if leaf.committed else None
     if isinstance(sharding, NamedSharding):
         spec = (*sharding.spec, *[None] * (leaf.ndim - len(sharding.spec)))
-        return NamedSharding(sharding.mesh, PartitionSpec(*(spec[axis] for axis in axes)),
-                             memory_kind=sharding.memory_kind)
+        return NamedSharding(
+            sharding.mesh, PartitionSpec(*(spec[axis] for axis in axes)), memory_kind=sharding.memory_kind
+        )
     return sharding if isinstance(sharding, SingleDeviceSharding) or len(axes) == leaf.ndim else None

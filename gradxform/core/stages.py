@@ -43,8 +43,10 @@ class Chain:
         with contextlib.suppress(AttributeError, KeyError, TypeError):
             if isinstance(state, self.state) and len(parts := self.unpack(state)) == len(self.parts):
                 return parts
-        raise ValueError(f"{name}: expected the state of {len(self.parts)} transformations in a {self.state.__name__}, "
-                         f"got {_short(state)}; make it with init(params)")
+        raise ValueError(
+            f"{name}: expected the state of {len(self.parts)} transformations in a {self.state.__name__}, "
+            f"got {_short(state)}; make it with init(params)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +122,10 @@ def line_up(stage: Stage, state: State, name: str) -> list[tuple[Leafwise | Arou
     # What keeps nothing takes any state of nothing: None is a habit there.
     nothing = isinstance(stage, Leafwise) and not stage.state._fields and not jax.tree.leaves(state)
     if not isinstance(state, stage.state) and not nothing:
-        raise ValueError(f"{name}: expected the state of {stage.name}, {stage.state.__name__}, got {_short(state)}; "
-                         "make it with init(params)")
+        raise ValueError(
+            f"{name}: expected the state of {stage.name}, {stage.state.__name__}, got {_short(state)}; "
+            "make it with init(params)"
+        )
     return [(stage, state)]
 
 

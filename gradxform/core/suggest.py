@@ -17,8 +17,12 @@ dampening: momentum; norm maxgradnorm: max_norm; dtype: mu_dtype accumulator_dty
 tmax t0 totalsteps decaysteps transitionsteps numsteps: steps; warmup: warmup_steps steps; tmult: factor
 everyk everykschedule: every; prob probability: p; regex: pattern; ndim: n
 """
-SYNONYMS = {name: here.split() for line in _ELSEWHERE.replace(";", "\n").strip().splitlines()
-            for names, here in [line.split(":")] for name in names.split()}
+SYNONYMS = {
+    name: here.split()
+    for line in _ELSEWHERE.replace(";", "\n").strip().splitlines()
+    for names, here in [line.split(":")]
+    for name in names.split()
+}
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -45,14 +45,17 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
         def init(self, params: Params) -> State:
             """The state for params."""
 
-        def update(self, updates: Updates, state: State, params: Params | None = None,
-                   **extra: object) -> tuple[Updates, State]:
+        def update(
+            self, updates: Updates, state: State, params: Params | None = None, **extra: object
+        ) -> tuple[Updates, State]:
             """The new updates and the new state."""
 
     def __new__(cls, *args: object, **kwargs: object) -> Transformation:
         """Refuses: a bare pair has no call to print or pickle."""
-        raise TypeError("a Transformation is made by a factory: decorate the function that returns (init, update) "
-                        "with @gradxform.transformation, or keep optax.GradientTransformationExtraArgs")
+        raise TypeError(
+            "a Transformation is made by a factory: decorate the function that returns (init, update) "
+            "with @gradxform.transformation, or keep optax.GradientTransformationExtraArgs"
+        )
 
     @classmethod
     def _allocate(cls, definition: Definition, arguments: Arguments) -> Self:
@@ -63,8 +66,9 @@ class Transformation(Value, optax.GradientTransformationExtraArgs):
                 return inside.Place(tx, anew)
             return stages.init(tx.stage, params)
 
-        def update(updates: Updates, state: State, params: Params | None = None,
-                   **extra: object) -> tuple[Updates, State]:
+        def update(
+            updates: Updates, state: State, params: Params | None = None, **extra: object
+        ) -> tuple[Updates, State]:
             return run(tx.stage, updates, state, params, extra, tx.name, as_stored)
 
         tx = tuple.__new__(cls, (init, update))  # the pair knows the value that it is part of
@@ -135,10 +139,10 @@ def _with_extra(update: Callable[..., tuple[Updates, State]]) -> Callable[..., t
     anything = any(p.kind == p.VAR_KEYWORD for p in parameters)
     known = [p.name for p in list(parameters)[3:]]
 
-    def with_extra(updates: Updates, state: State, params: Params | None = None,
-                   **extra: object) -> tuple[Updates, State]:
+    def with_extra(
+        updates: Updates, state: State, params: Params | None = None, **extra: object
+    ) -> tuple[Updates, State]:
         taken = extra if anything else {name: extra[name] for name in known if name in extra}
         return update(widened(updates), state, params, **taken)
 
     return with_extra
-

@@ -31,8 +31,10 @@ def keyed_leaves(tree: PyTree, is_leaf: IsLeaf | None = None) -> list[tuple[KeyP
         if not _is_variable(node) or (is_leaf is not None and is_leaf(node)):
             found.append((path, node))
         else:
-            found += [((*path, *below[1:]), leaf)
-                      for below, leaf in jax.tree_util.tree_leaves_with_path(node, is_leaf=is_leaf)]
+            found += [
+                ((*path, *below[1:]), leaf)
+                for below, leaf in jax.tree_util.tree_leaves_with_path(node, is_leaf=is_leaf)
+            ]
     return found
 
 
@@ -88,12 +90,15 @@ def refuse_integers(tree: PyTree, what: str) -> None:
             way = "masked(...) or selective_transform(...)"
             if callable(leaf):  # a module of equinox has its activation among its leaves
                 way = f"eqx.filter(model, eqx.is_inexact_array) if it is part of a module of equinox, or with {way}"
-            raise TypeError(f"{what}: expected a leaf of floating-point or complex numbers at '{paths(tree)[i]}', got "
-                            f"{getattr(leaf, 'dtype', type(leaf).__name__)}; leave it out with {way}")
+            raise TypeError(
+                f"{what}: expected a leaf of floating-point or complex numbers at '{paths(tree)[i]}', got "
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}; leave it out with {way}"
+            )
 
 
-def align(treedef: Treedef, reference: PyTree, tree: PyTree, what: str,
-          reference_name: str = "updates") -> list[PyTree]:
+def align(
+    treedef: Treedef, reference: PyTree, tree: PyTree, what: str, reference_name: str = "updates"
+) -> list[PyTree]:
     """The leaves of ``tree``, which has to have the structure of ``reference``.
 
     Args:
@@ -136,17 +141,24 @@ def mismatch(a: PyTree, b: PyTree, a_name: str, b_name: str, *, prefix: bool = F
 
     for path in [*here, *there]:
         if not fits(path):
-            raise ValueError(f"{b_name} and {a_name} do not fit at '{path}': "
-                             f"{a_name}: {_describe(here, path)}; {b_name}: {_describe(there, path)}")
+            raise ValueError(
+                f"{b_name} and {a_name} do not fit at '{path}': "
+                f"{a_name}: {_describe(here, path)}; {b_name}: {_describe(there, path)}"
+            )
     # The same leaves in other containers, or None for a subtree: the first node that is another.
     key_path: KeyPath = ()
     while True:
         (ours, a_node), (theirs, b_node) = map(_one_level, (a, b))
         if a_node != b_node:
-            raise ValueError(f"{b_name} and {a_name} do not fit at '{path_name(key_path)}': {a_name}: {structure(a)}; "
-                             f"{b_name}: {structure(b)}")
-        key_path, a, b = next(((*key_path, *key), x, y) for (key, x), (_, y) in zip(ours, theirs, strict=True)
-                              if structure(x) != structure(y) and not (prefix and jax.tree_util.all_leaves([x])))
+            raise ValueError(
+                f"{b_name} and {a_name} do not fit at '{path_name(key_path)}': {a_name}: {structure(a)}; "
+                f"{b_name}: {structure(b)}"
+            )
+        key_path, a, b = next(
+            ((*key_path, *key), x, y)
+            for (key, x), (_, y) in zip(ours, theirs, strict=True)
+            if structure(x) != structure(y) and not (prefix and jax.tree_util.all_leaves([x]))
+        )
 
 
 def _one_level(tree: PyTree) -> tuple[list[tuple[KeyPath, PyTree]], Treedef]:
@@ -170,8 +182,10 @@ def check_shapes(reference: PyTree, leaves: list[ArrayLike], others: list[ArrayL
     """
     for i, (a, b) in enumerate(zip(leaves, others, strict=True)):
         if jnp.shape(a) != jnp.shape(b):
-            raise ValueError(f"{b_name} and {a_name} do not fit at '{paths(reference)[i]}': "
-                             f"{a_name}: shape {jnp.shape(a)}; {b_name}: shape {jnp.shape(b)}")
+            raise ValueError(
+                f"{b_name} and {a_name} do not fit at '{paths(reference)[i]}': "
+                f"{a_name}: shape {jnp.shape(a)}; {b_name}: shape {jnp.shape(b)}"
+            )
 
 
 def _describe(leaves: dict[str, ArrayLike | None], path: str) -> str:

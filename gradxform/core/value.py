@@ -75,6 +75,7 @@ class Value(Numbers):
         return format_call(self.name, self._definition.signature, self._arguments, room)
 
     if not typing.TYPE_CHECKING:  # a checker would take it that there is every attribute
+
         def __getattr__(self, name: str) -> object:
             # Only called for what there is not, and for a property that raises an AttributeError of its own.
             if name.startswith("_") or hasattr(type(self), name):
@@ -105,6 +106,7 @@ def factory(value_class: type[V], function: Callable[P, object]) -> Callable[P, 
     Raises:
       TypeError: an annotation of ``function`` cannot be evaluated.
     """
+
     @functools.wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> V:
         value = value_class.from_arguments(definition, definition.bind(args, kwargs))
@@ -114,8 +116,13 @@ def factory(value_class: type[V], function: Callable[P, object]) -> Callable[P, 
     name, key = names(function)
     found = signature(function, name)
     definition = DEFINITIONS[key] = Definition(
-        name=name, key=key, function=function, signature=found,
-        kinds={name: kind(parameter) for name, parameter in found.parameters.items()}, public=make)
+        name=name,
+        key=key,
+        function=function,
+        signature=found,
+        kinds={name: kind(parameter) for name, parameter in found.parameters.items()},
+        public=make,
+    )
     return make
 
 

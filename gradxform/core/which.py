@@ -39,8 +39,9 @@ def mask_tree(mask: Mask, tree: PyTree, name: str = "mask") -> PyTree:
     return _bools(name, jax.tree.map(plain, mask(tree))) if callable(mask) else mask
 
 
-def flags(name: str, which: Mask | str | None, tree: PyTree, what: str = "params", *,
-          every_pattern: bool = False) -> list[bool]:
+def flags(
+    name: str, which: Mask | str | None, tree: PyTree, what: str = "params", *, every_pattern: bool = False
+) -> list[bool]:
     """Whether each leaf of ``tree`` is selected, in the order of its leaves; with None, none is.
 
     Raises:
@@ -152,7 +153,8 @@ class Selections:
         self._made, self._labels = dict[tuple[Where, ...], Selection](), dict[tuple[object, ...], PyTree]()
         # The tree, the places of its leaves and the params, as the masks leave them.
         self._left: dict[tuple[Where, ...], tuple[PyTree, PyTree, Params | None]] = {
-            (): (tree, treedef.unflatten(range(len(leaves))), params)}
+            (): (tree, treedef.unflatten(range(len(leaves))), params)
+        }
         self.param_leaves: list[PyTree] = [None] * len(leaves)
         # What a mask hides may have another structure; what it does not hide is checked where it is used.
         with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -177,15 +179,18 @@ class Selections:
         """The extra arguments of an update, those that are like the updates masked as they are."""
         for n, one in enumerate(where, 1):
             if one.extra:
-                mask, same = self._mask(where[:n]), structure(self._behind(where[:n - 1])[0])
+                mask, same = self._mask(where[:n]), structure(self._behind(where[: n - 1])[0])
                 given = {key: keep(mask, value) if structure(value) == same else value for key, value in given.items()}
         return given
 
     def _behind(self, where: tuple[Where, ...]) -> tuple[PyTree, PyTree, Params | None]:
         if where not in self._left:
             (tree, numbered, params), mask, name = self._behind(where[:-1]), self._mask(where), where[-1].name
-            self._left[where] = (keep(mask, tree, self._what, name), keep(mask, numbered, self._what, name),
-                                 None if params is None else keep(mask, params, "params", name))
+            self._left[where] = (
+                keep(mask, tree, self._what, name),
+                keep(mask, numbered, self._what, name),
+                None if params is None else keep(mask, params, "params", name),
+            )
         return self._left[where]
 
     def _mask(self, where: tuple[Where, ...]) -> PyTree:
@@ -213,8 +218,9 @@ def _keep_by_path(mask: PyTree, tree: PyTree, what: str, name: str) -> PyTree:
     found = [next((at for at in reversed(prefixes) if at in by_path), "") for prefixes in above]
     if {*found} != {*by_path} or not leaves:
         mismatch(mask, tree, name, what, prefix=True)
-    return treedef.unflatten([leaf if by_path[at] else optax.MaskedNode()
-                              for leaf, at in zip(leaves, found, strict=True)])
+    return treedef.unflatten(
+        [leaf if by_path[at] else optax.MaskedNode() for leaf, at in zip(leaves, found, strict=True)]
+    )
 
 
 def _refuse_idle(name: str, mask: object, tree: PyTree) -> None:
@@ -222,6 +228,8 @@ def _refuse_idle(name: str, mask: object, tree: PyTree) -> None:
     found = paths(tree) if isinstance(mask, Selector) and not is_partial(tree) else []
     for pattern in mask.patterns if isinstance(mask, Selector) and found else ():
         if not any(map(pattern.search, found)):
-            raise ValueError(f"{name}: expected {pattern.pattern!r} to match some path, got the paths "
-                             f"{', '.join(found[:8])}{', ...' * (len(found) > 8)}; a part that may be missing goes "
-                             "into one expression with what is there: 'kernel|adapter'")
+            raise ValueError(
+                f"{name}: expected {pattern.pattern!r} to match some path, got the paths "
+                f"{', '.join(found[:8])}{', ...' * (len(found) > 8)}; a part that may be missing goes "
+                "into one expression with what is there: 'kernel|adapter'"
+            )

@@ -18,8 +18,9 @@ SERIES = tuple(1.0 / denominator for denominator in (45360, 5760, 840, 144, 30, 
 """The coefficients ``(k - 1) / k!`` of ``d**k`` in ``d exp(d) - exp(d) + 1``, from the ninth down to the second."""
 
 
-def jensen_shannon(*logits: jax.Array, weight: Scalar = 12.0, axis: int = -1, reduction: str = "mean",
-                   axis_name: AxisName = None) -> jax.Array:
+def jensen_shannon(
+    *logits: jax.Array, weight: Scalar = 12.0, axis: int = -1, reduction: str = "mean", axis_name: AxisName = None
+) -> jax.Array:
     """The Jensen-Shannon divergence of predictions, AugMix's consistency loss.
 
     ``weight * (KL(p_1 | M) + ... + KL(p_n | M)) / n`` with ``p_i`` the softmax of the i-th logits and ``M`` the mean of
@@ -85,14 +86,17 @@ def _from_wide(axis: int, logits: tuple[jax.Array, ...]) -> jax.Array:
 
 
 @_from_wide.defjvp
-def _from_wide_jvp(axis: int, primals: tuple[tuple[jax.Array, ...]],
-                   tangents: tuple[tuple[jax.Array, ...]]) -> tuple[jax.Array, jax.Array]:
+def _from_wide_jvp(
+    axis: int, primals: tuple[tuple[jax.Array, ...]], tangents: tuple[tuple[jax.Array, ...]]
+) -> tuple[jax.Array, jax.Array]:
     # The slope in closed form: p_i (d_i - KL(p_i | M)) / n, which is 0 where all agree.
     (logits,), (changes,) = primals, tangents
     ps, ds = _ratios(axis, logits)
     slopes = [p * (d - jnp.sum(p * d, axis, keepdims=True)) / len(ps) for p, d in zip(ps, ds, strict=True)]
-    return _value(axis, ps, ds), sum((jnp.sum(slope * change, axis) for slope, change
-                                      in zip(slopes, changes, strict=True)), jnp.zeros((), ps[0].dtype))
+    return _value(axis, ps, ds), sum(
+        (jnp.sum(slope * change, axis) for slope, change in zip(slopes, changes, strict=True)),
+        jnp.zeros((), ps[0].dtype),
+    )
 
 
 def _ratios(axis: int, logits: tuple[jax.Array, ...]) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -115,6 +119,8 @@ def _value(axis: int, ps: list[jax.Array], ds: list[jax.Array]) -> jax.Array:
     sum of ``p d - p + m``, that is ``m (d exp(d) - exp(d) + 1)``.
     """
     m = sum(ps) / len(ps)
-    terms = [jnp.where(jnp.abs(d) < 0.1, m * d * d * jnp.polyval(jnp.array(SERIES, d.dtype), d), p * d - p + m)
-             for p, d in zip(ps, ds, strict=True)]
+    terms = [
+        jnp.where(jnp.abs(d) < 0.1, m * d * d * jnp.polyval(jnp.array(SERIES, d.dtype), d), p * d - p + m)
+        for p, d in zip(ps, ds, strict=True)
+    ]
     return jnp.sum(sum(terms), axis) / len(ps)

@@ -35,9 +35,17 @@ RUN = 16
 """Rows of a register of a TPU in 16 bits, and of two in 32."""
 
 
-def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax.Array | None = None,
-            axis_name: AxisName = None, reduction: str = "mean", block_size: int | None = None,
-            precision: Precision = "highest") -> jax.Array:
+def nt_xent(
+    z1: jax.Array,
+    z2: jax.Array,
+    temperature: Scalar = 0.5,
+    *,
+    ids: jax.Array | None = None,
+    axis_name: AxisName = None,
+    reduction: str = "mean",
+    block_size: int | None = None,
+    precision: Precision = "highest",
+) -> jax.Array:
     """SimCLR's loss: each view is to find the other view of its image among all views of all images.
 
     Over both views ``u = [z1; z2]`` of ``N`` images, normalized, ``l_i = -log(exp(s_ij / t) / sum_{k != i}
@@ -76,8 +84,14 @@ def nt_xent(z1: jax.Array, z2: jax.Array, temperature: Scalar = 0.5, *, ids: jax
     """
     z1, z2 = vectors.pair(("z1", "z2"), z1, z2)
     scale, bounded = _scale(temperature, z1.dtype)
-    tiling = Tiling(triangle=True, columns=True, bounded=bounded, group=2, block=_block(block_size),
-                    precision=vectors.precision(precision))
+    tiling = Tiling(
+        triangle=True,
+        columns=True,
+        bounded=bounded,
+        group=2,
+        block=_block(block_size),
+        precision=vectors.precision(precision),
+    )
     ids = None if ids is None else vectors.ids("ids", ids, z1.shape[0])
     losses = by_example(functools.partial(_nt_xent, tiling), scale, (z1, z2, ids), axis_name)
     if reduction == "none":
@@ -97,16 +111,26 @@ def _nt_xent(tiling: Tiling, scale: jax.Array, batch: Pairs, axis_name: AxisName
         return jnp.stack([part.reshape(-1, run, *part.shape[1:]) for part in parts], 1).reshape(-1, *parts[0].shape[1:])
 
     views = side_by_side(*(vectors.narrowed(u, z1.dtype) for u in (u1, u2)))
-    negatives, _ = lse_of_rows(tiling._replace(run=run), scale, views, views,
-                               None if ids is None else side_by_side(ids, ids), axis_name)
+    negatives, _ = lse_of_rows(
+        tiling._replace(run=run), scale, views, views, None if ids is None else side_by_side(ids, ids), axis_name
+    )
     positives = scale * jnp.sum(u1 * u2, axis=-1)
     first, second = (part.reshape(-1) for part in jnp.moveaxis(negatives.reshape(-1, 2, run), 1, 0))
     return jax.nn.softplus(first - positives), jax.nn.softplus(second - positives)
 
 
-def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, negatives: jax.Array | None = None,
-             ids: jax.Array | None = None, axis_name: AxisName = None, reduction: str = "mean",
-             block_size: int | None = None, precision: Precision = "highest") -> jax.Array:
+def info_nce(
+    query: jax.Array,
+    keys: jax.Array,
+    temperature: Scalar = 0.1,
+    *,
+    negatives: jax.Array | None = None,
+    ids: jax.Array | None = None,
+    axis_name: AxisName = None,
+    reduction: str = "mean",
+    block_size: int | None = None,
+    precision: Precision = "highest",
+) -> jax.Array:
     """Each query is to find its key among all keys, or among negatives given for all.
 
     ``l_i = -log(exp(s_ii / t) / sum_k exp(s_ik / t))`` with ``s_ik`` the cosine of query ``i`` and key ``k`` (van den
@@ -139,8 +163,14 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
     """
     query, keys = vectors.pair(("query", "keys"), query, keys)
     scale, bounded = _scale(temperature, query.dtype)
-    tiling = Tiling(triangle=False, columns=False, bounded=bounded, group=int(negatives is None),
-                    block=_block(block_size), precision=vectors.precision(precision))
+    tiling = Tiling(
+        triangle=False,
+        columns=False,
+        bounded=bounded,
+        group=int(negatives is None),
+        block=_block(block_size),
+        precision=vectors.precision(precision),
+    )
     if negatives is None:
         ids = None if ids is None else vectors.ids("ids", ids, query.shape[0])
         whole: jax.Array | tuple[jax.Array, jax.Array] = scale
@@ -149,15 +179,17 @@ def info_nce(query: jax.Array, keys: jax.Array, temperature: Scalar = 0.1, *, ne
             raise ValueError("ids: expected None beside negatives, which have no ids")
         negatives = vectors.embeddings("negatives", negatives)
         if negatives.shape[1] != query.shape[1]:
-            raise ValueError(f"negatives: expected vectors of {query.shape[1]} features, as query has, got shape "
-                             f"{negatives.shape}")
+            raise ValueError(
+                f"negatives: expected vectors of {query.shape[1]} features, as query has, got shape {negatives.shape}"
+            )
         whole = scale, vectors.narrowed(vectors.directions(negatives), query.dtype)
     losses = by_example(functools.partial(_info_nce, tiling), whole, (query, keys, ids), axis_name)
     return vectors.reduced(losses, reduction, axis_name)
 
 
-def _info_nce(tiling: Tiling, whole: jax.Array | tuple[jax.Array, jax.Array], batch: Pairs,
-              axis_name: AxisName) -> jax.Array:
+def _info_nce(
+    tiling: Tiling, whole: jax.Array | tuple[jax.Array, jax.Array], batch: Pairs, axis_name: AxisName
+) -> jax.Array:
     query, keys, ids = batch
     scale, negatives = whole if isinstance(whole, tuple) else (whole, None)
     q, k = vectors.directions(query), vectors.directions(keys)
@@ -169,9 +201,17 @@ def _info_nce(tiling: Tiling, whole: jax.Array | tuple[jax.Array, jax.Array], ba
     return jax.nn.softplus(lse - scale * jnp.sum(q * k, axis=-1))
 
 
-def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: jax.Array | None = None,
-              axis_name: AxisName = None, reduction: str = "mean", block_size: int | None = None,
-              precision: Precision = "highest") -> jax.Array:
+def clip_loss(
+    image: jax.Array,
+    text: jax.Array,
+    logit_scale: Scalar,
+    *,
+    ids: jax.Array | None = None,
+    axis_name: AxisName = None,
+    reduction: str = "mean",
+    block_size: int | None = None,
+    precision: Precision = "highest",
+) -> jax.Array:
     """CLIP's loss: each image is to find its text among all, and each text its image.
 
     The mean of ``info_nce`` in both directions at temperature ``1 / logit_scale`` (Radford and others, 2021, figure 3);
@@ -203,8 +243,14 @@ def clip_loss(image: jax.Array, text: jax.Array, logit_scale: Scalar, *, ids: ja
     image, text = vectors.pair(("image", "text"), image, text)
     vectors.positive("logit_scale", logit_scale)
     scale, bounded = _factor(logit_scale, image.dtype)
-    tiling = Tiling(triangle=False, columns=True, bounded=bounded, group=1, block=_block(block_size),
-                    precision=vectors.precision(precision))
+    tiling = Tiling(
+        triangle=False,
+        columns=True,
+        bounded=bounded,
+        group=1,
+        block=_block(block_size),
+        precision=vectors.precision(precision),
+    )
     ids = None if ids is None else vectors.ids("ids", ids, image.shape[0])
     losses = by_example(functools.partial(_clip_loss, tiling), scale, (image, text, ids), axis_name)
     return vectors.reduced(losses, reduction, axis_name)
@@ -219,8 +265,16 @@ def _clip_loss(tiling: Tiling, scale: jax.Array, batch: Pairs, axis_name: AxisNa
     return (jax.nn.softplus(by_image - positives) + jax.nn.softplus(by_text - positives)) / 2
 
 
-def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_name: AxisName = None,
-            reduction: str = "mean", block_size: int | None = None, precision: Precision = "highest") -> jax.Array:
+def sup_con(
+    z: jax.Array,
+    labels: jax.Array,
+    temperature: Scalar = 0.1,
+    *,
+    axis_name: AxisName = None,
+    reduction: str = "mean",
+    block_size: int | None = None,
+    precision: Precision = "highest",
+) -> jax.Array:
     """Supervised contrast: each vector is to find those of its class among all others.
 
     ``l_i = -1 / |P(i)| sum_{p in P(i)} log(exp(s_ip / t) / sum_{a != i} exp(s_ia / t))`` with ``P(i)`` the others of
@@ -254,8 +308,14 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     labels = vectors.ids("labels", labels, z.shape[0])
     checks.choice("reduction", reduction, vectors.REDUCTIONS)
     scale, bounded = _scale(temperature, z.dtype)
-    tiling = Tiling(triangle=True, columns=True, bounded=bounded, group=1, block=_block(block_size),
-                    precision=vectors.precision(precision))
+    tiling = Tiling(
+        triangle=True,
+        columns=True,
+        bounded=bounded,
+        group=1,
+        block=_block(block_size),
+        precision=vectors.precision(precision),
+    )
     losses, some = by_example(functools.partial(_sup_con, tiling), scale, (z, labels), axis_name)
     if reduction != "mean":
         return vectors.reduced(losses, reduction, axis_name)
@@ -265,8 +325,9 @@ def sup_con(z: jax.Array, labels: jax.Array, temperature: Scalar = 0.1, *, axis_
     return total / jnp.maximum(count, 1)
 
 
-def _sup_con(tiling: Tiling, scale: jax.Array, batch: tuple[jax.Array, jax.Array],
-             axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
+def _sup_con(
+    tiling: Tiling, scale: jax.Array, batch: tuple[jax.Array, jax.Array], axis_name: AxisName
+) -> tuple[jax.Array, jax.Array]:
     z, labels = batch
     u = vectors.directions(z)
     rows, count = vectors.narrowed(u, z.dtype), z.shape[0]

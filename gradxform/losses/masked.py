@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 AxisName = str | Sequence[str] | None
 
 
-def masked_mse(predictions: Float[Array, "*batch features"], targets: Float[Array, "*batch features"],
-               mask: Shaped[Array, "*batch"], *, axis_name: AxisName = None) -> Float[Array, ""]:
+def masked_mse(
+    predictions: Float[Array, "*batch features"],
+    targets: Float[Array, "*batch features"],
+    mask: Shaped[Array, "*batch"],
+    *,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
     """The mean squared error over masked positions, as in MAE.
 
     ``sum(mask * mean((predictions - targets)**2, -1)) / sum(mask)`` (He et al., 2022, section 3), accumulated in
@@ -54,8 +59,13 @@ def masked_mse(predictions: Float[Array, "*batch features"], targets: Float[Arra
     return _regression(*_pair(predictions, targets, mask), _names(axis_name), _square)
 
 
-def masked_l1(predictions: Float[Array, "*batch features"], targets: Float[Array, "*batch features"],
-              mask: Shaped[Array, "*batch"], *, axis_name: AxisName = None) -> Float[Array, ""]:
+def masked_l1(
+    predictions: Float[Array, "*batch features"],
+    targets: Float[Array, "*batch features"],
+    mask: Shaped[Array, "*batch"],
+    *,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
     """The mean absolute error over masked positions, as in SimMIM.
 
     ``sum(mask * mean(abs(predictions - targets), -1)) / sum(mask)`` (Xie et al., 2022, equation 1), accumulated in
@@ -83,9 +93,14 @@ def masked_l1(predictions: Float[Array, "*batch features"], targets: Float[Array
     return _regression(*_pair(predictions, targets, mask), _names(axis_name), _absolute)
 
 
-def masked_smooth_l1(predictions: Float[Array, "*batch features"], targets: Float[Array, "*batch features"],
-                     mask: Shaped[Array, "*batch"], *, beta: Scalar = 1.0,
-                     axis_name: AxisName = None) -> Float[Array, ""]:
+def masked_smooth_l1(
+    predictions: Float[Array, "*batch features"],
+    targets: Float[Array, "*batch features"],
+    mask: Shaped[Array, "*batch"],
+    *,
+    beta: Scalar = 1.0,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
     """The smooth L1 error over masked positions, as in data2vec.
 
     ``d**2 / (2 beta)`` of a difference up to ``beta`` and ``abs(d) - beta / 2`` beyond (Baevski et al., 2022, section
@@ -116,9 +131,14 @@ def masked_smooth_l1(predictions: Float[Array, "*batch features"], targets: Floa
     return _regression(*_pair(predictions, targets, mask), _names(axis_name), _smooth, scalar(beta))
 
 
-def masked_cross_entropy(logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"],
-                         mask: Shaped[Array, "*batch"], *, label_smoothing: Scalar = 0.0,
-                         axis_name: AxisName = None) -> Float[Array, ""]:
+def masked_cross_entropy(
+    logits: Float[Array, "*batch classes"],
+    labels: Integer[Array, "*batch"],
+    mask: Shaped[Array, "*batch"],
+    *,
+    label_smoothing: Scalar = 0.0,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
     """The cross entropy over masked positions, as in BERT and BEiT.
 
     ``sum(mask * (logsumexp(logits) - logits[label])) / sum(mask)``, accumulated in float32 at least. Where nothing is
@@ -156,8 +176,14 @@ def masked_cross_entropy(logits: Float[Array, "*batch classes"], labels: Integer
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _regression(predictions: jax.Array, targets: jax.Array, mask: jax.Array, axis_name: AxisName,
-                penalty: Callable[..., jax.Array], *parameters: Scalar) -> jax.Array:
+def _regression(
+    predictions: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    axis_name: AxisName,
+    penalty: Callable[..., jax.Array],
+    *parameters: Scalar,
+) -> jax.Array:
     dtype = wide_dtype(jnp.promote_types(predictions.dtype, targets.dtype))
 
     # Recomputed in the backward pass, which needs nothing but what is there anyway.
@@ -186,8 +212,9 @@ def _smooth(difference: jax.Array, beta: Scalar) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, axis_name: AxisName,
-                   label_smoothing: Scalar | None) -> jax.Array:
+def _cross_entropy(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array, axis_name: AxisName, label_smoothing: Scalar | None
+) -> jax.Array:
     classes = logits.shape[-1]
     # Narrow integers could not count the classes.
     labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
@@ -223,7 +250,7 @@ def _error_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax
 
 def _target(logits: jax.Array, labels: jax.Array, label_smoothing: Scalar | None) -> jax.Array:
     """The logit of the label, mixed with the mean of all."""
-    if any(part is not None for part in jax.typeof(logits).sharding.spec[logits.ndim - 1:]):
+    if any(part is not None for part in jax.typeof(logits).sharding.spec[logits.ndim - 1 :]):
         # No device has all classes to look one up.
         target = jnp.sum(jnp.where(_is_label(logits, labels), logits, 0), -1)
     else:
@@ -258,8 +285,11 @@ def _pair(predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[
     predictions, targets = arrays.floating("predictions", predictions), arrays.floating("targets", targets)
     _features("predictions", predictions)
     arrays.same_shape("targets", targets, predictions.shape, "that of predictions")
-    return predictions, targets, arrays.mask(
-        "mask", mask, predictions.shape[:-1], "that of predictions without its last axis")
+    return (
+        predictions,
+        targets,
+        arrays.mask("mask", mask, predictions.shape[:-1], "that of predictions without its last axis"),
+    )
 
 
 def _features(name: str, x: jax.Array) -> None:

@@ -29,8 +29,9 @@ Batch = TypeVar("Batch")
 Losses = TypeVar("Losses")
 
 
-def by_example(losses: Callable[[Whole, Batch, AxisName], Losses], whole: Whole, batch: Batch,
-               axis_name: AxisName) -> Losses:
+def by_example(
+    losses: Callable[[Whole, Batch, AxisName], Losses], whole: Whole, batch: Batch, axis_name: AxisName
+) -> Losses:
     """``losses(whole, batch, axis_name)``: each device those of its own part of the batch.
 
     Args:
@@ -43,6 +44,7 @@ def by_example(losses: Callable[[Whole, Batch, AxisName], Losses], whole: Whole,
     Returns:
       What ``losses`` returns.
     """
+
     def varying(whole: Whole, batch: Batch, axis_name: AxisName) -> Losses:
         return losses(varying_like(batch, whole), batch, axis_name)
 
@@ -102,8 +104,9 @@ def place(count: int, axis_name: AxisName) -> Size:
     return 0 if axis_name is None else lax.axis_index(axis_name) * count
 
 
-def lse_of_rows(tiling: Tiling, scale: jax.Array, rows: jax.Array, columns: jax.Array, ids: jax.Array | None,
-                axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
+def lse_of_rows(
+    tiling: Tiling, scale: jax.Array, rows: jax.Array, columns: jax.Array, ids: jax.Array | None, axis_name: AxisName
+) -> tuple[jax.Array, jax.Array]:
     """The log-sum-exps of this device's rows over the columns of all, and of its columns over the rows of all.
 
     Args:
@@ -120,8 +123,9 @@ def lse_of_rows(tiling: Tiling, scale: jax.Array, rows: jax.Array, columns: jax.
     """
     count = rows.shape[0]
     first = place(count, axis_name)
-    whole: list[PyTree] = [everyone(part, axis_name) if part is not None and len(part) == count else part
-                           for part in (columns, ids)]
+    whole: list[PyTree] = [
+        everyone(part, axis_name) if part is not None and len(part) == count else part for part in (columns, ids)
+    ]
     columns, all_ids = whole
     ids = None if ids is None else lax.dynamic_slice_in_dim(all_ids, first, count)
     by_row, by_column = tiled_lse(tiling, rows, columns, scale, first, ids, all_ids)

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-def barlow_twins(z1: Float[Array, "n d"], z2: Float[Array, "n d"], *, off_diagonal: Scalar = 5e-3,
-                 epsilon: Scalar = 1e-5, axis_name: AxisName = None) -> Float[Array, ""]:
+def barlow_twins(
+    z1: Float[Array, "n d"],
+    z2: Float[Array, "n d"],
+    *,
+    off_diagonal: Scalar = 5e-3,
+    epsilon: Scalar = 1e-5,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
     """Barlow Twins: the features of two views correlate with themselves and with no other.
 
     ``sum_i (1 - C_ii)**2 + off_diagonal * sum_{i != j} C_ij**2`` with ``C`` the correlations of the features of the
@@ -57,9 +63,17 @@ def barlow_twins(z1: Float[Array, "n d"], z2: Float[Array, "n d"], *, off_diagon
     return jnp.sum(jnp.square(1 - diagonal)) + off_diagonal * _off_diagonal(correlations)
 
 
-def vicreg(z1: Float[Array, "n *positions d"], z2: Float[Array, "n *positions d"], *,
-           invariance: Scalar = 25.0, variance: Scalar = 25.0, covariance: Scalar = 1.0, target_std: Scalar = 1.0,
-           epsilon: Scalar = 1e-4, axis_name: AxisName = None) -> Float[Array, ""]:
+def vicreg(
+    z1: Float[Array, "n *positions d"],
+    z2: Float[Array, "n *positions d"],
+    *,
+    invariance: Scalar = 25.0,
+    variance: Scalar = 25.0,
+    covariance: Scalar = 1.0,
+    target_std: Scalar = 1.0,
+    epsilon: Scalar = 1e-4,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
     """VICReg: two views agree, each feature varies, and no two vary together.
 
     ``invariance * mean((z1 - z2)**2) + variance * (v(z1) + v(z2)) / 2 + covariance * (c(z1) + c(z2))`` with ``v`` the
@@ -93,14 +107,26 @@ def vicreg(z1: Float[Array, "n *positions d"], z2: Float[Array, "n *positions d"
       >>> gx.losses.vicreg(z, z).item()
       0.0
     """
-    for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance),
-                        ("target_std", target_std), ("epsilon", epsilon)):
+    for name, value in (
+        ("invariance", invariance),
+        ("variance", variance),
+        ("covariance", covariance),
+        ("target_std", target_std),
+        ("epsilon", epsilon),
+    ):
         checks.real(name, value, at_least=0)
     z1, z2 = (vectors.everywhere(arrays.floating(name, z)) for name, z in (("z1", z1), ("z2", z2)))
     if z1.ndim == z2.ndim == 3 and z1.shape[1]:
         arrays.same_shape("z2", z2, z1.shape, "that of z1")
-        of_one = functools.partial(vicreg, invariance=invariance, variance=variance, covariance=covariance,
-                                   target_std=target_std, epsilon=epsilon, axis_name=axis_name)
+        of_one = functools.partial(
+            vicreg,
+            invariance=invariance,
+            variance=variance,
+            covariance=covariance,
+            target_std=target_std,
+            epsilon=epsilon,
+            axis_name=axis_name,
+        )
         return jnp.mean(jax.vmap(of_one, in_axes=1)(z1, z2))
     z1, z2 = vectors.pair(("z1", "z2"), z1, z2, at_least=2 if axis_name is None else 1)
     a, b = widen(z1), widen(z2)

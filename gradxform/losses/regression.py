@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-def byol(prediction: Float[Array, "n d"], target: Float[Array, "n d"], *, axis_name: AxisName = None,
-         reduction: str = "mean") -> Float[Array, "*each"]:
+def byol(
+    prediction: Float[Array, "n d"], target: Float[Array, "n d"], *, axis_name: AxisName = None, reduction: str = "mean"
+) -> Float[Array, "*each"]:
     """BYOL's loss: the squared distance of the directions of a prediction and of the target network's projection.
 
     ``2 - 2 cos(prediction, target)`` with no gradient through the target (Grill and others, 2020, eq. 2). The paper
@@ -44,8 +45,15 @@ def byol(prediction: Float[Array, "n d"], target: Float[Array, "n d"], *, axis_n
     return vectors.reduced(2 - 2 * _cosines(prediction, target), reduction, axis_name)
 
 
-def simsiam(p1: Float[Array, "n d"], p2: Float[Array, "n d"], z1: Float[Array, "n d"], z2: Float[Array, "n d"], *,
-            axis_name: AxisName = None, reduction: str = "mean") -> Float[Array, "*each"]:
+def simsiam(
+    p1: Float[Array, "n d"],
+    p2: Float[Array, "n d"],
+    z1: Float[Array, "n d"],
+    z2: Float[Array, "n d"],
+    *,
+    axis_name: AxisName = None,
+    reduction: str = "mean",
+) -> Float[Array, "*each"]:
     """SimSiam's loss: each view's prediction points where the other view's projection does.
 
     ``-(cos(p1, z2) + cos(p2, z1)) / 2`` with no gradient through ``z1`` and ``z2`` (Chen and He, 2021, eq. 4).

@@ -20,8 +20,17 @@ BLOCK = 512
 """How many texts are taken at once."""
 
 
-def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: Scalar, *, ids: jax.Array | None = None,
-           axis_name: AxisName = None, block_size: int | None = None, precision: Precision = "highest") -> jax.Array:
+def siglip(
+    image: jax.Array,
+    text: jax.Array,
+    logit_scale: Scalar,
+    logit_bias: Scalar,
+    *,
+    ids: jax.Array | None = None,
+    axis_name: AxisName = None,
+    block_size: int | None = None,
+    precision: Precision = "highest",
+) -> jax.Array:
     """SigLIP: each image and text are told to be a pair or not, without a sum over all in each loss.
 
     ``-1 / N sum_ij log sigmoid(y_ij (t s_ij + b))`` with ``s`` the cosine, ``y_ij`` 1 for a pair and -1 else (Zhai and
@@ -62,12 +71,18 @@ def siglip(image: jax.Array, text: jax.Array, logit_scale: Scalar, logit_bias: S
     exact = vectors.precision(precision)
     # Vectors of 16 bits take one pass.
     exact = exact if wide_dtype(image.dtype) == image.dtype else lax.Precision.DEFAULT
-    return vectors.reduced(by_example(functools.partial(_siglip, block, exact), numbers, (image, text, ids), axis_name),
-                           "mean", axis_name)
+    return vectors.reduced(
+        by_example(functools.partial(_siglip, block, exact), numbers, (image, text, ids), axis_name), "mean", axis_name
+    )
 
 
-def _siglip(block: int, precision: lax.Precision, numbers: tuple[jax.Array, jax.Array],
-            batch: tuple[jax.Array, jax.Array, Ids], axis_name: AxisName) -> jax.Array:
+def _siglip(
+    block: int,
+    precision: lax.Precision,
+    numbers: tuple[jax.Array, jax.Array],
+    batch: tuple[jax.Array, jax.Array, Ids],
+    axis_name: AxisName,
+) -> jax.Array:
     (scale, bias), (image, text, ids) = numbers, batch
     u, count = vectors.directions(image), image.shape[0]
     texts, all_ids = everyone((vectors.directions(text), ids), axis_name)

@@ -47,8 +47,9 @@ class Bounded:
         some = lse > FLOOR / 2
         return jnp.where(some, ct * jnp.exp(self._scale - jnp.where(some, lse, self._scale)), 0)
 
-    def cotangents(self, logits: jax.Array, kept: jax.Array | None, by_row: jax.Array,
-                   by_column: jax.Array | None) -> jax.Array:
+    def cotangents(
+        self, logits: jax.Array, kept: jax.Array | None, by_row: jax.Array, by_column: jax.Array | None
+    ) -> jax.Array:
         """Those of a tile's logits, from the weights of its rows and, unless None, of its columns."""
         weight = by_row[:, None] if by_column is None else by_row[:, None] + by_column[None]
         # As in the forward pass: a single tile is computed once.
@@ -92,8 +93,9 @@ class Running:
         some = lse > FLOOR / 2
         return Weight(jnp.where(some, lse, -FLOOR), jnp.where(some, ct, 0))
 
-    def cotangents(self, logits: jax.Array, kept: jax.Array | None, by_row: Weight,
-                   by_column: Weight | None) -> jax.Array:
+    def cotangents(
+        self, logits: jax.Array, kept: jax.Array | None, by_row: Weight, by_column: Weight | None
+    ) -> jax.Array:
         """Those of a tile's logits, from the weights of its rows and, unless None, of its columns."""
         g = jnp.exp(logits - by_row.lse[:, None]) * by_row.ct[:, None]
         if by_column is not None:

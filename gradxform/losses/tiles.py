@@ -33,9 +33,15 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Integer
 
 
-def tiled_lse(tiling: Tiling, rows: Float[Array, "r d"], columns: Float[Array, "k d"], scale: Float[Array, ""],
-              first: Index, row_ids: Integer[Array, " r"] | None,
-              column_ids: Integer[Array, " k"] | None) -> tuple[Float[Array, " r"], Float[Array, " k"]]:
+def tiled_lse(
+    tiling: Tiling,
+    rows: Float[Array, "r d"],
+    columns: Float[Array, "k d"],
+    scale: Float[Array, ""],
+    first: Index,
+    row_ids: Integer[Array, " r"] | None,
+    column_ids: Integer[Array, " k"] | None,
+) -> tuple[Float[Array, " r"], Float[Array, " k"]]:
     """The log-sum-exps of the rows and of the columns over the pairs that are taken here.
 
     Args:
@@ -67,8 +73,7 @@ def _forward(tiling: Tiling, *arrays: Ids) -> tuple[tuple[jax.Array, jax.Array],
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _backward(tiling: Tiling, residuals: tuple[Ids, ...],
-              cotangents: tuple[jax.Array, jax.Array]) -> tuple[Ids, ...]:
+def _backward(tiling: Tiling, residuals: tuple[Ids, ...], cotangents: tuple[jax.Array, jax.Array]) -> tuple[Ids, ...]:
     return (*_by_platform(backward, tiling, *residuals, *cotangents), None, None, None)
 
 
@@ -77,6 +82,7 @@ _tiled_lse.defvjp(_forward, _backward)
 
 def _by_platform(portable: Callable[..., PyTree], tiling: Tiling, *arrays: Ids) -> PyTree:
     """``portable`` in the form of the platform: on a TPU the kernel of its name."""
+
     def kernel(*arrays: Ids) -> PyTree:
         from gradxform.losses import tiles_tpu, tiles_tpu_plan  # what they import takes a while
 
@@ -87,12 +93,25 @@ def _by_platform(portable: Callable[..., PyTree], tiling: Tiling, *arrays: Ids) 
             return portable(tiling, *arrays, platform="tpu")
         return getattr(tiles_tpu, portable.__name__)(plan, *arrays)
 
-    return by_platform(functools.partial(portable, tiling), *arrays, tpu=kernel,
-                       gpu=functools.partial(portable, tiling, platform="gpu"))
+    return by_platform(
+        functools.partial(portable, tiling),
+        *arrays,
+        tpu=kernel,
+        gpu=functools.partial(portable, tiling, platform="gpu"),
+    )
 
 
-def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Ids,
-            column_ids: Ids, *, platform: str = "cpu") -> tuple[jax.Array, jax.Array]:
+def forward(
+    tiling: Tiling,
+    rows: jax.Array,
+    columns: jax.Array,
+    scale: jax.Array,
+    first: jax.Array,
+    row_ids: Ids,
+    column_ids: Ids,
+    *,
+    platform: str = "cpu",
+) -> tuple[jax.Array, jax.Array]:
     """Both log-sum-exps: see ``tiled_lse``."""
     walk = Walk(tiling, rows, columns, first, row_ids, column_ids, platform)
     sums = (Bounded if tiling.bounded else Running)(scale)
@@ -108,8 +127,9 @@ def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arra
     def row(carry: tuple[Sums, Sums], i: Index, count: int) -> tuple[Sums, Sums]:
         row_sums, by_column = carry
         found = tile(sums.start(walk.down, walk.like), by_column, i, walk.column(i, 0), True)
-        by_row, by_column = repeat(lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found,
-                                   range(1, count))
+        by_row, by_column = repeat(
+            lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found, range(1, count)
+        )
         return jax.tree.map(lambda whole, part: put(whole, part, i), row_sums, by_row), by_column
 
     carry: tuple[Sums, Sums] = sums.start(walk.row_count, walk.like), sums.start(walk.column_count, walk.like)
@@ -118,9 +138,21 @@ def forward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arra
     return walk.of_rows(sums.lse(carry[0])), walk.of_columns(sums.lse(carry[1]))
 
 
-def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array, row_ids: Ids,
-             column_ids: Ids, row_lse: jax.Array, column_lse: jax.Array, row_ct: jax.Array, column_ct: jax.Array, *,
-             platform: str = "cpu") -> tuple[jax.Array, jax.Array, jax.Array]:
+def backward(
+    tiling: Tiling,
+    rows: jax.Array,
+    columns: jax.Array,
+    scale: jax.Array,
+    first: jax.Array,
+    row_ids: Ids,
+    column_ids: Ids,
+    row_lse: jax.Array,
+    column_lse: jax.Array,
+    row_ct: jax.Array,
+    column_ct: jax.Array,
+    *,
+    platform: str = "cpu",
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of rows, columns and scale, from what ``forward`` returned and its cotangents."""
     walk = Walk(tiling, rows, columns, first, row_ids, column_ids, platform)
     sums = (Bounded if tiling.bounded else Running)(scale)
@@ -131,8 +163,9 @@ def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
     turned = platform == "cpu"
     axis = 1 if turned else 0
 
-    def tile(d_x: jax.Array, d_columns: jax.Array, i: Index, j: Index,
-             on_diagonal: bool) -> tuple[jax.Array, jax.Array]:
+    def tile(
+        d_x: jax.Array, d_columns: jax.Array, i: Index, j: Index, on_diagonal: bool
+    ) -> tuple[jax.Array, jax.Array]:
         x, y = walk.rows(i), walk.columns(j)
         by_row = jax.tree.map(lambda weight: cut(weight, i, walk.down), of_rows)
         by_column = None
@@ -147,21 +180,25 @@ def backward(tiling: Tiling, rows: jax.Array, columns: jax.Array, scale: jax.Arr
             d_columns = put(d_columns, cut(d_columns, j, walk.across, axis) + back, j, axis)
         return d_x + _dot(tiling, g, y), d_columns
 
-    def row(carry: tuple[jax.Array, jax.Array, jax.Array], i: Index,
-            count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def row(
+        carry: tuple[jax.Array, jax.Array, jax.Array], i: Index, count: int
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         d_rows, d_columns, d_scale = carry
         x = widen(walk.rows(i))
         found = tile(jnp.zeros_like(x) + walk.like, d_columns, i, walk.column(i, 0), True)
         # The logits' cotangents contracted with the inner products; on the diagonal they are those of both triangles.
         twice = jnp.sum(x * found[0]) / 2 if tiling.triangle else 0
-        d_x, d_columns = repeat(lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found,
-                                range(1, count))
+        d_x, d_columns = repeat(
+            lambda found, n: tile(found[0], found[1], i, walk.column(i, n), False), found, range(1, count)
+        )
         return put(d_rows, d_x, i), d_columns, d_scale + jnp.sum(x * d_x) - twice
 
     width, dtype = rows.shape[1], walk.like.dtype
-    carry = (jnp.zeros((walk.row_count, width), dtype) + walk.like,
-             jnp.zeros((width, walk.column_count) if turned else (walk.column_count, width), dtype) + walk.like,
-             walk.like)
+    carry = (
+        jnp.zeros((walk.row_count, width), dtype) + walk.like,
+        jnp.zeros((width, walk.column_count) if turned else (walk.column_count, width), dtype) + walk.like,
+        walk.like,
+    )
     for some, count in walk.order():
         carry = repeat(functools.partial(row, count=count), carry, some)
     d_rows, d_columns, d_scale = carry

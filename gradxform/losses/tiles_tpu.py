@@ -30,46 +30,90 @@ NEVER = 1e30
 """A log-sum-exp in whose place exponentials are 0."""
 
 
-def forward(plan: Plan, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array,
-            row_ids: jax.Array | None, column_ids: jax.Array | None, *,
-            interpret: bool = False) -> tuple[jax.Array, jax.Array]:
+def forward(
+    plan: Plan,
+    rows: jax.Array,
+    columns: jax.Array,
+    scale: jax.Array,
+    first: jax.Array,
+    row_ids: jax.Array | None,
+    column_ids: jax.Array | None,
+    *,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array]:
     """What ``tiles.forward`` gives."""
     given = _given(plan, rows, columns, scale, first, row_ids, column_ids)
     sums = 1 if plan.tiling.bounded else 2
     by_row, by_column = _called(
-        plan, log_sum_exp, given, [_of_rows(plan, 1, 1, plan.block), _of_part(1, plan.together)],
+        plan,
+        log_sum_exp,
+        given,
+        [_of_rows(plan, 1, 1, plan.block), _of_part(1, plan.together)],
         [(plan.down, 1, plan.block), (1, plan.together)],
-        [_upright(plan, jnp.int32), *[_upright(plan)] * sums,
-         *[pltpu.VMEM((SUBLANES, plan.together), jnp.float32)] * sums], first, FLOOR, interpret)
-    return by_row.reshape(-1)[:plan.rows], by_column.reshape(-1)[:plan.columns]
+        [
+            _upright(plan, jnp.int32),
+            *[_upright(plan)] * sums,
+            *[pltpu.VMEM((SUBLANES, plan.together), jnp.float32)] * sums,
+        ],
+        first,
+        FLOOR,
+        interpret,
+    )
+    return by_row.reshape(-1)[: plan.rows], by_column.reshape(-1)[: plan.columns]
 
 
-def backward(plan: Plan, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array,
-             row_ids: jax.Array | None, column_ids: jax.Array | None, row_lse: jax.Array, column_lse: jax.Array,
-             row_ct: jax.Array, column_ct: jax.Array, *,
-             interpret: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
+def backward(
+    plan: Plan,
+    rows: jax.Array,
+    columns: jax.Array,
+    scale: jax.Array,
+    first: jax.Array,
+    row_ids: jax.Array | None,
+    column_ids: jax.Array | None,
+    row_lse: jax.Array,
+    column_lse: jax.Array,
+    row_ct: jax.Array,
+    column_ct: jax.Array,
+    *,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What ``tiles.backward`` gives."""
     given = _given(plan, rows, columns, scale, first, row_ids, column_ids)
     weights = _weights(plan, scale, row_lse, row_ct)
     given += [(_in_rows(plan, weight), _of_rows(plan, 1, 1, plan.block)) for weight in weights]
     if plan.by_column:
-        given += [(_in_columns(plan, weight), _of_part(1, plan.together, axis=1))
-                  for weight in _weights(plan, scale, column_lse, column_ct)]
+        given += [
+            (_in_columns(plan, weight), _of_part(1, plan.together, axis=1))
+            for weight in _weights(plan, scale, column_lse, column_ct)
+        ]
     d_rows, d_columns = _called(
-        plan, log_sum_exp_gradient, given,
+        plan,
+        log_sum_exp_gradient,
+        given,
         [_of_rows(plan, plan.block, plan.width), _of_part(plan.together, plan.width)],
         [(plan.down * plan.block, plan.width), (plan.together, plan.width)],
-        [_upright(plan, jnp.int32), *[_upright(plan)] * len(weights)], first, 0.0, interpret,
-        lambda found: (scale * found).astype(columns.dtype))
-    d_rows = d_rows[:plan.rows, :rows.shape[1]]
+        [_upright(plan, jnp.int32), *[_upright(plan)] * len(weights)],
+        first,
+        0.0,
+        interpret,
+        lambda found: (scale * found).astype(columns.dtype),
+    )
+    d_rows = d_rows[: plan.rows, : rows.shape[1]]
     # The cotangents of the logits contracted with the inner products: no pass of its own.
     d_scale = jnp.sum(rows.astype(jnp.float32) * d_rows)
-    d_columns = d_columns.reshape(-1, plan.width)[:plan.columns, :rows.shape[1]]
+    d_columns = d_columns.reshape(-1, plan.width)[: plan.columns, : rows.shape[1]]
     return (scale * d_rows).astype(rows.dtype), d_columns, d_scale
 
 
-def _given(plan: Plan, rows: jax.Array, columns: jax.Array, scale: jax.Array, first: jax.Array,
-           row_ids: jax.Array | None, column_ids: jax.Array | None) -> list[tuple[jax.Array, pl.BlockSpec]]:
+def _given(
+    plan: Plan,
+    rows: jax.Array,
+    columns: jax.Array,
+    scale: jax.Array,
+    first: jax.Array,
+    row_ids: jax.Array | None,
+    column_ids: jax.Array | None,
+) -> list[tuple[jax.Array, pl.BlockSpec]]:
     """What both kernels are given: the scale, vectors, and the numbers whose equals leave each other out."""
     if row_ids is None or column_ids is None:
         column_ids = jnp.arange(plan.columns, dtype=jnp.int32)
@@ -84,7 +128,8 @@ def _given(plan: Plan, rows: jax.Array, columns: jax.Array, scale: jax.Array, fi
         (_filled(rows, plan.down * plan.block, more), _of_rows(plan, plan.block, plan.width)),
         (_in_rows(plan, row_ids.astype(jnp.int32)), _of_rows(plan, 1, 1, plan.block)),
         (_filled(columns, plan.parts * plan.together, more), _of_part(plan.together, plan.width, axis=0)),
-        (_in_columns(plan, column_ids.astype(jnp.int32)), _of_part(1, plan.together, axis=1))]
+        (_in_columns(plan, column_ids.astype(jnp.int32)), _of_part(1, plan.together, axis=1)),
+    ]
 
 
 def _weights(plan: Plan, scale: jax.Array, lse: jax.Array, ct: jax.Array) -> tuple[jax.Array, ...]:
@@ -109,8 +154,11 @@ def _of_rows(plan: Plan, *block: int) -> pl.BlockSpec:
 
 def _of_part(*block: int, axis: int | None = None) -> pl.BlockSpec:
     """What stays while a part is gone through: the part's own along an axis, or all that is made in it."""
-    return pl.BlockSpec(block, lambda i, where: tuple(where[0] if k == axis else 0 for k in range(len(block))),
-                        pipeline_mode=None if axis is None else pl.Buffered(1))
+    return pl.BlockSpec(
+        block,
+        lambda i, where: tuple(where[0] if k == axis else 0 for k in range(len(block))),
+        pipeline_mode=None if axis is None else pl.Buffered(1),
+    )
 
 
 def _upright(plan: Plan, dtype: Any = jnp.float32) -> Any:
@@ -122,9 +170,18 @@ def _filled(x: jax.Array, size: int, *others: tuple[int, int]) -> jax.Array:
     return jnp.pad(x, [(0, size - x.shape[0]), *others])
 
 
-def _called(plan: Plan, kernel: Any, given: list[tuple[jax.Array, pl.BlockSpec]], outs: list[pl.BlockSpec],
-            shapes: list[tuple[int, ...]], scratch: list[Any], first: jax.Array, start: float, interpret: bool,
-            made: Callable[[jax.Array], jax.Array] = lambda x: x) -> tuple[jax.Array, jax.Array]:
+def _called(
+    plan: Plan,
+    kernel: Any,
+    given: list[tuple[jax.Array, pl.BlockSpec]],
+    outs: list[pl.BlockSpec],
+    shapes: list[tuple[int, ...]],
+    scratch: list[Any],
+    first: jax.Array,
+    start: float,
+    interpret: bool,
+    made: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> tuple[jax.Array, jax.Array]:
     """The results of a kernel over all parts of the columns: the first, and what is made of the second of each.
 
     The first result is handed on from part to part, beginning with ``start``, where there are several.
@@ -132,8 +189,10 @@ def _called(plan: Plan, kernel: Any, given: list[tuple[jax.Array, pl.BlockSpec]]
     arrays, specs = (list(some) for some in zip(*given, strict=True))
     # Inside ``shard_map`` all differ from device to device as any of them does.
     arrays = varying_like(arrays, arrays)
-    types = [jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=jax.typeof(arrays[1]).manual_axis_type)
-             for shape in shapes]
+    types = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=jax.typeof(arrays[1]).manual_axis_type)
+        for shape in shapes
+    ]
     own = lax.div(jnp.asarray(first, jnp.int32), jnp.int32(plan.block))
 
     def part(so_far: jax.Array | None, number: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -141,10 +200,17 @@ def _called(plan: Plan, kernel: Any, given: list[tuple[jax.Array, pl.BlockSpec]]
         by_row, by_column = pl.pallas_call(
             functools.partial(kernel, plan),
             grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=1, grid=(plan.turns,), in_specs=specs + outs[:len(before)], out_specs=outs,
-                scratch_shapes=scratch),
-            out_shape=types, input_output_aliases={1 + len(specs): 0} if before else {}, interpret=interpret,
-            name=kernel.__name__, compiler_params=pltpu.CompilerParams(vmem_limit_bytes=plan.vmem),
+                num_scalar_prefetch=1,
+                grid=(plan.turns,),
+                in_specs=specs + outs[: len(before)],
+                out_specs=outs,
+                scratch_shapes=scratch,
+            ),
+            out_shape=types,
+            input_output_aliases={1 + len(specs): 0} if before else {},
+            interpret=interpret,
+            name=kernel.__name__,
+            compiler_params=pltpu.CompilerParams(vmem_limit_bytes=plan.vmem),
         )(varying_like(arrays, jnp.stack([number, own])), *arrays, *before)
         return by_row, made(by_column)
 

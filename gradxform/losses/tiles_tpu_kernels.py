@@ -19,13 +19,13 @@ Ref: TypeAlias = Any
 At: TypeAlias = Any
 """Where in it: places of a block, or all of them."""
 
-def log_sum_exp(plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Ref, y: Ref, column_ids: Ref,
-                *refs: Ref) -> None:
+
+def log_sum_exp(plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Ref, y: Ref, column_ids: Ref, *refs: Ref) -> None:
     """The log-sum-exps of a block of rows, and what it adds to those of columns."""
-    *so_far, row_lse, column_lse, ids = refs[:3 + (plan.parts > 1)]
-    sums = refs[3 + (plan.parts > 1):]
+    *so_far, row_lse, column_lse, ids = refs[: 3 + (plan.parts > 1)]
+    sums = refs[3 + (plan.parts > 1) :]
     i, factor = row_of_turn(plan, pl.program_id(0), where), scale[0, 0]
-    by_row, by_column = sums[:len(sums) // 2], sums[len(sums) // 2:]
+    by_row, by_column = sums[: len(sums) // 2], sums[len(sums) // 2 :]
     _clear(by_row, slice(None))
     _by_block(plan, 0, lambda at: _clear(by_column, at))
     ids[...] = _turned(row_ids)
@@ -35,9 +35,10 @@ def log_sum_exp(plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Ref, y: Ref
         strips = []
         for lanes, at in _strips(plan, j):
             kept = _within(plan, ids[...] != column_ids[:, at], i, where[0] * plan.together + at.start)
-            strip = logits[:, lanes:lanes + LANES]
-            strips.append(jnp.where(kept, jnp.exp(strip - factor), 0) if plan.tiling.bounded else
-                          jnp.where(kept, strip, -jnp.inf))
+            strip = logits[:, lanes : lanes + LANES]
+            strips.append(
+                jnp.where(kept, jnp.exp(strip - factor), 0) if plan.tiling.bounded else jnp.where(kept, strip, -jnp.inf)
+            )
         _grow(by_row, slice(None), jnp.stack(strips), True)
         if plan.by_column:
             for strip, (_, at) in zip(strips, _strips(plan, j), strict=True):
@@ -56,14 +57,15 @@ def log_sum_exp(plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Ref, y: Ref
     _by_block(plan, plan.turns - 1, ended)
 
 
-def log_sum_exp_gradient(plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Ref, y: Ref, column_ids: Ref,
-                         *refs: Ref) -> None:
+def log_sum_exp_gradient(
+    plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Ref, y: Ref, column_ids: Ref, *refs: Ref
+) -> None:
     """The gradient of a block of rows, without the scale, and what it adds to that of columns."""
     count = 1 if plan.tiling.bounded else 2
     by_row, refs = refs[:count], refs[count:]
     by_column, refs = (refs[:count], refs[count:]) if plan.by_column else ((), refs)
-    *so_far, d_rows, d_columns, ids = refs[:len(refs) - count]
-    weights = refs[len(refs) - count:]
+    *so_far, d_rows, d_columns, ids = refs[: len(refs) - count]
+    weights = refs[len(refs) - count :]
     i, factor = row_of_turn(plan, pl.program_id(0), where), scale[0, 0]
     for here, there in ((ids, row_ids), *zip(weights, by_row, strict=True)):
         here[...] = _turned(there)
@@ -79,7 +81,7 @@ def log_sum_exp_gradient(plan: Plan, where: Ref, scale: Ref, x: Ref, row_ids: Re
         logits = _dot(plan, x[...], y[here, :], 1, 1) * factor
         strips = []
         for lanes, at in _strips(plan, j):
-            strip = logits[:, lanes:lanes + LANES]
+            strip = logits[:, lanes : lanes + LANES]
             columns = [one[:, at] for one in by_column]
             if plan.tiling.triangle:
                 columns[-1] = jnp.where(diagonal, 0, columns[-1])
@@ -149,6 +151,7 @@ def _within(plan: Plan, kept: jax.Array, i: Index, column: Index) -> jax.Array:
 
 def _by_block(plan: Plan, turn: int, act: Callable[[At], None]) -> None:
     """At a row of tiles, ``act`` for each block of columns."""
+
     @pl.when(pl.program_id(0) == turn)
     def _() -> None:
         lax.fori_loop(0, plan.part, lambda j, _: act(_block(plan, j)), None)
@@ -189,8 +192,13 @@ def _turned(row: Ref) -> jax.Array:
 
 def _dot(plan: Plan, a: jax.Array, b: jax.Array, of_a: int, of_b: int) -> jax.Array:
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        return lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), preferred_element_type=jnp.float32,
-                               precision=lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT)
+        return lax.dot_general(
+            a,
+            b,
+            (((of_a,), (of_b,)), ((), ())),
+            preferred_element_type=jnp.float32,
+            precision=lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT,
+        )
 
     precision = plan.tiling.precision
     if a.dtype != jnp.float32 or precision == lax.Precision.HIGHEST:

@@ -85,8 +85,11 @@ def planned(tiling: Tiling, rows: jax.Array, columns: jax.Array) -> Plan | None:
     width = _up(features, LANES)
     if rows.dtype not in (jnp.float32, jnp.bfloat16) or width > MOST_FEATURES:
         return None
-    blocks = [block for block in BLOCKS if block == LANES or (
-        block**2 * width <= PRODUCTS[size] and block <= _up(min(down, across), LANES))]
+    blocks = [
+        block
+        for block in BLOCKS
+        if block == LANES or (block**2 * width <= PRODUCTS[size] and block <= _up(min(down, across), LANES))
+    ]
     if tiling.triangle and down != across:
         # A tile has to be one of the other devices' tiles too.
         blocks = [block for block in blocks if down % block == 0]

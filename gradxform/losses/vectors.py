@@ -84,8 +84,10 @@ def precision(value: Precision) -> lax.Precision:
     try:
         return lax.Precision(value)
     except ValueError as error:
-        raise ValueError("precision: expected 'highest', 'high', 'default' or another name that jax.lax.Precision "
-                         f"takes, got {value!r}") from error
+        raise ValueError(
+            "precision: expected 'highest', 'high', 'default' or another name that jax.lax.Precision "
+            f"takes, got {value!r}"
+        ) from error
 
 
 def pair(names: tuple[str, str], a: jax.Array, b: jax.Array, *, at_least: int = 1) -> tuple[jax.Array, jax.Array]:

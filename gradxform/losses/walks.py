@@ -56,8 +56,16 @@ class Walk:
     ``M`` is even the last of them, which stands opposite, is that of two row tiles: one of them takes it.
     """
 
-    def __init__(self, tiling: Tiling, rows: jax.Array, columns: jax.Array, first: jax.Array, row_ids: Ids,
-                 column_ids: Ids, platform: str) -> None:
+    def __init__(
+        self,
+        tiling: Tiling,
+        rows: jax.Array,
+        columns: jax.Array,
+        first: jax.Array,
+        row_ids: Ids,
+        column_ids: Ids,
+        platform: str,
+    ) -> None:
         self._tiling = tiling
         self._size, self._columns_size = rows.shape[0], columns.shape[0]
         # Where rows stand among the columns, so do tiles: the columns of each device are filled up to tiles of rows.
@@ -150,14 +158,14 @@ class Walk:
 
     def of_rows(self, array: jax.Array) -> jax.Array:
         """Without what was filled up."""
-        return array[:self._size]
+        return array[: self._size]
 
     def of_columns(self, array: jax.Array) -> jax.Array:
         """Without what was filled up."""
         size = self._part_tiles * self.across
         if size == self._part:
             return array
-        parts = array.reshape(self._parts, size, *array.shape[1:])[:, :self._part]
+        parts = array.reshape(self._parts, size, *array.shape[1:])[:, : self._part]
         return parts.reshape(self._columns_size, *array.shape[1:])
 
 

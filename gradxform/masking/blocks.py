@@ -17,8 +17,14 @@ ATTEMPTS = 10
 
 
 def block_masking(
-    key: jax.Array, batch: int, grid: int | tuple[int, int], num_masked: int, *, min_block: int = 4,
-    max_block: int | None = None, aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    key: jax.Array,
+    batch: int,
+    grid: int | tuple[int, int],
+    num_masked: int,
+    *,
+    min_block: int = 4,
+    max_block: int | None = None,
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> jax.Array:
     """Masks rectangular blocks of an image's patches, an exact number of patches in all.
 
@@ -65,13 +71,31 @@ def block_masking(
     low, high = (arrays.number("aspect", value, above=0, below=math.inf) for value in aspect)
     if low > high:
         raise ValueError(f"aspect: expected the smallest ratio before the largest, got {aspect!r}")
-    return _block_masking(key, arrays.size("batch", batch), rows, columns, num_masked, min_block,
-                          num_masked if max_block is None else max_block, low, high)
+    return _block_masking(
+        key,
+        arrays.size("batch", batch),
+        rows,
+        columns,
+        num_masked,
+        min_block,
+        num_masked if max_block is None else max_block,
+        low,
+        high,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=tuple(range(1, 9)))
-def _block_masking(key: jax.Array, batch: int, rows: int, columns: int, num_masked: int, min_block: int,
-                   max_block: int, low: float, high: float) -> jax.Array:
+def _block_masking(
+    key: jax.Array,
+    batch: int,
+    rows: int,
+    columns: int,
+    num_masked: int,
+    min_block: int,
+    max_block: int,
+    low: float,
+    high: float,
+) -> jax.Array:
     fill_key, block_key = jax.random.split(key)
     noise = jax.random.uniform(fill_key, (batch, rows, columns))
 
@@ -84,8 +108,15 @@ def _block_masking(key: jax.Array, batch: int, rows: int, columns: int, num_mask
     def lay(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         draw, mask, failures = carry
         left = missing(mask)
-        block, fits = _block(jax.random.uniform(jax.random.fold_in(block_key, draw), (4, batch)), rows, columns,
-                             min_block, jnp.minimum(left, max_block), low, high)
+        block, fits = _block(
+            jax.random.uniform(jax.random.fold_in(block_key, draw), (4, batch)),
+            rows,
+            columns,
+            min_block,
+            jnp.minimum(left, max_block),
+            low,
+            high,
+        )
         new = jnp.sum(block & ~mask, (1, 2), dtype=jnp.int32)
         lays = active(mask, failures) & fits & (new > 0) & (new <= left)
         return draw + 1, mask | (block & lays[:, None, None]), jnp.where(lays, 0, failures + 1)
@@ -103,8 +134,9 @@ def _block_masking(key: jax.Array, batch: int, rows: int, columns: int, num_mask
     return mask | (rank < missing(mask)[:, None, None])
 
 
-def _block(uniform: jax.Array, rows: int, columns: int, min_block: int, largest: jax.Array, low: float, high: float,
-           ) -> tuple[jax.Array, jax.Array]:
+def _block(
+    uniform: jax.Array, rows: int, columns: int, min_block: int, largest: jax.Array, low: float, high: float
+) -> tuple[jax.Array, jax.Array]:
     """A block for each example, of shape (batch, rows, columns), and whether it fits in the grid."""
     area = min_block + uniform[0] * (largest - min_block)
     ratio = jnp.exp(math.log(low) + uniform[1] * (math.log(high) - math.log(low)))
@@ -119,8 +151,9 @@ def _block(uniform: jax.Array, rows: int, columns: int, min_block: int, largest:
     return block, (height <= rows) & (width <= columns)
 
 
-def grid_masking(key: jax.Array, batch: int, grid: int | tuple[int, int], unit: int | tuple[int, int],
-                 ratio: float = 0.6) -> jax.Array:
+def grid_masking(
+    key: jax.Array, batch: int, grid: int | tuple[int, int], unit: int | tuple[int, int], ratio: float = 0.6
+) -> jax.Array:
     """Masks square units of an image's patches, drawn from the coarser grid that they form.
 
     Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling" (CVPR 2022), section 3.2: of the units,
@@ -151,23 +184,32 @@ def grid_masking(key: jax.Array, batch: int, grid: int | tuple[int, int], unit: 
     key = one_key("key", key)
     grid, unit = arrays.pair("grid", grid), arrays.pair("unit", unit)
     if grid[0] % unit[0] or grid[1] % unit[1]:
-        raise ValueError(f"unit: expected a divisor of the grid of {grid[0]} x {grid[1]} patches, got "
-                         f"{unit[0]} x {unit[1]}")
+        raise ValueError(
+            f"unit: expected a divisor of the grid of {grid[0]} x {grid[1]} patches, got {unit[0]} x {unit[1]}"
+        )
     ratio = arrays.number("ratio", ratio, above=0, below=1)
     count = (grid[0] // unit[0]) * (grid[1] // unit[1])
     return _grid_masking(key, arrays.size("batch", batch), grid, unit, math.ceil(count * ratio))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _grid_masking(key: jax.Array, batch: int, grid: tuple[int, int], unit: tuple[int, int],
-                  num_units: int) -> jax.Array:
+def _grid_masking(
+    key: jax.Array, batch: int, grid: tuple[int, int], unit: tuple[int, int], num_units: int
+) -> jax.Array:
     rows, columns = grid[0] // unit[0], grid[1] // unit[1]
     mask = (shuffled(key, batch, rows * columns) < num_units).reshape(batch, rows, 1, columns, 1)
     return jnp.broadcast_to(mask, (batch, rows, unit[0], columns, unit[1])).reshape(batch, *grid)
 
 
-def span_masking(key: jax.Array, batch: int, length: int, num_masked: int | jax.Array, mean_span: float = 3.0, *,
-                 lengths: jax.Array | None = None) -> jax.Array:
+def span_masking(
+    key: jax.Array,
+    batch: int,
+    length: int,
+    num_masked: int | jax.Array,
+    mean_span: float = 3.0,
+    *,
+    lengths: jax.Array | None = None,
+) -> jax.Array:
     """Masks spans of a sequence, an exact number of tokens in all.
 
     As in Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (JMLR
@@ -220,8 +262,16 @@ def span_masking(key: jax.Array, batch: int, length: int, num_masked: int | jax.
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
-def _span_masking(key: jax.Array, counts: jax.Array, lengths: jax.Array | None, batch: int, length: int, most: int,
-                  least: int, further: tuple[int, ...]) -> jax.Array:
+def _span_masking(
+    key: jax.Array,
+    counts: jax.Array,
+    lengths: jax.Array | None,
+    batch: int,
+    length: int,
+    most: int,
+    least: int,
+    further: tuple[int, ...],
+) -> jax.Array:
     if most == 0:
         return jnp.zeros((batch, length), jnp.bool_)
     lengths = jnp.full_like(counts, length) if lengths is None else jnp.clip(lengths, 0, length)
@@ -232,7 +282,7 @@ def _span_masking(key: jax.Array, counts: jax.Array, lengths: jax.Array | None, 
     cut_key, gap_key = jax.random.split(key)
     # The masked tokens in a row are cut at distinct places into spans. Between the others, and at both ends, there is
     # a gap for at most one of them. Spans beyond those of an example are empty, behind its tokens.
-    cuts = 1 + _some(cut_key, counts - 1, num_spans - 1, most - 1)[:, :widest - 1]
+    cuts = 1 + _some(cut_key, counts - 1, num_spans - 1, most - 1)[:, : widest - 1]
     gaps = _some(gap_key, lengths - counts + 1, num_spans, length - least + 1)[:, :widest]
     starts = gaps + jnp.pad(cuts, ((0, 0), (1, 0)))
     ends = gaps + jnp.concatenate([cuts, counts[:, None]], axis=1)

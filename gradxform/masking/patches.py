@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Shaped
 
 
-def patchify(images: Shaped[Array, "*batch height width channels"],
-             patch: int | tuple[int, int]) -> Shaped[Array, "*batch patches features"]:
+def patchify(
+    images: Shaped[Array, "*batch height width channels"], patch: int | tuple[int, int]
+) -> Shaped[Array, "*batch patches features"]:
     """Cuts images into patches, from left to right and from top to bottom.
 
     A patch is flattened row by row with the channels innermost, as in MAE.
@@ -46,15 +47,21 @@ def patchify(images: Shaped[Array, "*batch height width channels"],
     rows, columns = arrays.pair("patch", patch)
     *batch, height, width, channels = images.shape
     if height % rows or width % columns:
-        raise ValueError(f"patch: expected a divisor of the height and width of images of shape {images.shape}, got "
-                         f"{rows} x {columns}")
+        raise ValueError(
+            f"patch: expected a divisor of the height and width of images of shape {images.shape}, got "
+            f"{rows} x {columns}"
+        )
     split = _reshaped(images, *batch, height // rows, rows, width // columns, columns, channels)
-    return _reshaped(jnp.swapaxes(split, -4, -3), *batch, (height // rows) * (width // columns),
-                     rows * columns * channels)
+    return _reshaped(
+        jnp.swapaxes(split, -4, -3), *batch, (height // rows) * (width // columns), rows * columns * channels
+    )
 
 
-def unpatchify(patches: Shaped[Array, "*batch patches features"], patch: int | tuple[int, int],
-               grid: int | tuple[int, int] | None = None) -> Shaped[Array, "*batch height width channels"]:
+def unpatchify(
+    patches: Shaped[Array, "*batch patches features"],
+    patch: int | tuple[int, int],
+    grid: int | tuple[int, int] | None = None,
+) -> Shaped[Array, "*batch height width channels"]:
     """Puts patches together to images: the inverse of ``patchify``.
 
     Args:
@@ -88,15 +95,17 @@ def unpatchify(patches: Shaped[Array, "*batch patches features"], patch: int | t
         grid = side
     down, across = arrays.pair("grid", grid, at_least=0)
     if down * across != count:
-        raise ValueError(f"grid: expected {count} patches as in patches of shape {patches.shape}, got "
-                         f"{down} x {across}")
+        raise ValueError(
+            f"grid: expected {count} patches as in patches of shape {patches.shape}, got {down} x {across}"
+        )
     channels = features // (rows * columns)
     split = _reshaped(patches, *batch, down, across, rows, columns, channels)
     return _reshaped(jnp.swapaxes(split, -4, -3), *batch, down * rows, across * columns, channels)
 
 
-def normalize_patches(patches: Float[Array, "*batch features"], *, epsilon: Scalar = 1e-6,
-                      ddof: int = 1) -> Float[Array, "*batch features"]:
+def normalize_patches(
+    patches: Float[Array, "*batch features"], *, epsilon: Scalar = 1e-6, ddof: int = 1
+) -> Float[Array, "*batch features"]:
     """Normalizes every patch by its own mean and variance: the targets of MAE's ``norm_pix_loss``.
 
     ``(x - mean) / sqrt(var + epsilon)``, computed in float32 at least. MAE's published code takes the unbiased
@@ -122,8 +131,13 @@ def normalize_patches(patches: Float[Array, "*batch features"], *, epsilon: Scal
     return _normalize_patches(*_statistical(patches, epsilon, ddof))
 
 
-def denormalize_patches(normalized: Float[Array, "*batch features"], patches: Float[Array, "*batch features"], *,
-                        epsilon: Scalar = 1e-6, ddof: int = 1) -> Float[Array, "*batch features"]:
+def denormalize_patches(
+    normalized: Float[Array, "*batch features"],
+    patches: Float[Array, "*batch features"],
+    *,
+    epsilon: Scalar = 1e-6,
+    ddof: int = 1,
+) -> Float[Array, "*batch features"]:
     """Gives normalized patches the mean and variance of others: the way back from ``normalize_patches``.
 
     ``normalized * sqrt(var + epsilon) + mean`` with the statistics of ``patches``, computed in float32 at least. What a

@@ -61,8 +61,9 @@ def num_kept(length: int, ratio: float) -> int:
     return int(length * (1 - arrays.number("ratio", ratio, above=0, below=1)))
 
 
-def random_masking(key: jax.Array, batch: int, length: int, num_keep: int, *,
-                   lengths: Integer[Array, " batch"] | None = None) -> RandomMask:
+def random_masking(
+    key: jax.Array, batch: int, length: int, num_keep: int, *, lengths: Integer[Array, " batch"] | None = None
+) -> RandomMask:
     """Keeps a random subset of the tokens of every example, all subsets equally likely.
 
     He et al., "Masked Autoencoders Are Scalable Vision Learners" (CVPR 2022), section 3: the positions are sorted by
@@ -112,8 +113,9 @@ def _random_masking(key: jax.Array, lengths: jax.Array | None, batch: int, lengt
     return RandomMask(ids[:, :num_keep], ids_restore, mask if lengths is None else mask & within(lengths, length))
 
 
-def shuffled(key: jax.Array, batch: int, length: int,
-             lengths: Integer[Array, " batch"] | None = None) -> Integer[Array, "batch length"]:
+def shuffled(
+    key: jax.Array, batch: int, length: int, lengths: Integer[Array, " batch"] | None = None
+) -> Integer[Array, "batch length"]:
     """The numbers below ``length`` in a random order for each example, int32 of shape (batch, length).
 
     With ``lengths``, those below that of the example come first, in random order, and behind them the others in theirs.

@@ -36,8 +36,16 @@ class CorruptedTokens(NamedTuple):
 
 
 def mlm_corrupt(
-    key: jax.Array, ids: jax.Array, *, mask_id: int, vocab_size: int, special_ids: Sequence[int] | np.ndarray = (),
-    ratio: Scalar = 0.15, mask_share: Scalar = 0.8, random_share: Scalar = 0.1, attention_mask: jax.Array | None = None,
+    key: jax.Array,
+    ids: jax.Array,
+    *,
+    mask_id: int,
+    vocab_size: int,
+    special_ids: Sequence[int] | np.ndarray = (),
+    ratio: Scalar = 0.15,
+    mask_share: Scalar = 0.8,
+    random_share: Scalar = 0.1,
+    attention_mask: jax.Array | None = None,
 ) -> CorruptedTokens:
     """Corrupts token ids for masked language modelling.
 
@@ -82,25 +90,51 @@ def mlm_corrupt(
     if vocab_size - 1 > jnp.iinfo(ids.dtype).max:
         raise ValueError(f"vocab_size: expected ids that fit in the dtype of ids, {ids.dtype}, got {vocab_size}")
     mask_id = arrays.size("mask_id", mask_id, at_least=0, at_most=vocab_size - 1)
-    special = sorted({mask_id, *(arrays.size("special_ids", one, at_least=0, at_most=vocab_size - 1)
-                                 for one in np.asarray(special_ids, dtype=object).ravel())})
+    special = sorted(
+        {
+            mask_id,
+            *(
+                arrays.size("special_ids", one, at_least=0, at_most=vocab_size - 1)
+                for one in np.asarray(special_ids, dtype=object).ravel()
+            ),
+        }
+    )
     if len(special) == vocab_size:
         raise ValueError(f"special_ids: expected some of the {vocab_size} ids to be ordinary tokens, got all")
     checks.real("ratio", ratio, above=0, below=1)
     for name, share in (("mask_share", mask_share), ("random_share", random_share)):
         checks.real(name, share, at_least=0, at_most=1)
     if checks.is_concrete(mask_share) and checks.is_concrete(random_share) and mask_share + random_share > 1 + 1e-6:
-        raise ValueError(f"random_share: expected at most 1 together with mask_share, got {random_share!r} and "
-                         f"{mask_share!r}")
+        raise ValueError(
+            f"random_share: expected at most 1 together with mask_share, got {random_share!r} and {mask_share!r}"
+        )
     if attention_mask is not None:
         attention_mask = arrays.mask("attention_mask", attention_mask, ids.shape, "that of ids")
-    return _mlm_corrupt(key, ids, attention_mask, scalar(ratio), scalar(mask_share), scalar(random_share), mask_id,
-                        vocab_size, tuple(special))
+    return _mlm_corrupt(
+        key,
+        ids,
+        attention_mask,
+        scalar(ratio),
+        scalar(mask_share),
+        scalar(random_share),
+        mask_id,
+        vocab_size,
+        tuple(special),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7, 8))
-def _mlm_corrupt(key: jax.Array, ids: jax.Array, attention_mask: jax.Array | None, ratio: Scalar, mask_share: Scalar,
-                 random_share: Scalar, mask_id: int, vocab_size: int, special: tuple[int, ...]) -> CorruptedTokens:
+def _mlm_corrupt(
+    key: jax.Array,
+    ids: jax.Array,
+    attention_mask: jax.Array | None,
+    ratio: Scalar,
+    mask_share: Scalar,
+    random_share: Scalar,
+    mask_id: int,
+    vocab_size: int,
+    special: tuple[int, ...],
+) -> CorruptedTokens:
     choice_key, kind_key, token_key = jax.random.split(key, 3)
     chosen = jax.random.uniform(choice_key, ids.shape) < ratio
     chosen &= ~jnp.isin(ids, jnp.array(special, ids.dtype))
@@ -112,8 +146,9 @@ def _mlm_corrupt(key: jax.Array, ids: jax.Array, attention_mask: jax.Array | Non
     ordinary_below = np.array(special) - np.arange(len(special))
     token += jnp.searchsorted(jnp.array(ordinary_below, token.dtype), token, side="right").astype(token.dtype)
     token = _placed_like(ids, token.astype(ids.dtype))
-    new = jnp.where(kind < mask_share, jnp.full_like(ids, mask_id),
-                    jnp.where(kind < mask_share + random_share, token, ids))
+    new = jnp.where(
+        kind < mask_share, jnp.full_like(ids, mask_id), jnp.where(kind < mask_share + random_share, token, ids)
+    )
     return CorruptedTokens(jnp.where(chosen, new, ids), chosen)
 
 
@@ -175,11 +210,12 @@ def scatter_tokens(x: jax.Array, ids_restore: jax.Array, fill: jax.Array | float
     ids = arrays.integers("ids_restore", ids_restore)
     x = _tokens(x, ids, "ids_restore")
     axis = ids.ndim - 1
-    shape = ids.shape + x.shape[ids.ndim:]
+    shape = ids.shape + x.shape[ids.ndim :]
     visible = x.shape[axis]
     if visible > ids.shape[axis]:
-        raise ValueError(f"x: expected at most as many tokens as ids_restore of shape {ids.shape} has places, got "
-                         f"shape {x.shape}")
+        raise ValueError(
+            f"x: expected at most as many tokens as ids_restore of shape {ids.shape} has places, got shape {x.shape}"
+        )
     fill = cast(fill, x.dtype)
     try:
         fill = jnp.broadcast_to(fill, shape)
@@ -196,7 +232,9 @@ def _tokens(x: jax.Array, ids: jax.Array, name: str) -> jax.Array:
     if not hasattr(x, "dtype"):
         raise TypeError(f"x: expected an array, got {x!r}")
     x = jnp.asarray(x)
-    if ids.ndim == 0 or x.ndim < ids.ndim or x.shape[:ids.ndim - 1] != ids.shape[:-1]:
-        raise ValueError(f"{name}: expected shape (*batch, num) for x of shape (*batch, length, ...), got {ids.shape} "
-                         f"for x of shape {x.shape}")
+    if ids.ndim == 0 or x.ndim < ids.ndim or x.shape[: ids.ndim - 1] != ids.shape[:-1]:
+        raise ValueError(
+            f"{name}: expected shape (*batch, num) for x of shape (*batch, length, ...), got {ids.shape} "
+            f"for x of shape {x.shape}"
+        )
     return x

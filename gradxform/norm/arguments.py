@@ -42,8 +42,10 @@ def canonical(name: str, axes: Axes, ndim: int) -> tuple[int, ...]:
     for axis in given:
         checks.integer(name, axis)
         if not -ndim <= axis < ndim:
-            raise ValueError(f"{name}: expected axes of an array of {ndim} dimensions"
-                             f"{f', from {-ndim} to {ndim - 1}' if ndim else ', which has none'}, got {axes!r}")
+            raise ValueError(
+                f"{name}: expected axes of an array of {ndim} dimensions"
+                f"{f', from {-ndim} to {ndim - 1}' if ndim else ', which has none'}, got {axes!r}"
+            )
     found = sorted(axis % ndim for axis in given)
     if len(set(found)) != len(found):
         raise ValueError(f"{name}: expected different axes, got {axes!r} for an array of {ndim} dimensions")
@@ -67,8 +69,10 @@ def feature_array(name: str, array: jax.Array | None, x: jax.Array, axes: tuple[
     array = floating(name, array)
     expected = tuple(x.shape[axis] for axis in axes)
     if array.shape != expected:
-        raise ValueError(f"{name}: expected shape {expected}, a number for each feature along {_named(axes)} of x of "
-                         f"shape {x.shape}, got {array.shape}")
+        raise ValueError(
+            f"{name}: expected shape {expected}, a number for each feature along {_named(axes)} of x of "
+            f"shape {x.shape}, got {array.shape}"
+        )
     return jnp.expand_dims(array, others(axes, x.ndim))
 
 
@@ -79,8 +83,10 @@ def values(x: jax.Array, axes: tuple[int, ...], name: str = "x") -> None:
       ValueError: an axis of ``axes`` has length 0.
     """
     if math.prod(x.shape[axis] for axis in axes) == 0:
-        raise ValueError(f"{name}: expected at least one value along {_named(axes)} to take statistics of, got an "
-                         f"empty array of shape {x.shape}")
+        raise ValueError(
+            f"{name}: expected at least one value along {_named(axes)} to take statistics of, got an "
+            f"empty array of shape {x.shape}"
+        )
 
 
 def several(x: jax.Array, axes: tuple[int, ...], name: str = "x", *, known: bool = True) -> None:
@@ -99,8 +105,10 @@ def several(x: jax.Array, axes: tuple[int, ...], name: str = "x", *, known: bool
     count = math.prod(x.shape[axis] for axis in axes)
     if known and isinstance(count, int) and count == 1:  # what is exported may have dimensions without a number
         along = f"along {_named(axes)}" if axes else "to each feature"
-        raise ValueError(f"{name}: expected more than one value {along} to take statistics of, got shape {x.shape}; "
-                         "a value less the mean of itself is 0, whatever it is")
+        raise ValueError(
+            f"{name}: expected more than one value {along} to take statistics of, got shape {x.shape}; "
+            "a value less the mean of itself is 0, whatever it is"
+        )
 
 
 def boolean(mask: jax.Array | None, x: jax.Array) -> jax.Array | None:
@@ -122,9 +130,11 @@ def boolean(mask: jax.Array | None, x: jax.Array) -> jax.Array | None:
     missing = x.ndim - mask.ndim
     if missing and mask.size > 1 and _broadcasts(mask.shape + (1,) * missing, x.shape):
         first, last = (", ".join(parts) for parts in (["...", *["None"] * missing], [*["None"] * missing, "..."]))
-        raise ValueError(f"mask: expected {x.ndim} dimensions, as x has, since shape {mask.shape} fits the first axes "
-                         f"of x of shape {x.shape} as well as the last; write mask[{first}] for the first, "
-                         f"mask[{last}] for the last")
+        raise ValueError(
+            f"mask: expected {x.ndim} dimensions, as x has, since shape {mask.shape} fits the first axes "
+            f"of x of shape {x.shape} as well as the last; write mask[{first}] for the first, "
+            f"mask[{last}] for the last"
+        )
     return mask.astype(jnp.bool_).reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
 
 

@@ -23,10 +23,21 @@ RUNNING_VAR = ("biased", "unbiased")
 
 
 def batch_norm(
-    x: jax.Array, stats: BatchStats, scale: jax.Array | None = None, bias: jax.Array | None = None, *,
-    use_running_average: bool, momentum: Scalar | None = 0.99, epsilon: Scalar = 1e-5, axis: Axes = -1,
-    mask: jax.Array | None = None, axis_name: AxisName = None, axis_index_groups: Groups = None,
-    running_var: str = "biased", update_every: int = 1, dtype: DType = None,
+    x: jax.Array,
+    stats: BatchStats,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    use_running_average: bool,
+    momentum: Scalar | None = 0.99,
+    epsilon: Scalar = 1e-5,
+    axis: Axes = -1,
+    mask: jax.Array | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
+    running_var: str = "biased",
+    update_every: int = 1,
+    dtype: DType = None,
 ) -> tuple[jax.Array, BatchStats]:
     """Normalizes each feature by its mean and variance over the batch, or by running ones.
 
@@ -80,9 +91,22 @@ def batch_norm(
       >>> stats.mean
       Array([0.2, 2. ], dtype=float32)
     """
-    call = _checked(x, stats, scale, bias, use_running_average=use_running_average, momentum=momentum, epsilon=epsilon,
-                    axis=axis, mask=mask, axis_name=axis_name, axis_index_groups=axis_index_groups,
-                    running_var=running_var, update_every=update_every, dtype=dtype)
+    call = _checked(
+        x,
+        stats,
+        scale,
+        bias,
+        use_running_average=use_running_average,
+        momentum=momentum,
+        epsilon=epsilon,
+        axis=axis,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        running_var=running_var,
+        update_every=update_every,
+        dtype=dtype,
+    )
     if use_running_average:
         return call.normalized(call.running), stats
     batch = call.batch()
@@ -90,10 +114,23 @@ def batch_norm(
 
 
 def batch_renorm(
-    x: jax.Array, stats: BatchStats, scale: jax.Array | None = None, bias: jax.Array | None = None, *,
-    use_running_average: bool, r_max: Scalar = 3.0, d_max: Scalar = 5.0, momentum: Scalar | None = 0.99,
-    epsilon: Scalar = 1e-5, axis: Axes = -1, mask: jax.Array | None = None, axis_name: AxisName = None,
-    axis_index_groups: Groups = None, running_var: str = "biased", update_every: int = 1, dtype: DType = None,
+    x: jax.Array,
+    stats: BatchStats,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    use_running_average: bool,
+    r_max: Scalar = 3.0,
+    d_max: Scalar = 5.0,
+    momentum: Scalar | None = 0.99,
+    epsilon: Scalar = 1e-5,
+    axis: Axes = -1,
+    mask: jax.Array | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
+    running_var: str = "biased",
+    update_every: int = 1,
+    dtype: DType = None,
 ) -> tuple[jax.Array, BatchStats]:
     """Batch normalization that gives in training what it gives at evaluation, up to a bound.
 
@@ -140,9 +177,22 @@ def batch_renorm(
     """
     checks.real("r_max", r_max, at_least=1)
     checks.real("d_max", d_max, at_least=0)
-    call = _checked(x, stats, scale, bias, use_running_average=use_running_average, momentum=momentum, epsilon=epsilon,
-                    axis=axis, mask=mask, axis_name=axis_name, axis_index_groups=axis_index_groups,
-                    running_var=running_var, update_every=update_every, dtype=dtype)
+    call = _checked(
+        x,
+        stats,
+        scale,
+        bias,
+        use_running_average=use_running_average,
+        momentum=momentum,
+        epsilon=epsilon,
+        axis=axis,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        running_var=running_var,
+        update_every=update_every,
+        dtype=dtype,
+    )
     if use_running_average:
         return call.normalized(call.running), stats
     batch = call.batch()
@@ -190,8 +240,9 @@ class _Call:
         if self.mask is None:
             return batch
         some = batch.total > 0
-        return Moments(batch.total, *(jnp.where(some, new, old) for new, old in
-                                      zip(batch[1:], self.running[1:], strict=True)))
+        return Moments(
+            batch.total, *(jnp.where(some, new, old) for new, old in zip(batch[1:], self.running[1:], strict=True))
+        )
 
     def updated(self, batch: Moments) -> BatchStats:
         every = (batch.total * jnp.ones_like(batch.var), *batch[1:])
@@ -199,10 +250,23 @@ class _Call:
         return self.update(Pending(total, high, low, var, calls=jnp.ones((), jnp.int32)))
 
 
-def _checked(x: jax.Array, stats: BatchStats, scale: jax.Array | None, bias: jax.Array | None, *,
-             use_running_average: bool, momentum: Scalar | None, epsilon: Scalar, axis: Axes, mask: jax.Array | None,
-             axis_name: AxisName, axis_index_groups: Groups, running_var: str,
-             update_every: int, dtype: DType) -> _Call:
+def _checked(
+    x: jax.Array,
+    stats: BatchStats,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    use_running_average: bool,
+    momentum: Scalar | None,
+    epsilon: Scalar,
+    axis: Axes,
+    mask: jax.Array | None,
+    axis_name: AxisName,
+    axis_index_groups: Groups,
+    running_var: str,
+    update_every: int,
+    dtype: DType,
+) -> _Call:
     x = floating("x", x)
     if not isinstance(use_running_average, bool):
         raise TypeError(f"use_running_average: expected True or False, got {use_running_average!r}")
@@ -211,13 +275,17 @@ def _checked(x: jax.Array, stats: BatchStats, scale: jax.Array | None, bias: jax
     checks.integer("update_every", update_every, at_least=1)
     features = arguments.canonical("axis", axis, x.ndim)
     _check_stats(stats, momentum, update_every)
-    kept = {name: arguments.feature_array(f"stats.{name}", value, x, features)
-            for name, value in stats._asdict().items() if name != "pending"}
+    kept = {
+        name: arguments.feature_array(f"stats.{name}", value, x, features)
+        for name, value in stats._asdict().items()
+        if name != "pending"
+    }
     for name, value in (stats.pending._asdict() if stats.pending is not None else {}).items():
         if name != "calls":
             arguments.feature_array(f"stats.pending.{name}", value, x, features)
-    over = Reduction(arguments.others(features, x.ndim), arguments.names(axis_name),
-                     arguments.index_groups(axis_index_groups))
+    over = Reduction(
+        arguments.others(features, x.ndim), arguments.names(axis_name), arguments.index_groups(axis_index_groups)
+    )
     if not use_running_average:
         arguments.several(x, over.axes, known=mask is None and axis_name is None)
     # The mean enters as it is, whatever the dtype of x; its gradient goes through the second part.
@@ -225,11 +293,16 @@ def _checked(x: jax.Array, stats: BatchStats, scale: jax.Array | None, bias: jax
     assert mean is not None and var is not None
     fixed = lax.stop_gradient(mean)
     return _Call(
-        x=Input.of(x), mask=arguments.boolean(mask, x), over=over, epsilon=epsilon,
+        x=Input.of(x),
+        mask=arguments.boolean(mask, x),
+        over=over,
+        epsilon=epsilon,
         running=Moments(jnp.ones_like(mean), fixed, mean - fixed, var),
         scale=arguments.feature_array("scale", scale, x, features),
-        bias=arguments.feature_array("bias", bias, x, features), dtype=arguments.result_dtype(dtype, x),
-        update=lambda batch: updated(lax.stop_gradient(stats), batch, momentum, running_var, update_every))
+        bias=arguments.feature_array("bias", bias, x, features),
+        dtype=arguments.result_dtype(dtype, x),
+        update=lambda batch: updated(lax.stop_gradient(stats), batch, momentum, running_var, update_every),
+    )
 
 
 def _check_stats(stats: BatchStats, momentum: Scalar | None, update_every: int) -> None:
@@ -237,11 +310,15 @@ def _check_stats(stats: BatchStats, momentum: Scalar | None, update_every: int) 
         raise TypeError(f"stats: expected BatchStats, as init_batch_stats makes them, got {type(stats).__name__}")
     if momentum is None:
         if stats.weight is None:
-            raise ValueError("momentum: None, for the average of all batches, needs statistics with a weight; make "
-                             "them by init_batch_stats(..., bias_corrected=True)")
+            raise ValueError(
+                "momentum: None, for the average of all batches, needs statistics with a weight; make "
+                "them by init_batch_stats(..., bias_corrected=True)"
+            )
     else:
         checks.real("momentum", momentum, at_least=0, at_most=1)
     if (update_every > 1) != (stats.pending is not None):
-        raise ValueError(f"update_every: got {update_every} for statistics "
-                         f"{'without' if stats.pending is None else 'with'} pending ones; make them by "
-                         f"init_batch_stats(..., update_every={update_every})")
+        raise ValueError(
+            f"update_every: got {update_every} for statistics "
+            f"{'without' if stats.pending is None else 'with'} pending ones; make them by "
+            f"init_batch_stats(..., update_every={update_every})"
+        )

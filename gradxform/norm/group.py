@@ -23,9 +23,19 @@ MANY = 512
 
 
 def group_norm(
-    x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, num_groups: int | None = None,
-    group_size: int | None = None, epsilon: Scalar = 1e-6, axis: int = -1, reduction_axes: Axes | None = None,
-    mask: jax.Array | None = None, axis_name: AxisName = None, axis_index_groups: Groups = None, dtype: DType = None,
+    x: jax.Array,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    epsilon: Scalar = 1e-6,
+    axis: int = -1,
+    reduction_axes: Axes | None = None,
+    mask: jax.Array | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
+    dtype: DType = None,
 ) -> jax.Array:
     """Normalizes each example by the mean and variance over groups of its channels.
 
@@ -69,8 +79,11 @@ def group_norm(
     (channel,) = named
     channels = x.shape[channel]
     num_groups = _num_groups(channels, num_groups, group_size)
-    chosen = (arguments.canonical("reduction_axes", reduction_axes, x.ndim) if reduction_axes is not None
-              else tuple(range(1, x.ndim)))
+    chosen = (
+        arguments.canonical("reduction_axes", reduction_axes, x.ndim)
+        if reduction_axes is not None
+        else tuple(range(1, x.ndim))
+    )
     positions = tuple(axis for axis in chosen if axis != channel)
     arguments.values(x, (*positions, channel))
     if channels == num_groups:
@@ -87,8 +100,15 @@ def group_norm(
 
 
 def instance_norm(
-    x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, epsilon: Scalar = 1e-6,
-    axis: Axes = -1, mask: jax.Array | None = None, axis_name: AxisName = None, axis_index_groups: Groups = None,
+    x: jax.Array,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    epsilon: Scalar = 1e-6,
+    axis: Axes = -1,
+    mask: jax.Array | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
     dtype: DType = None,
 ) -> jax.Array:
     """Normalizes each channel of each example by its mean and variance over the positions.
@@ -133,14 +153,17 @@ def instance_norm(
     bias = arguments.feature_array("bias", bias, x, channels)
     over = Reduction(axes, arguments.names(axis_name), arguments.index_groups(axis_index_groups))
     mask = arguments.boolean(mask, x)
-    return standardize(x, over, mask, scale, bias, arguments.nonnegative("epsilon", epsilon),
-                       arguments.result_dtype(dtype, x))
+    return standardize(
+        x, over, mask, scale, bias, arguments.nonnegative("epsilon", epsilon), arguments.result_dtype(dtype, x)
+    )
 
 
 def _num_groups(channels: int, num_groups: int | None, group_size: int | None) -> int:
     if (num_groups is None) == (group_size is None):
-        raise ValueError(f"num_groups: expected either num_groups or group_size, got num_groups={num_groups!r} and "
-                         f"group_size={group_size!r}")
+        raise ValueError(
+            f"num_groups: expected either num_groups or group_size, got num_groups={num_groups!r} and "
+            f"group_size={group_size!r}"
+        )
     name, value = ("group_size", group_size) if num_groups is None else ("num_groups", num_groups)
     checks.integer(name, value, at_least=1)
     assert value is not None
@@ -149,9 +172,19 @@ def _num_groups(channels: int, num_groups: int | None, group_size: int | None) -
     return value if num_groups is not None else channels // value
 
 
-def _by_channel(x: jax.Array, over: Reduction, channel: int, groups: int, mask: jax.Array | None,
-                scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: DType) -> jax.Array:
+def _by_channel(
+    x: jax.Array,
+    over: Reduction,
+    channel: int,
+    groups: int,
+    mask: jax.Array | None,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: Scalar,
+    dtype: DType,
+) -> jax.Array:
     """The statistics of channels, pooled: what is large keeps its shape, which reads fast and may be sharded."""
+
     @jax.checkpoint
     def pooled(stats: Moments) -> Moments:
         count, high, low, var = (_split(part * jnp.ones_like(stats.var), channel, groups) for part in stats)
@@ -170,8 +203,17 @@ def _by_channel(x: jax.Array, over: Reduction, channel: int, groups: int, mask: 
     return normalize(carried, pooled(moments(carried, over, mask)), scale, bias, epsilon, dtype, mask)
 
 
-def _by_group(x: jax.Array, over: Reduction, channel: int, groups: int, mask: jax.Array | None,
-              scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: DType) -> jax.Array:
+def _by_group(
+    x: jax.Array,
+    over: Reduction,
+    channel: int,
+    groups: int,
+    mask: jax.Array | None,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: Scalar,
+    dtype: DType,
+) -> jax.Array:
     """The statistics of groups; with few positions those of channels would not be small beside the input."""
     axes = tuple(axis + (axis > channel) for axis in over.axes) + (channel + 1,)
     masks, scales, biases = (None if array is None else _split(array, channel, groups) for array in (mask, scale, bias))
@@ -190,13 +232,14 @@ def _split(array: jax.Array, axis: int, groups: int) -> jax.Array:
         # Where there are fewer groups than shards, or some are cut, each device needs all channels.
         mesh = jax.typeof(array).sharding.mesh
         shards = 1
-        for name in (over if isinstance(over, tuple) else (over,)):
+        for name in over if isinstance(over, tuple) else (over,):
             shards *= mesh.shape[name]
         if parts[0] % shards:
             spec[axis] = None
             array = jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec(*spec)))
-    return _reshaped(array, array.shape[:axis] + parts + array.shape[axis + 1:],
-                     (*spec[:axis + 1], None, *spec[axis + 1:]))
+    return _reshaped(
+        array, array.shape[:axis] + parts + array.shape[axis + 1 :], (*spec[: axis + 1], None, *spec[axis + 1 :])
+    )
 
 
 def _reshaped(array: jax.Array, shape: tuple[int, ...], spec: PartitionSpec | tuple[object, ...]) -> jax.Array:

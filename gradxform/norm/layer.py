@@ -13,9 +13,17 @@ from gradxform.norm.normalize import standardize
 
 
 def layer_norm(
-    x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, epsilon: Scalar = 1e-6,
-    axis: Axes = -1, feature_axis: Axes | None = None, mask: jax.Array | None = None, axis_name: AxisName = None,
-    axis_index_groups: Groups = None, dtype: DType = None,
+    x: jax.Array,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    epsilon: Scalar = 1e-6,
+    axis: Axes = -1,
+    feature_axis: Axes | None = None,
+    mask: jax.Array | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
+    dtype: DType = None,
 ) -> jax.Array:
     """Normalizes each example by the mean and variance over its own features.
 
@@ -51,14 +59,32 @@ def layer_norm(
       >>> gx.norm.layer_norm(jnp.array([[3001.0, 3002.0, 3003.0]])).round(3)
       Array([[-1.225,  0.   ,  1.225]], dtype=float32)
     """
-    return _layer(x, scale, bias, centered=True, epsilon=epsilon, axis=axis, feature_axis=feature_axis, mask=mask,
-                  axis_name=axis_name, axis_index_groups=axis_index_groups, dtype=dtype)
+    return _layer(
+        x,
+        scale,
+        bias,
+        centered=True,
+        epsilon=epsilon,
+        axis=axis,
+        feature_axis=feature_axis,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        dtype=dtype,
+    )
 
 
 def rms_norm(
-    x: jax.Array, scale: jax.Array | None = None, *, epsilon: Scalar = 1e-6, axis: Axes = -1,
-    feature_axis: Axes | None = None, mask: jax.Array | None = None, axis_name: AxisName = None,
-    axis_index_groups: Groups = None, dtype: DType = None,
+    x: jax.Array,
+    scale: jax.Array | None = None,
+    *,
+    epsilon: Scalar = 1e-6,
+    axis: Axes = -1,
+    feature_axis: Axes | None = None,
+    mask: jax.Array | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
+    dtype: DType = None,
 ) -> jax.Array:
     """Divides each example by the root of the mean square of its features.
 
@@ -89,13 +115,35 @@ def rms_norm(
       >>> gx.norm.rms_norm(jnp.array([[1.0, -7.0]])).round(1)
       Array([[ 0.2, -1.4]], dtype=float32)
     """
-    return _layer(x, scale, None, centered=False, epsilon=epsilon, axis=axis, feature_axis=feature_axis, mask=mask,
-                  axis_name=axis_name, axis_index_groups=axis_index_groups, dtype=dtype)
+    return _layer(
+        x,
+        scale,
+        None,
+        centered=False,
+        epsilon=epsilon,
+        axis=axis,
+        feature_axis=feature_axis,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        dtype=dtype,
+    )
 
 
-def _layer(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, *, centered: bool, epsilon: Scalar,
-           axis: Axes, feature_axis: Axes | None,
-           mask: jax.Array | None, axis_name: AxisName, axis_index_groups: Groups, dtype: DType) -> jax.Array:
+def _layer(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    centered: bool,
+    epsilon: Scalar,
+    axis: Axes,
+    feature_axis: Axes | None,
+    mask: jax.Array | None,
+    axis_name: AxisName,
+    axis_index_groups: Groups,
+    dtype: DType,
+) -> jax.Array:
     x = floating("x", x)
     axes = arguments.canonical("axis", axis, x.ndim)
     features = axes if feature_axis is None else arguments.canonical("feature_axis", feature_axis, x.ndim)
@@ -104,5 +152,6 @@ def _layer(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, *, cen
     bias = arguments.feature_array("bias", bias, x, features)
     over = Reduction(axes, arguments.names(axis_name), arguments.index_groups(axis_index_groups), centered)
     mask = arguments.boolean(mask, x)
-    return standardize(x, over, mask, scale, bias, arguments.nonnegative("epsilon", epsilon),
-                       arguments.result_dtype(dtype, x))
+    return standardize(
+        x, over, mask, scale, bias, arguments.nonnegative("epsilon", epsilon), arguments.result_dtype(dtype, x)
+    )

@@ -45,8 +45,11 @@ def _features(module: _Norm, x: jax.Array) -> tuple[int, ...]:
 
 def _params(module: nn.Module, shape: tuple[int, ...]) -> dict[str, jax.Array | None]:
     scale = module.param("scale", module.scale_init, shape, module.param_dtype) if module.use_scale else None
-    bias = (module.param("bias", module.bias_init, shape, module.param_dtype)
-            if module.kernel.bias and module.use_bias else None)
+    bias = (
+        module.param("bias", module.bias_init, shape, module.param_dtype)
+        if module.kernel.bias and module.use_bias
+        else None
+    )
     return {"scale": scale, "bias": bias}
 
 
@@ -85,8 +88,9 @@ class BatchNorm(_Norm, nn.BatchNorm):
     kernel = Kernel(batch_norm, BATCH)
 
     @nn.compact
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None, *,
-                 mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
+    ) -> jax.Array:
         """Normalizes ``x`` by its own statistics, which enter the running ones, or by the running ones.
 
         Args:
@@ -98,19 +102,33 @@ class BatchNorm(_Norm, nn.BatchNorm):
           An array shaped like ``x``.
         """
         options.check_batch_options(
-            self.kernel, running_var=self.running_var, bias_corrected=self.bias_corrected,
-            update_every=self.update_every, frozen=self.frozen, track_running_stats=self.track_running_stats)
+            self.kernel,
+            running_var=self.running_var,
+            bias_corrected=self.bias_corrected,
+            update_every=self.update_every,
+            frozen=self.frozen,
+            track_running_stats=self.track_running_stats,
+        )
         variables, shape, chosen = {}, _features(self, x), False
         if self.track_running_stats:
             chosen = nn.module.merge_param("use_running_average", self.use_running_average, use_running_average)
             kept = jnp.float32 if self.force_float32_reductions else self.param_dtype
-            first = {name: value.astype(kept) if name in ("mean", "var") else value
-                     for name, value in options.first_stats(shape, **options.batch_options(self)).items()}
-            variables = {name: self.variable("batch_stats", name, lambda value=value: value)
-                         for name, value in first.items()}
+            first = {
+                name: value.astype(kept) if name in ("mean", "var") else value
+                for name, value in options.first_stats(shape, **options.batch_options(self)).items()
+            }
+            variables = {
+                name: self.variable("batch_stats", name, lambda value=value: value) for name, value in first.items()
+            }
         y, new = options.call_batch_norm(
-            self, x, {name: variable.value for name, variable in variables.items()}, use_running_average=chosen,
-            mask=mask, starting=self.is_initializing(), **_params(self, shape))
+            self,
+            x,
+            {name: variable.value for name, variable in variables.items()},
+            use_running_average=chosen,
+            mask=mask,
+            starting=self.is_initializing(),
+            **_params(self, shape),
+        )
         for name, value in new.items():
             variables[name].value = value
         return y

@@ -58,6 +58,7 @@ def expect_updates(holder: nnx.Module | Callable[[], PyTree]) -> Iterator[None]:
       Traceback (most recent call last):
       gradxform.norm.lost.LostUpdateError: ...
     """
+
     def look() -> dict[str, list[np.ndarray]]:
         held = holder if isinstance(holder, nnx.Module) else holder()
         return _of_module(held) if isinstance(held, nnx.Module) else _of_tree(held)
@@ -67,13 +68,17 @@ def expect_updates(holder: nnx.Module | Callable[[], PyTree]) -> Iterator[None]:
         raise ValueError("holder: expected running statistics of a batch norm in training, got none")
     yield
     after = look()
-    if lost := [path or "the root" for path, arrays in sorted(before.items())
-                if path not in after or all(map(np.array_equal, arrays, after[path]))]:
+    if lost := [
+        path or "the root"
+        for path, arrays in sorted(before.items())
+        if path not in after or all(map(np.array_equal, arrays, after[path]))
+    ]:
         raise LostUpdateError(
             f"running statistics: expected a step to change them, got the same as before at {', '.join(lost)}; they "
             "were updated on a copy, and are lost. Use nnx.jit and nnx.value_and_grad; or return "
             "nnx.state(model, nnx.BatchStat) from what jax.jit compiles, with has_aux=True from what jax.grad "
-            "differentiates, and nnx.update the model with it")
+            "differentiates, and nnx.update the model with it"
+        )
 
 
 def _of_module(module: nnx.Module) -> dict[str, list[np.ndarray]]:
@@ -82,8 +87,9 @@ def _of_module(module: nnx.Module) -> dict[str, list[np.ndarray]]:
     for path, norm in nnx.iter_modules(module):
         # Flax's own batch norms cannot be frozen.
         if isinstance(norm, nnx.BatchNorm) and not (norm.use_running_average or getattr(norm, "frozen", False)):
-            found["/".join(map(str, path))] = [array for arrays in _of_tree(nnx.state(norm)).values()
-                                               for array in arrays]
+            found["/".join(map(str, path))] = [
+                array for arrays in _of_tree(nnx.state(norm)).values() for array in arrays
+            ]
     return {path: arrays for path, arrays in found.items() if arrays}
 
 
@@ -97,5 +103,6 @@ def _of_tree(tree: PyTree) -> dict[str, list[np.ndarray]]:
     for path, array in leaves:
         shards = jnp.asarray(array).addressable_shards
         found.setdefault(jax.tree_util.keystr(path[:-1], simple=True, separator="/"), []).extend(
-            np.array(shard.data) for shard in shards)
+            np.array(shard.data) for shard in shards
+        )
     return found

@@ -101,7 +101,7 @@ def moments(x: Input, over: Reduction, mask: jax.Array | None = None) -> Moments
 
     Without a single value the mean is 0 and the variance 1, so that what is normalized with them stays as it is.
     """
-    count, = over.sum(_count(x.x, over.axes, mask))
+    (count,) = over.sum(_count(x.x, over.axes, mask))
     high, low, var = _moments(over, x, mask, jnp.maximum(count, 1))
     return Moments(count, high, low, jnp.where(count > 0, var, 1))
 
@@ -130,8 +130,9 @@ Triple: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _moments(over: Reduction, x: Input, mask: jax.Array | None, count: jax.Array,
-             ) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _moments(
+    over: Reduction, x: Input, mask: jax.Array | None, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     return statistics(over, x.x, mask, count)
 
 
@@ -149,29 +150,33 @@ def _moments_jvp(over: Reduction, primals: tuple[Any, ...], tangents: tuple[Any,
     return (high, low, var), (jnp.zeros_like(high), d_mean, d_var)
 
 
-def statistics(over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.Array,
-               ) -> tuple[jax.Array, jax.Array, jax.Array]:
+def statistics(
+    over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The two parts of the mean, and the variance, without derivatives."""
     if not over.centered:
-        square, = over.sum(_mean(over, mask, count, lambda x: jnp.square(widen(x)), x))
+        (square,) = over.sum(_mean(over, mask, count, lambda x: jnp.square(widen(x)), x))
         return jnp.zeros_like(square), jnp.zeros_like(square), square
     portable = functools.partial(_one_pass if mask is None and _sample(over, x) is not None else _two_pass, over)
     if over.axis_name is not None:
         return portable(x, mask, count)
-    found: tuple[jax.Array, jax.Array, jax.Array] = by_platform(portable, x, mask, count,
-                                                                cpu=functools.partial(_guarded, over))
+    found: tuple[jax.Array, jax.Array, jax.Array] = by_platform(
+        portable, x, mask, count, cpu=functools.partial(_guarded, over)
+    )
     return found
 
 
-def _two_pass(over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.Array,
-              ) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _two_pass(
+    over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The mean, then what it left over and the variance around it."""
-    near, = over.sum(_mean(over, mask, count, widen, x))
+    (near,) = over.sum(_mean(over, mask, count, widen, x))
     return _around(over, near, x, mask, count)
 
 
-def _one_pass(over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.Array,
-              ) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _one_pass(
+    over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As ``_two_pass``, around the mean of some of the values: over memory once and not twice.
 
     The mean of n of N values is no further from that of all than sqrt(N / n) standard deviations, wherever outliers
@@ -180,15 +185,18 @@ def _one_pass(over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.
     some = _sample(over, x)
     assert some is not None
     # Of the axes with a name each index has as many values.
-    near, = over.sum(jnp.sum(widen(some), over.axes, keepdims=True) * (x.size / some.size / count))
+    (near,) = over.sum(jnp.sum(widen(some), over.axes, keepdims=True) * (x.size / some.size / count))
     return _around(over, near, x, mask, count)
 
 
-def _around(over: Reduction, near: jax.Array, x: jax.Array, mask: jax.Array | None, count: jax.Array,
-            ) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _around(
+    over: Reduction, near: jax.Array, x: jax.Array, mask: jax.Array | None, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The mean and the variance by differences from a number near the mean."""
-    rest, square = over.sum(_mean(over, mask, count, lambda x, k: widen(x) - k, x, near),
-                            _mean(over, mask, count, lambda x, k: jnp.square(widen(x) - k), x, near))
+    rest, square = over.sum(
+        _mean(over, mask, count, lambda x, k: widen(x) - k, x, near),
+        _mean(over, mask, count, lambda x, k: jnp.square(widen(x) - k), x, near),
+    )
     high = near + rest
     # What the sum was rounded by, exactly (Knuth, 1969, 4.2.2).
     part = high - near
@@ -210,8 +218,9 @@ def _sample(over: Reduction, x: jax.Array) -> jax.Array | None:
     return None
 
 
-def _guarded(over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.Array,
-             ) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _guarded(
+    over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As ``_two_pass``, faster on CPU where no mean is far from 0 beside its standard deviation.
 
     XLA's CPU backend has a fast kernel for sums of squares as they are. Under such means they lose nothing; else the
@@ -221,12 +230,19 @@ def _guarded(over: Reduction, x: jax.Array, mask: jax.Array | None, count: jax.A
     near = _mean(over, mask, count, widen, x)
     square = _mean(over, mask, count, lambda x: jnp.square(widen(x)), x)
     safe = jnp.all(5 * jnp.square(near) <= 4 * square)
-    return lax.cond(safe, lambda *_: (near, jnp.zeros_like(near), square - jnp.square(near)),
-                    functools.partial(_two_pass, over), x, mask, count)
+    return lax.cond(
+        safe,
+        lambda *_: (near, jnp.zeros_like(near), square - jnp.square(near)),
+        functools.partial(_two_pass, over),
+        x,
+        mask,
+        count,
+    )
 
 
-def _mean(over: Reduction, mask: jax.Array | None, count: jax.Array, fun: Callable[..., jax.Array],
-          *args: jax.Array) -> jax.Array:
+def _mean(
+    over: Reduction, mask: jax.Array | None, count: jax.Array, fun: Callable[..., jax.Array], *args: jax.Array
+) -> jax.Array:
     # Reductions of the same array, each by itself: they read it faster than together. Without it a BatchNorm, forward
     # and backward, takes 1.2 times as long on a CPU of two cores.
     return isolated(lambda mask, *args: _sum(fun(*args), over.axes, mask), mask, *args) / count

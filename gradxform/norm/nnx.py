@@ -23,8 +23,16 @@ from gradxform.norm.layer import layer_norm, rms_norm
 from gradxform.norm.lost import LostUpdateError, expect_updates
 from gradxform.norm.options import BATCH, Kernel, extends
 
-__all__ = ["BatchNorm", "BatchRenorm", "GroupNorm", "InstanceNorm", "LayerNorm", "LostUpdateError", "RMSNorm",
-           "expect_updates"]
+__all__ = [
+    "BatchNorm",
+    "BatchRenorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "LostUpdateError",
+    "RMSNorm",
+    "expect_updates",
+]
 
 
 class _Norm(nnx.Module):
@@ -48,8 +56,10 @@ class _Norm(nnx.Module):
     @promote_dtype.setter
     def promote_dtype(self, rule: Any) -> None:
         if rule is not dtypes.promote_dtype:
-            raise ValueError("promote_dtype: expected Flax's own, since nothing is cast before it is normalized; the "
-                             f"dtype of the result is set by dtype; got {rule!r}")
+            raise ValueError(
+                "promote_dtype: expected Flax's own, since nothing is cast before it is normalized; the "
+                f"dtype of the result is set by dtype; got {rule!r}"
+            )
 
 
 class BatchNorm(_Norm, nnx.BatchNorm):
@@ -83,11 +93,25 @@ class BatchNorm(_Norm, nnx.BatchNorm):
     kernel = Kernel(batch_norm, BATCH)
 
     @extends(nnx.BatchNorm.__init__)
-    def __init__(self, num_features: int, *, running_var: str = "biased", bias_corrected: bool = False,
-                 update_every: int = 1, frozen: bool = False, track_running_stats: bool = True,
-                 **options_: Any) -> None:
-        options.check_batch_options(self.kernel, running_var=running_var, bias_corrected=bias_corrected,
-                                    update_every=update_every, frozen=frozen, track_running_stats=track_running_stats)
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        running_var: str = "biased",
+        bias_corrected: bool = False,
+        update_every: int = 1,
+        frozen: bool = False,
+        track_running_stats: bool = True,
+        **options_: Any,
+    ) -> None:
+        options.check_batch_options(
+            self.kernel,
+            running_var=running_var,
+            bias_corrected=bias_corrected,
+            update_every=update_every,
+            frozen=frozen,
+            track_running_stats=track_running_stats,
+        )
         super().__init__(num_features, **options_)
         self.running_var = running_var
         self.bias_corrected = bias_corrected
@@ -102,8 +126,9 @@ class BatchNorm(_Norm, nnx.BatchNorm):
             elif name not in ("mean", "var"):
                 setattr(self, name, nnx.BatchStat(first[name]))
 
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None, *,
-                 mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
+    ) -> jax.Array:
         """Normalizes ``x`` by its own statistics, which enter the running ones, or by the running ones.
 
         Args:
@@ -115,12 +140,20 @@ class BatchNorm(_Norm, nnx.BatchNorm):
           An array shaped like ``x``.
         """
         chosen = self.track_running_stats and nnx.module.first_from(
-            use_running_average, self.use_running_average,
+            use_running_average,
+            self.use_running_average,
             error_msg="use_running_average: expected True or False where the module is made, called or set by "
-                      "nnx.view, got None in all of them")
+            "nnx.view, got None in all of them",
+        )
         variables = {name: getattr(self, name) for name in self._statistics}
-        y, new = options.call_batch_norm(self, x, {name: variable[...] for name, variable in variables.items()},
-                                         use_running_average=chosen, mask=mask, **self._params())
+        y, new = options.call_batch_norm(
+            self,
+            x,
+            {name: variable[...] for name, variable in variables.items()},
+            use_running_average=chosen,
+            mask=mask,
+            **self._params(),
+        )
         for name, value in new.items():
             variables[name][...] = value
         return y

@@ -19,8 +19,15 @@ from gradxform.norm.moments import Input, Moments, Reduction, cleaned, moments
 
 
 @functools.partial(jax.jit, static_argnames=("over", "dtype"))
-def standardize(x: jax.Array, over: Reduction, mask: jax.Array | None, scale: jax.Array | None, bias: jax.Array | None,
-                epsilon: Scalar, dtype: DType) -> jax.Array:
+def standardize(
+    x: jax.Array,
+    over: Reduction,
+    mask: jax.Array | None,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: Scalar,
+    dtype: DType,
+) -> jax.Array:
     """``x`` normalized by its own statistics; the other arguments are those of ``normalize``."""
     if mask is None and rows.are(x, over, scale, bias):
         return rows.standardize(x, over.centered, scale, bias, epsilon, dtype)
@@ -29,8 +36,15 @@ def standardize(x: jax.Array, over: Reduction, mask: jax.Array | None, scale: ja
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def normalize(x: Input, stats: Moments, scale: jax.Array | None, bias: jax.Array | None, epsilon: Scalar, dtype: DType,
-              mask: jax.Array | None = None) -> jax.Array:
+def normalize(
+    x: Input,
+    stats: Moments,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: Scalar,
+    dtype: DType,
+    mask: jax.Array | None = None,
+) -> jax.Array:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, computed in float32 at least and cast once.
 
     Args:
@@ -55,8 +69,16 @@ def normalize(x: Input, stats: Moments, scale: jax.Array | None, bias: jax.Array
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _normalize(dtype: DType, x: Input, mask: jax.Array | None, high: jax.Array, low: jax.Array, factor: jax.Array,
-               scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+def _normalize(
+    dtype: DType,
+    x: Input,
+    mask: jax.Array | None,
+    high: jax.Array,
+    low: jax.Array,
+    factor: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+) -> jax.Array:
     return rows.affine((cleaned(x.x, mask) - high) - low, factor, scale, bias).astype(dtype)
 
 
@@ -67,9 +89,19 @@ def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, 
 
     # The tangent is linear in every change, one summand each. Transposed, each is a reduction of the incoming gradient
     # to the shape of a mean or a scale, and a pass over memory of its own (see ``moments`` for what that gains).
-    def tangent(x: jax.Array, mask: jax.Array | None, high: jax.Array, low: jax.Array, factor: jax.Array,
-                scale: jax.Array | None, d_x: jax.Array, d_low: jax.Array, d_factor: jax.Array,
-                d_scale: jax.Array | None, d_bias: jax.Array | None) -> jax.Array:
+    def tangent(
+        x: jax.Array,
+        mask: jax.Array | None,
+        high: jax.Array,
+        low: jax.Array,
+        factor: jax.Array,
+        scale: jax.Array | None,
+        d_x: jax.Array,
+        d_low: jax.Array,
+        d_factor: jax.Array,
+        d_scale: jax.Array | None,
+        d_bias: jax.Array | None,
+    ) -> jax.Array:
         def term(fun: Callable[..., jax.Array], *args: jax.Array | None) -> jax.Array:
             return isolated(lambda *args: _broadcast_like(x, fun(*args)).astype(dtype), *args)
 
@@ -84,15 +116,17 @@ def _normalize_jvp(dtype: DType, primals: tuple[Any, ...], tangents: tuple[Any, 
         change += term(scaled, d_high, scale)
         change += term(lambda x, mask, m, s, d: scaled((cleaned(x, mask) - m) * d, s), x, mask, high, scale, d_factor)
         if scale is not None:
-            change += term(lambda x, mask, m, r, f, d: ((cleaned(x, mask) - m) - r) * f * d,
-                           x, mask, high, low, factor, d_scale)
+            change += term(
+                lambda x, mask, m, r, f, d: ((cleaned(x, mask) - m) - r) * f * d, x, mask, high, low, factor, d_scale
+            )
         if d_bias is not None:
             change += term(lambda d: d, d_bias)
         return change
 
     kept = jax.checkpoint(tangent, prevent_cse=False)
-    return _normalize(dtype, *primals), kept(x.x, mask, high, low, factor, scale, d_x.wide, d_low, d_factor, d_scale,
-                                             d_bias)
+    return _normalize(dtype, *primals), kept(
+        x.x, mask, high, low, factor, scale, d_x.wide, d_low, d_factor, d_scale, d_bias
+    )
 
 
 def _broadcast_like(x: jax.Array, array: jax.Array) -> jax.Array:

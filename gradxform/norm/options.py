@@ -45,8 +45,16 @@ class Kernel:
         word = self.words.get("feature_axis", self.words.get("axis"))
         return -1 if word is None else getattr(module, word)  # type: ignore[no-any-return]
 
-    def run(self, module: Module, x: jax.Array, *, scale: jax.Array | None, bias: jax.Array | None,
-            mask: jax.Array | None, **given: object) -> Any:
+    def run(
+        self,
+        module: Module,
+        x: jax.Array,
+        *,
+        scale: jax.Array | None,
+        bias: jax.Array | None,
+        mask: jax.Array | None,
+        **given: object,
+    ) -> Any:
         """What the kernel makes of ``x`` with the options of ``module``, and those that are ``given`` instead."""
         x = floating("x", x)
         params = {"scale": scale, "bias": bias} if self.bias else {"scale": scale}
@@ -66,10 +74,18 @@ def shaped(array: jax.Array | None, x: jax.Array, axes: Axes) -> jax.Array | Non
     return array.reshape(shape) if array.size == math.prod(shape) else array
 
 
-def call_batch_norm(module: Module, x: jax.Array, variables: Mapping[str, jax.Array], *,
-                    use_running_average: bool | None, scale: jax.Array | None, bias: jax.Array | None,
-                    mask: jax.Array | None, starting: bool = False,
-                    **given: object) -> tuple[jax.Array, dict[str, jax.Array]]:
+def call_batch_norm(
+    module: Module,
+    x: jax.Array,
+    variables: Mapping[str, jax.Array],
+    *,
+    use_running_average: bool | None,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    mask: jax.Array | None,
+    starting: bool = False,
+    **given: object,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A module's batch normalization or renormalization, and its new variables; none where nothing is to be written.
 
     What a module is made with, ``starting``, is no batch but often a single row, which has no variance; nor need the
@@ -79,11 +95,13 @@ def call_batch_norm(module: Module, x: jax.Array, variables: Mapping[str, jax.Ar
     x = floating("x", x)
     # Without statistics to keep, those of the start are as good as any: they are not used, and go nowhere.
     kept = variables or first_stats(
-        tuple(x.shape[axis] for axis in canonical("axis", module.axis, x.ndim)), **batch_options(module))
+        tuple(x.shape[axis] for axis in canonical("axis", module.axis, x.ndim)), **batch_options(module)
+    )
     stats = jax.tree.map(lambda array: shaped(array, x, module.axis), stats_from_variables(kept))
     evaluating = starting or (module.track_running_stats and bool(use_running_average or module.frozen))
-    y, new = module.kernel.run(module, x, stats=stats, use_running_average=evaluating, scale=scale, bias=bias,
-                               mask=mask, **given)
+    y, new = module.kernel.run(
+        module, x, stats=stats, use_running_average=evaluating, scale=scale, bias=bias, mask=mask, **given
+    )
     if evaluating or not variables:
         return y, {}
     return y, {name: array.reshape(kept[name].shape) for name, array in stats_to_variables(new).items()}
@@ -94,8 +112,15 @@ def batch_options(module: Module) -> dict[str, Any]:
     return {name: getattr(module, name) for name in ("momentum", "bias_corrected", "update_every")}
 
 
-def check_batch_options(kernel: Kernel, *, running_var: str, bias_corrected: bool, update_every: int, frozen: bool,
-                        track_running_stats: bool) -> None:
+def check_batch_options(
+    kernel: Kernel,
+    *,
+    running_var: str,
+    bias_corrected: bool,
+    update_every: int,
+    frozen: bool,
+    track_running_stats: bool,
+) -> None:
     """Refuses what ``BatchNorm`` has beyond Flax's, where it is wrong.
 
     Raises:
@@ -107,19 +132,27 @@ def check_batch_options(kernel: Kernel, *, running_var: str, bias_corrected: boo
     for name, value in (("frozen", frozen), ("track_running_stats", track_running_stats)):
         if not isinstance(value, bool):
             raise TypeError(f"{name}: expected True or False, got {value!r}")
-    needing = {"bias_corrected": bias_corrected, "update_every": update_every > 1, "frozen": frozen,
-               "r_max": "r_max" in kernel.words}
+    needing = {
+        "bias_corrected": bias_corrected,
+        "update_every": update_every > 1,
+        "frozen": frozen,
+        "r_max": "r_max" in kernel.words,
+    }
     if not track_running_stats and any(needing.values()):
-        raise ValueError("track_running_stats: expected True, since running statistics are what "
-                         f"{' and '.join(name for name, needed in needing.items() if needed)} is about, got False")
+        raise ValueError(
+            "track_running_stats: expected True, since running statistics are what "
+            f"{' and '.join(name for name, needed in needing.items() if needed)} is about, got False"
+        )
 
 
-def first_stats(shape: tuple[int, ...], *, momentum: Scalar | None, bias_corrected: bool,
-                update_every: int) -> dict[str, jax.Array]:
+def first_stats(
+    shape: tuple[int, ...], *, momentum: Scalar | None, bias_corrected: bool, update_every: int
+) -> dict[str, jax.Array]:
     """The variables of running statistics before the first batch, by name."""
     # The plain average of all batches is corrected for its start by what it is.
-    return stats_to_variables(init_batch_stats(shape, bias_corrected=bias_corrected or momentum is None,
-                                               update_every=update_every))
+    return stats_to_variables(
+        init_batch_stats(shape, bias_corrected=bias_corrected or momentum is None, update_every=update_every)
+    )
 
 
 def stats_to_variables(stats: BatchStats) -> dict[str, jax.Array]:
@@ -149,13 +182,15 @@ def stats_from_variables(variables: Mapping[str, jax.Array]) -> BatchStats:
 
 def extends(base: Callable[..., object]) -> Callable[[Function], Function]:
     """Shows a function's ``**options`` as the keywords of ``base`` that it passes on."""
+
     def decorate(function: Function) -> Function:
         own = list(inspect.signature(function).parameters.values())
         named = {p.name for p in own}
         passed = [p for p in inspect.signature(base).parameters.values() if p.name not in named]
         own = [p for p in own if p.kind != p.VAR_KEYWORD]
         function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            sorted(own + passed, key=lambda p: p.kind))
+            sorted(own + passed, key=lambda p: p.kind)
+        )
         return function
 
     return decorate

@@ -36,8 +36,15 @@ def fits(x: jax.Array) -> bool:
     return together and x.shape[-1] % LANES == 0 and _block(x.shape[-1], x.dtype) >= step
 
 
-def normalized(centered: bool, dtype: DTypeLike, x: jax.Array, scale: jax.Array | None, bias: jax.Array | None,
-               epsilon: jax.Array, interpret: bool = False) -> jax.Array:
+def normalized(
+    centered: bool,
+    dtype: DTypeLike,
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    epsilon: jax.Array,
+    interpret: bool = False,
+) -> jax.Array:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias`` along the last axis.
 
     Args:
@@ -52,13 +59,26 @@ def normalized(centered: bool, dtype: DTypeLike, x: jax.Array, scale: jax.Array 
     Returns:
       An array shaped like ``x``.
     """
-    return _call(functools.partial(_forward, centered, scale is not None, bias is not None), interpret, epsilon,
-                 (x,), tuple(one for one in (scale, bias) if one is not None), (dtype,), 0)[0].reshape(x.shape)
+    return _call(
+        functools.partial(_forward, centered, scale is not None, bias is not None),
+        interpret,
+        epsilon,
+        (x,),
+        tuple(one for one in (scale, bias) if one is not None),
+        (dtype,),
+        0,
+    )[0].reshape(x.shape)
 
 
-def pulled_back(centered: bool, biased: bool, x: jax.Array, scale: jax.Array | None, epsilon: jax.Array,
-                gradient: jax.Array, interpret: bool = False,
-                ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+def pulled_back(
+    centered: bool,
+    biased: bool,
+    x: jax.Array,
+    scale: jax.Array | None,
+    epsilon: jax.Array,
+    gradient: jax.Array,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """The gradients of x, scale and bias from that of the result; those of scale and bias in one row.
 
     Args:
@@ -74,8 +94,15 @@ def pulled_back(centered: bool, biased: bool, x: jax.Array, scale: jax.Array | N
       An array shaped like ``x``, and one shaped like the last axis or None for each of the others.
     """
     rows = () if scale is None else (scale,)
-    dx, *sums = _call(functools.partial(_backward, centered, scale is not None, biased), interpret, epsilon,
-                      (x, gradient), rows, (x.dtype,), len(rows) + biased)
+    dx, *sums = _call(
+        functools.partial(_backward, centered, scale is not None, biased),
+        interpret,
+        epsilon,
+        (x, gradient),
+        rows,
+        (x.dtype,),
+        len(rows) + biased,
+    )
     found = iter([jnp.sum(one, 0) for one in sums])
     return dx.reshape(x.shape), None if scale is None else next(found), next(found) if biased else None
 
@@ -91,9 +118,15 @@ def _block(width: int, dtype: DTypeLike) -> int:
     return min(rows, MOST_ROWS) // _step(dtype) * _step(dtype)
 
 
-def _call(kernel: Callable[..., None], interpret: bool, epsilon: jax.Array, arrays: tuple[jax.Array, ...],
-          rows: tuple[jax.Array, ...],
-          dtypes: tuple[DTypeLike, ...], sums: int) -> list[jax.Array]:
+def _call(
+    kernel: Callable[..., None],
+    interpret: bool,
+    epsilon: jax.Array,
+    arrays: tuple[jax.Array, ...],
+    rows: tuple[jax.Array, ...],
+    dtypes: tuple[DTypeLike, ...],
+    sums: int,
+) -> list[jax.Array]:
     """Runs a kernel over blocks of rows.
 
     Args:
@@ -119,12 +152,17 @@ def _call(kernel: Callable[..., None], interpret: bool, epsilon: jax.Array, arra
     strip = pl.BlockSpec((block, width), lambda i: (i, 0))
     line, eight = (pl.BlockSpec((n, width), lambda i: (0, 0)) for n in (1, SUBLANES))
     found: list[jax.Array] = pl.pallas_call(
-        functools.partial(kernel, count), grid=(pl.cdiv(count, block),),
+        functools.partial(kernel, count),
+        grid=(pl.cdiv(count, block),),
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[strip] * len(arrays), *[line] * len(rows)],
         out_specs=[*[strip] * len(dtypes), *[eight] * sums],
-        out_shape=[*(jax.ShapeDtypeStruct((count, width), dtype, manual_axis_type=kind) for dtype in dtypes),
-                   *[jax.ShapeDtypeStruct((SUBLANES, width), jnp.float32, manual_axis_type=kind)] * sums],
-        interpret=interpret, name="norm_of_rows")(epsilon, *arrays, *rows)
+        out_shape=[
+            *(jax.ShapeDtypeStruct((count, width), dtype, manual_axis_type=kind) for dtype in dtypes),
+            *[jax.ShapeDtypeStruct((SUBLANES, width), jnp.float32, manual_axis_type=kind)] * sums,
+        ],
+        interpret=interpret,
+        name="norm_of_rows",
+    )(epsilon, *arrays, *rows)
     return found
 
 
@@ -138,8 +176,9 @@ def _hat(centered: bool, x: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, j
     return x * factor, factor
 
 
-def _forward(centered: bool, scaled: bool, biased: bool, count: int, epsilon: jax.Ref, x: jax.Ref,
-             *refs: jax.Ref) -> None:
+def _forward(
+    centered: bool, scaled: bool, biased: bool, count: int, epsilon: jax.Ref, x: jax.Ref, *refs: jax.Ref
+) -> None:
     *rows, y = refs
     value, _ = _hat(centered, x[...], epsilon[0, 0])
     if scaled:
@@ -149,8 +188,16 @@ def _forward(centered: bool, scaled: bool, biased: bool, count: int, epsilon: ja
     y[...] = value.astype(y.dtype)
 
 
-def _backward(centered: bool, scaled: bool, biased: bool, count: int, epsilon: jax.Ref, x: jax.Ref,
-              gradient: jax.Ref, *refs: jax.Ref) -> None:
+def _backward(
+    centered: bool,
+    scaled: bool,
+    biased: bool,
+    count: int,
+    epsilon: jax.Ref,
+    x: jax.Ref,
+    gradient: jax.Ref,
+    *refs: jax.Ref,
+) -> None:
     rows, (dx, *sums) = refs[:scaled], refs[scaled:]
     hat, factor = _hat(centered, x[...], epsilon[0, 0])
     g = gradient[...].astype(jnp.float32)

@@ -57,8 +57,9 @@ class BatchStats(NamedTuple):
     pending: Pending | None = None
 
 
-def init_batch_stats(num_features: int | tuple[int, ...], *, bias_corrected: bool = False,
-                     update_every: int = 1) -> BatchStats:
+def init_batch_stats(
+    num_features: int | tuple[int, ...], *, bias_corrected: bool = False, update_every: int = 1
+) -> BatchStats:
     """Running statistics before the first batch: mean 0, variance 1.
 
     Args:
@@ -84,13 +85,16 @@ def init_batch_stats(num_features: int | tuple[int, ...], *, bias_corrected: boo
         checks.integer("num_features", size, at_least=1)
     zeros = jnp.zeros(shape, jnp.float32)
     return BatchStats(
-        zeros, jnp.ones(shape, jnp.float32), zeros if bias_corrected else None,
+        zeros,
+        jnp.ones(shape, jnp.float32),
+        zeros if bias_corrected else None,
         Pending(zeros, zeros, zeros, zeros, jnp.zeros((), jnp.int32)) if update_every > 1 else None,
     )
 
 
-def updated(stats: BatchStats, batch: Pending, momentum: Scalar | None, running_var: str,
-            update_every: int) -> BatchStats:
+def updated(
+    stats: BatchStats, batch: Pending, momentum: Scalar | None, running_var: str, update_every: int
+) -> BatchStats:
     """The statistics after a batch with the number, mean and variance of ``batch``, whose ``calls`` is 1.
 
     A feature of which there was no value keeps its statistics, to the last bit; so does one with a single value where

@@ -18,7 +18,7 @@ NAMES = {"weight": "scale", "bias": "bias"}
 
 
 def batch_norm_from_torch(
-    state: Mapping[str, npt.ArrayLike], *, momentum: float | None = 0.1, eps: float = 1e-5, count: int | None = None,
+    state: Mapping[str, npt.ArrayLike], *, momentum: float | None = 0.1, eps: float = 1e-5, count: int | None = None
 ) -> tuple[dict[str, jax.Array], BatchStats, dict[str, Any]]:
     """What the ``state_dict`` of a torch ``BatchNorm`` is here: parameters, running statistics and options.
 
@@ -55,11 +55,15 @@ def batch_norm_from_torch(
     _check(momentum, eps, "eps", count)
     known = {*NAMES, "running_mean", "running_var", "num_batches_tracked"}
     if unknown := sorted(set(state) - known):
-        raise ValueError(f"state: expected the names of a torch BatchNorm, {', '.join(sorted(known))}, got "
-                         f"{', '.join(unknown)}; a prefix has to be taken off first")
+        raise ValueError(
+            f"state: expected the names of a torch BatchNorm, {', '.join(sorted(known))}, got "
+            f"{', '.join(unknown)}; a prefix has to be taken off first"
+        )
     if missing := [name for name in ("running_mean", "running_var") if state.get(name) is None]:
-        raise ValueError(f"state: expected running statistics, got none under {' and '.join(missing)}; a module with "
-                         "track_running_stats=False has none, and ours needs none with it")
+        raise ValueError(
+            f"state: expected running statistics, got none under {' and '.join(missing)}; a module with "
+            "track_running_stats=False has none, and ours needs none with it"
+        )
     arrays = {name: np.asarray(value) for name, value in state.items() if value is not None}
     shape = arrays["running_mean"].shape
     for name, array in arrays.items():
@@ -75,13 +79,25 @@ def batch_norm_from_torch(
         weight = jnp.full(shape, float(arrays["num_batches_tracked"]), jnp.float32)
     params = {ours: jnp.asarray(arrays[theirs]) for theirs, ours in NAMES.items() if theirs in arrays}
     stats = BatchStats(jnp.asarray(arrays["running_mean"], jnp.float32), jnp.asarray(var, jnp.float32), weight)
-    return params, stats, {"momentum": None if momentum is None else 1 - momentum, "epsilon": eps,
-                           "running_var": "unbiased" if count is None else "biased"}
+    return (
+        params,
+        stats,
+        {
+            "momentum": None if momentum is None else 1 - momentum,
+            "epsilon": eps,
+            "running_var": "unbiased" if count is None else "biased",
+        },
+    )
 
 
 def batch_norm_to_torch(
-    params: Mapping[str, ArrayLike], stats: BatchStats, *, momentum: float | None = 0.99, epsilon: float = 1e-5,
-    running_var: str = "biased", count: int | None = None,
+    params: Mapping[str, ArrayLike],
+    stats: BatchStats,
+    *,
+    momentum: float | None = 0.99,
+    epsilon: float = 1e-5,
+    running_var: str = "biased",
+    count: int | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What parameters and running statistics are to a torch ``BatchNorm``: its ``state_dict`` and its options.
 
@@ -118,8 +134,11 @@ def batch_norm_to_torch(
         var = var * np.asarray(count / (count - 1), var.dtype)
     batches = 0 if momentum is not None or stats.weight is None else round(float(jnp.max(stats.weight)))
     state = {theirs: np.asarray(params[ours]) for theirs, ours in NAMES.items() if ours in params}
-    state |= {"running_mean": np.asarray(stats.mean), "running_var": var,
-              "num_batches_tracked": np.asarray(batches, np.int64)}
+    state |= {
+        "running_mean": np.asarray(stats.mean),
+        "running_var": var,
+        "num_batches_tracked": np.asarray(batches, np.int64),
+    }
     return state, {"momentum": None if momentum is None else 1 - momentum, "eps": epsilon}
 
 

@@ -13,8 +13,13 @@ from gradxform.norm.normalize import standardize
 
 
 def weight_standardize(
-    kernel: jax.Array, scale: jax.Array | None = None, *, epsilon: Scalar = 1e-5, axis: Axes = -1,
-    mask: jax.Array | None = None, dtype: DType = None,
+    kernel: jax.Array,
+    scale: jax.Array | None = None,
+    *,
+    epsilon: Scalar = 1e-5,
+    axis: Axes = -1,
+    mask: jax.Array | None = None,
+    dtype: DType = None,
 ) -> jax.Array:
     """A kernel with zero mean and unit variance over the inputs of each output.
 
@@ -51,5 +56,12 @@ def weight_standardize(
     arguments.several(kernel, axes, "kernel", known=mask is None)
     scale = arguments.feature_array("scale", scale, kernel, outputs)
     mask = arguments.boolean(mask, kernel)
-    return standardize(kernel, Reduction(axes), mask, scale, None, arguments.nonnegative("epsilon", epsilon),
-                       arguments.result_dtype(dtype, kernel))
+    return standardize(
+        kernel,
+        Reduction(axes),
+        mask,
+        scale,
+        None,
+        arguments.nonnegative("epsilon", epsilon),
+        arguments.result_dtype(dtype, kernel),
+    )

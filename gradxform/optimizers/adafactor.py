@@ -22,13 +22,26 @@ from gradxform.transforms.scale import scale, scale_by_learning_rate, scale_by_p
 
 
 @transformation
-def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_factor: int = 128,
-              decay_rate: Scalar = 0.8, decay_offset: int = 0, multiply_by_parameter_scale: bool = True,
-              clipping_threshold: Scalar | None = 1.0, momentum: Scalar | None = None,
-              dtype_momentum: DType = "float32", weight_decay: ScalarOrSchedule | None = None, eps: Scalar = 1e-30,
-              factored: bool = True, mask: Mask | None = None, *, relative_step: bool = False,
-              rate_on_decay: bool = False, factored_axes: str = "largest",
-              clamp_epsilon: bool = False, axis_name: AxisName = None) -> Transformation:
+def adafactor(
+    learning_rate: ScalarOrSchedule | None = None,
+    min_dim_size_to_factor: int = 128,
+    decay_rate: Scalar = 0.8,
+    decay_offset: int = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: Scalar | None = 1.0,
+    momentum: Scalar | None = None,
+    dtype_momentum: DType = "float32",
+    weight_decay: ScalarOrSchedule | None = None,
+    eps: Scalar = 1e-30,
+    factored: bool = True,
+    mask: Mask | None = None,
+    *,
+    relative_step: bool = False,
+    rate_on_decay: bool = False,
+    factored_axes: str = "largest",
+    clamp_epsilon: bool = False,
+    axis_name: AxisName = None,
+) -> Transformation:
     """Adam's second moment in the memory of its row and column sums, with steps relative to the params.
 
     Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (ICML 2018), algorithms 4 to 6.
@@ -72,8 +85,16 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
     if momentum is not None:
         checks.real("momentum", momentum, at_least=0, below=1)
     checks.inexact_dtype("dtype_momentum", dtype_momentum)
-    rule = scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps,
-                                 factored_axes=factored_axes, clamp_epsilon=clamp_epsilon, axis_name=axis_name)
+    rule = scale_by_factored_rms(
+        factored,
+        decay_rate,
+        decay_offset,
+        min_dim_size_to_factor,
+        eps,
+        factored_axes=factored_axes,
+        clamp_epsilon=clamp_epsilon,
+        axis_name=axis_name,
+    )
     rate = _relative(1.0 if learning_rate is None else learning_rate) if relative_step else learning_rate
     parts = [rule]
     if clipping_threshold is not None:
@@ -93,6 +114,7 @@ def adafactor(learning_rate: ScalarOrSchedule | None = None, min_dim_size_to_fac
 
 def _relative(learning_rate: ScalarOrSchedule) -> Callable[[jax.Array], jax.Array]:
     """The schedule ``min(learning_rate, 1 / sqrt(t))``, t from 1."""
+
     def rate(count: jax.Array) -> jax.Array:
         return jnp.minimum(at_step(learning_rate, count), jax.lax.rsqrt(count.astype(float_dtype()) + 1))
 

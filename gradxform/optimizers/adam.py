@@ -10,9 +10,18 @@ from gradxform.transforms.adam import scale_by_adam, scale_by_amsgrad, scale_by_
 
 
 @transformation
-def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-         eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule | None = None,
-         mask: Mask | None = None, *, nesterov: bool = False) -> Transformation:
+def adam(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    *,
+    nesterov: bool = False,
+) -> Transformation:
     """Adam: a moving average of the gradient over the root of a moving average of its square.
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm 1:
@@ -32,15 +41,25 @@ def adam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
       >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]
       {'w': Array(-0.1, dtype=float32)}
     """
-    return rule_with_decay(scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), learning_rate,
-                           weight_decay, mask)
+    return rule_with_decay(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), learning_rate, weight_decay, mask
+    )
 
 
 @transformation
-def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-          eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule = 1e-4,
-          mask: Mask | None = None, *, nesterov: bool = False,
-          base_learning_rate: Scalar | None = None) -> Transformation:
+def adamw(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: Mask | None = None,
+    *,
+    nesterov: bool = False,
+    base_learning_rate: Scalar | None = None,
+) -> Transformation:
     """Adam with weight decay that the adaptive rule does not rescale.
 
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2:
@@ -71,9 +90,18 @@ def adamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
 
 
 @transformation
-def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-          eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule | None = None,
-          mask: Mask | None = None, *, momentum_decay: Scalar | None = None) -> Transformation:
+def nadam(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    *,
+    momentum_decay: Scalar | None = None,
+) -> Transformation:
     """Adam with Nesterov's look-ahead.
 
     Dozat, "Incorporating Nesterov Momentum into Adam" (2016), algorithm 2; with a constant ``b1`` as in optax, or
@@ -91,15 +119,27 @@ def nadam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
       >>> f"{float(tx.update({'w': 0.5}, tx.init({'w': 1.0}))[0]['w']):.3f}"
       '-0.147'
     """
-    rule = (scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=True) if momentum_decay is None
-            else scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay))
+    rule = (
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=True)
+        if momentum_decay is None
+        else scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)
+    )
     return rule_with_decay(rule, learning_rate, weight_decay, mask)
 
 
 @transformation
-def nadamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-           eps_root: Scalar = 0.0, mu_dtype: DType = None, weight_decay: ScalarOrSchedule = 1e-4,
-           mask: Mask | None = None, *, momentum_decay: Scalar | None = None) -> Transformation:
+def nadamw(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: DType = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: Mask | None = None,
+    *,
+    momentum_decay: Scalar | None = None,
+) -> Transformation:
     """AdamW with Nesterov's look-ahead.
 
     Dozat, "Incorporating Nesterov Momentum into Adam" (2016), with decay as in Loshchilov and Hutter (ICLR 2019).
@@ -117,10 +157,20 @@ def nadamw(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999
 
 
 @transformation
-def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-            eps_root: Scalar = 0.0, mu_dtype: DType = None, bias_correction_mu: bool = True,
-            bias_correction_nu: bool = True, weight_decay: ScalarOrSchedule | None = None,
-            mask: Mask | None = None, *, max_of_corrected: bool = True) -> Transformation:
+def amsgrad(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: DType = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    *,
+    max_of_corrected: bool = True,
+) -> Transformation:
     """Adam whose divisor never shrinks.
 
     Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (ICLR 2018), algorithm 2.
@@ -138,15 +188,25 @@ def amsgrad(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99
       >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]
       {'w': Array(-0.1, dtype=float32)}
     """
-    rule = scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu,
-                            max_of_corrected=max_of_corrected)
+    rule = scale_by_amsgrad(
+        b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu, max_of_corrected=max_of_corrected
+    )
     return rule_with_decay(rule, learning_rate, weight_decay, mask)
 
 
 @transformation
-def radam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8,
-          eps_root: Scalar = 0.0, threshold: Scalar = 5.0, weight_decay: ScalarOrSchedule | None = None,
-          mask: Mask | None = None, *, nesterov: bool = False) -> Transformation:
+def radam(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    threshold: Scalar = 5.0,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    *,
+    nesterov: bool = False,
+) -> Transformation:
     """Adam whose adaptive rate is rectified while its variance is large: a warm-up of its own.
 
     Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond" (ICLR 2020), algorithm 2.
@@ -162,5 +222,6 @@ def radam(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999,
       >>> f"{float(tx.update({'w': 0.5}, tx.init({'w': 1.0}))[0]['w']):.3f}"
       '-0.050'
     """
-    return rule_with_decay(scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov), learning_rate,
-                           weight_decay, mask)
+    return rule_with_decay(
+        scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov), learning_rate, weight_decay, mask
+    )

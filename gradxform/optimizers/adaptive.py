@@ -10,9 +10,17 @@ from gradxform.transforms.lion import scale_by_lion
 
 
 @transformation
-def adabelief(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-16,
-              eps_root: Scalar = 1e-16, weight_decay: ScalarOrSchedule | None = None, mask: Mask | None = None, *,
-              nesterov: bool = False) -> Transformation:
+def adabelief(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-16,
+    eps_root: Scalar = 1e-16,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    *,
+    nesterov: bool = False,
+) -> Transformation:
     """Adam that steps far where the gradient is near its average and little where it surprises.
 
     Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients" (NeurIPS 2020),
@@ -30,14 +38,21 @@ def adabelief(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.
       >>> tx.update({"w": 0.5}, tx.init({"w": 1.0}))[0]["w"].round(4)
       Array(-1., dtype=float32)
     """
-    return rule_with_decay(scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov), learning_rate, weight_decay,
-                           mask)
+    return rule_with_decay(scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov), learning_rate, weight_decay, mask)
 
 
 @transformation
-def yogi(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-3,
-         weight_decay: ScalarOrSchedule | None = None, mask: Mask | None = None, *, bias_correction: bool = True,
-         initialize_mu: bool = True) -> Transformation:
+def yogi(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-3,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    *,
+    bias_correction: bool = True,
+    initialize_mu: bool = True,
+) -> Transformation:
     """Adam whose second moment grows and shrinks in bounded steps.
 
     Zaheer et al., "Adaptive Methods for Nonconvex Optimization" (NeurIPS 2018), algorithm 2. The paper's form has
@@ -61,8 +76,14 @@ def yogi(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
 
 
 @transformation
-def lion(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: DType = None,
-         weight_decay: ScalarOrSchedule = 1e-3, mask: Mask | None = None) -> Transformation:
+def lion(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.99,
+    mu_dtype: DType = None,
+    weight_decay: ScalarOrSchedule = 1e-3,
+    mask: Mask | None = None,
+) -> Transformation:
     """Steps of one size: the sign of an interpolated momentum.
 
     Chen et al., "Symbolic Discovery of Optimization Algorithms" (NeurIPS 2023), algorithm 2. Good rates are 3 to 10

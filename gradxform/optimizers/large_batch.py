@@ -21,11 +21,21 @@ from gradxform.transforms.trust_ratio import scale_by_trust_ratio
 
 
 @transformation
-def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None,
-         trust_coefficient: Scalar = 0.001, eps: Scalar = 0.0, trust_ratio_mask: Mask | None = None,
-         momentum: Scalar = 0.9, nesterov: bool = False, *, norm_of_sum: bool = True,
-         rate_in_momentum: bool = True, stacked: Mask | None = None,
-         axis_name: AxisName = None) -> Transformation:
+def lars(
+    learning_rate: ScalarOrSchedule,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Mask | None = None,
+    trust_coefficient: Scalar = 0.001,
+    eps: Scalar = 0.0,
+    trust_ratio_mask: Mask | None = None,
+    momentum: Scalar = 0.9,
+    nesterov: bool = False,
+    *,
+    norm_of_sum: bool = True,
+    rate_in_momentum: bool = True,
+    stacked: Mask | None = None,
+    axis_name: AxisName = None,
+) -> Transformation:
     """Momentum whose step in each layer is a fixed fraction of the norm of its weights.
 
     You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (2017), algorithm 1:
@@ -66,18 +76,30 @@ def lars(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule = 0.0, 
     if norm_of_sum:
         rule = [add_decayed_weights(weight_decay, mask), _ratio(trust_ratio_mask, stacked, **of)]
     elif callable(weight_decay) or mask is not None:
-        raise ValueError("norm_of_sum: expected True with a mask or a schedule of weight_decay, got False; "
-                         "trust_ratio_mask leaves leaves out of ratio and decay together")
+        raise ValueError(
+            "norm_of_sum: expected True with a mask or a schedule of weight_decay, got False; "
+            "trust_ratio_mask leaves leaves out of ratio and decay together"
+        )
     else:
         rule = [_ratio(trust_ratio_mask, stacked, **of, weight_decay=weight_decay)]
     return chain(*rule, *rate_with_momentum(learning_rate, momentum, nesterov, rate_in_momentum=rate_in_momentum))
 
 
 @transformation
-def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-6,
-         eps_root: Scalar = 0.0, weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None, *,
-         trust_ratio_mask: Mask | None = None, max_trust_ratio: Scalar | None = None,
-         stacked: Mask | None = None, axis_name: AxisName = None) -> Transformation:
+def lamb(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-6,
+    eps_root: Scalar = 0.0,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Mask | None = None,
+    *,
+    trust_ratio_mask: Mask | None = None,
+    max_trust_ratio: Scalar | None = None,
+    stacked: Mask | None = None,
+    axis_name: AxisName = None,
+) -> Transformation:
     """Adam whose step in each layer has the norm of its weights.
 
     You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (ICLR 2020), algorithm 2:
@@ -104,8 +126,12 @@ def lamb(learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, b2: Scalar = 0.999, 
     if max_trust_ratio is not None:
         checks.real("max_trust_ratio", max_trust_ratio, above=0)
     ratio = _ratio(trust_ratio_mask, stacked, max_ratio=max_trust_ratio, axis_name=axis_name)
-    return chain(scale_by_adam(b1, b2, eps, eps_root), add_decayed_weights(weight_decay, mask), ratio,
-                 scale_by_learning_rate(learning_rate))
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root),
+        add_decayed_weights(weight_decay, mask),
+        ratio,
+        scale_by_learning_rate(learning_rate),
+    )
 
 
 def _ratio(mask: Mask | None, stacked: Mask | None, **of: Any) -> Transformation:

@@ -26,12 +26,26 @@ Matrices: TypeAlias = Mask | str | Sequence[tuple[Mask | str, tuple[Axes, Axes]]
 
 
 @transformation
-def muon(learning_rate: ScalarOrSchedule, ns_coeffs: Sequence[Any] = QUINTIC, ns_steps: int = 5, beta: Scalar = 0.95,
-         eps: Scalar = 1e-8, weight_decay: ScalarOrSchedule | None = None, mask: Mask | None = None,
-         mu_dtype: DType = None, *, nesterov: bool = True, bias_correction: bool = True,
-         consistent_rms: Scalar | None = None, matrices: Matrices | None = None,
-         adam_learning_rate: ScalarOrSchedule | None = None, adam_b1: Scalar = 0.9,
-         adam_b2: Scalar = 0.999, adam_eps_root: Scalar = 0.0, axis_name: AxisName = None) -> Transformation:
+def muon(
+    learning_rate: ScalarOrSchedule,
+    ns_coeffs: Sequence[Any] = QUINTIC,
+    ns_steps: int = 5,
+    beta: Scalar = 0.95,
+    eps: Scalar = 1e-8,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    mu_dtype: DType = None,
+    *,
+    nesterov: bool = True,
+    bias_correction: bool = True,
+    consistent_rms: Scalar | None = None,
+    matrices: Matrices | None = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: Scalar = 0.9,
+    adam_b2: Scalar = 0.999,
+    adam_eps_root: Scalar = 0.0,
+    axis_name: AxisName = None,
+) -> Transformation:
     """Momentum made orthogonal, for the matrices of hidden layers; Adam for the rest.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), who leave embeddings and the layer
@@ -78,10 +92,20 @@ def muon(learning_rate: ScalarOrSchedule, ns_coeffs: Sequence[Any] = QUINTIC, ns
         return jax.tree.unflatten(structure(params), chosen)
 
     orthogonal = functools.partial(
-        scale_by_muon, ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov=nesterov, bias_correction=bias_correction,
-        consistent_rms=consistent_rms, axis_name=axis_name)
+        scale_by_muon,
+        ns_coeffs,
+        ns_steps,
+        beta,
+        eps,
+        mu_dtype,
+        nesterov=nesterov,
+        bias_correction=bias_correction,
+        consistent_rms=consistent_rms,
+        axis_name=axis_name,
+    )
     parts: dict[Hashable, AnyTransformation] = {
-        name: orthogonal(reduction_axis=axes[0], output_axis=axes[1]) for name, _, axes in rules}
+        name: orthogonal(reduction_axis=axes[0], output_axis=axes[1]) for name, _, axes in rules
+    }
     parts["adam"] = scale_by_adam(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, nesterov=nesterov)
     rate = scale_by_learning_rate(learning_rate)
     if adam_learning_rate is not None:

@@ -19,8 +19,14 @@ def decayed(weight_decay: ScalarOrSchedule | None, mask: Mask | None) -> tuple[T
     return () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
 
 
-def rate_with_momentum(learning_rate: ScalarOrSchedule, momentum: Scalar | None, nesterov: bool, dtype: DType = None, *,
-                       rate_in_momentum: bool = False) -> tuple[Transformation, Transformation]:
+def rate_with_momentum(
+    learning_rate: ScalarOrSchedule,
+    momentum: Scalar | None,
+    nesterov: bool,
+    dtype: DType = None,
+    *,
+    rate_in_momentum: bool = False,
+) -> tuple[Transformation, Transformation]:
     """The momentum, which does nothing for None, and the learning rate after it, or before it."""
     if momentum is not None:
         checks.real("momentum", momentum, at_least=0, at_most=1)
@@ -40,7 +46,8 @@ def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:
     return schedule
 
 
-def rule_with_decay(rule: Transformation, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule | None,
-                    mask: Mask | None) -> Transformation:
+def rule_with_decay(
+    rule: Transformation, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule | None, mask: Mask | None
+) -> Transformation:
     """A rule, then decay that the rule does not rescale, then the learning rate on both."""
     return chain(rule, *decayed(weight_decay, mask), scale_by_learning_rate(learning_rate))

@@ -10,10 +10,21 @@ from gradxform.transforms.rms import scale_by_rms, scale_by_rss, scale_by_stddev
 
 
 @transformation
-def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scalar = 0.0,
-            eps_in_sqrt: bool = True, centered: bool = False, momentum: Scalar | None = None, nesterov: bool = False,
-            bias_correction: bool = False, weight_decay: ScalarOrSchedule | None = None, mask: Mask | None = None, *,
-            rate_in_momentum: bool = True) -> Transformation:
+def rmsprop(
+    learning_rate: ScalarOrSchedule,
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    initial_scale: Scalar = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    *,
+    rate_in_momentum: bool = True,
+) -> Transformation:
     """The gradient over the root of a moving average of its square.
 
     Tieleman and Hinton, "Lecture 6.5: RMSprop" (2012): ``v = decay v + (1-decay) g**2``,
@@ -41,14 +52,23 @@ def rmsprop(learning_rate: ScalarOrSchedule, decay: Scalar = 0.9, eps: Scalar = 
       {'w': Array(-0.2, dtype=float32)}
     """
     rule = (scale_by_stddev if centered else scale_by_rms)(decay, eps, initial_scale, eps_in_sqrt, bias_correction)
-    return chain(rule, *decayed(weight_decay, mask),
-                 *rate_with_momentum(learning_rate, momentum, nesterov, rate_in_momentum=rate_in_momentum))
+    return chain(
+        rule,
+        *decayed(weight_decay, mask),
+        *rate_with_momentum(learning_rate, momentum, nesterov, rate_in_momentum=rate_in_momentum),
+    )
 
 
 @transformation
-def adagrad(learning_rate: ScalarOrSchedule, initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7,
-            weight_decay: ScalarOrSchedule | None = None, mask: Mask | None = None, *,
-            eps_in_sqrt: bool = True) -> Transformation:
+def adagrad(
+    learning_rate: ScalarOrSchedule,
+    initial_accumulator_value: Scalar = 0.1,
+    eps: Scalar = 1e-7,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+    *,
+    eps_in_sqrt: bool = True,
+) -> Transformation:
     """The gradient over the root of the sum of all its squares.
 
     Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization" (JMLR
@@ -66,5 +86,6 @@ def adagrad(learning_rate: ScalarOrSchedule, initial_accumulator_value: Scalar =
       >>> f"{float(tx.update({'w': 4.0}, tx.init({'w': 1.0}))[0]['w']):.3f}"
       '-0.080'
     """
-    return rule_with_decay(scale_by_rss(initial_accumulator_value, eps, eps_in_sqrt=eps_in_sqrt), learning_rate,
-                           weight_decay, mask)
+    return rule_with_decay(
+        scale_by_rss(initial_accumulator_value, eps, eps_in_sqrt=eps_in_sqrt), learning_rate, weight_decay, mask
+    )

@@ -10,9 +10,14 @@ from gradxform.transforms.combine import chain
 
 
 @transformation
-def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nesterov: bool = False,
-        accumulator_dtype: DType = None, weight_decay: ScalarOrSchedule | None = None,
-        mask: Mask | None = None) -> Transformation:
+def sgd(
+    learning_rate: ScalarOrSchedule,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: DType = None,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask | None = None,
+) -> Transformation:
     """Gradient descent, with momentum if asked for.
 
     ``w -= learning_rate * t`` with ``t = g + momentum t``. Sutskever et al., "On the importance of initialization and
@@ -34,5 +39,6 @@ def sgd(learning_rate: ScalarOrSchedule, momentum: Scalar | None = None, nestero
       {'w': Array(-0.05, dtype=float32)}
     """
     checks.inexact_dtype("accumulator_dtype", accumulator_dtype)
-    return chain(*decayed(weight_decay, mask),
-                 *rate_with_momentum(learning_rate, momentum, nesterov, accumulator_dtype))
+    return chain(
+        *decayed(weight_decay, mask), *rate_with_momentum(learning_rate, momentum, nesterov, accumulator_dtype)
+    )

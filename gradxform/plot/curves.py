@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 
 def schedules(
-    schedules: Mapping[str, AnySchedule] | Sequence[AnySchedule],
-    steps: int,
-    *,
-    ax: Axes | None = None,
+    schedules: Mapping[str, AnySchedule] | Sequence[AnySchedule], steps: int, *, ax: Axes | None = None
 ) -> Axes:
     """Draws schedules over the steps of a run.
 

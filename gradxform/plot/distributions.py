@@ -69,8 +69,15 @@ def distributions(
         counts, edges = np.histogram(sample.finite, bins, (low, high))
         heights = counts / (sample.finite.size * (high - low) / bins) if density else counts
         ax.stairs(heights, edges, fill=True, color=line.color, alpha=0.12)
-        ax.stairs(heights, edges, baseline=None, label=f"{label}: {sample.summary()}", color=line.color,
-                  linestyle=line.dashes, linewidth=1.8)
+        ax.stairs(
+            heights,
+            edges,
+            baseline=None,
+            label=f"{label}: {sample.summary()}",
+            color=line.color,
+            linestyle=line.dashes,
+            linewidth=1.8,
+        )
     ax.set(xlabel="Value", ylabel="Density" if density else "Count", xlim=(low, high))
     ax.set_ylim(bottom=0.0)
     finish(ax)

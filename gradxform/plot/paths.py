@@ -73,16 +73,27 @@ def trajectories(
     if origin.shape != (2,):
         raise ValueError(f"start: expected two numbers, got {start!r}")
     paths = [(label, _path(label, loss, tx, origin, steps)) for label, tx in named(transformations)]
-    xlim, ylim = (limits or _around(name, i, [np.asarray(origin)[None], *(path for _, path in paths)])
-                  for i, (name, limits) in enumerate([("xlim", xlim), ("ylim", ylim)]))
+    xlim, ylim = (
+        limits or _around(name, i, [np.asarray(origin)[None], *(path for _, path in paths)])
+        for i, (name, limits) in enumerate([("xlim", xlim), ("ylim", ylim)])
+    )
 
     x, y = np.linspace(*xlim, _GRID), np.linspace(*ylim, _GRID)
     height = _heights(loss, x, y)
     ax = axes(ax)
     ax.contour(x, y, height, levels=_levels(height), colors="0.72", linewidths=0.7, zorder=1)
     for (label, path), line in zip(paths, lines(), strict=False):
-        ax.plot(*path.T, label=label, color=line.color, linestyle="solid", linewidth=1.4, marker=line.marker,
-                markersize=3, markevery=max(1, steps // 60), zorder=3)
+        ax.plot(
+            *path.T,
+            label=label,
+            color=line.color,
+            linestyle="solid",
+            linewidth=1.4,
+            marker=line.marker,
+            markersize=3,
+            markevery=max(1, steps // 60),
+            zorder=3,
+        )
     for (_, path), line in zip(paths, lines(), strict=False):
         ax.plot(*path[-1], color=line.color, marker=line.marker, markersize=9, markeredgecolor="white", zorder=4)
     ax.plot(*np.asarray(origin), color="white", marker="o", markersize=9, markeredgecolor="black", zorder=5)
@@ -91,8 +102,9 @@ def trajectories(
     return ax
 
 
-def _path(label: str, loss: Callable[[jax.Array], ArrayLike], tx: AnyTransformation, start: jax.Array,
-          steps: int) -> np.ndarray:
+def _path(
+    label: str, loss: Callable[[jax.Array], ArrayLike], tx: AnyTransformation, start: jax.Array, steps: int
+) -> np.ndarray:
     """The parameters before every update and after the last, as an array of shape (steps + 1, 2)."""
     stage_of(tx, f"transformations[{label!r}]")  # or it raises
 

@@ -76,8 +76,10 @@ def int4_blockwise(block: int | str = 128, rounding: str = "stochastic") -> Pair
     """
     size = check_block(block)
     checks.choice("rounding", rounding, ROUNDINGS)
-    return (_minifloat(size, 3, 0, rounding, jnp.uint4, signed=True),
-            _minifloat(size, 4, 0, rounding, jnp.uint4, signed=False))
+    return (
+        _minifloat(size, 3, 0, rounding, jnp.uint4, signed=True),
+        _minifloat(size, 4, 0, rounding, jnp.uint4, signed=False),
+    )
 
 
 def check_block(block: int | str) -> int | None:
@@ -95,8 +97,9 @@ def check_block(block: int | str) -> int | None:
     return int(block)
 
 
-def _minifloat(block: int | None, exponent: int, fraction: int, rounding: str, dtype: DTypeLike, *,
-               signed: bool) -> Pair:
+def _minifloat(
+    block: int | None, exponent: int, fraction: int, rounding: str, dtype: DTypeLike, *, signed: bool
+) -> Pair:
     """Codes that count, in the bits of a float32, steps of ``2**-fraction`` of an octave above the block's least.
 
     Rounding does not depend on the block then, and the block's exponent is that of its largest number *after* it: a
@@ -137,6 +140,7 @@ def _minifloat(block: int | None, exponent: int, fraction: int, rounding: str, d
 
 def _linear(block: int | None, rounding: str) -> Pair:
     """Multiples of a power of two, 64 to 127 of which are the block's largest number."""
+
     def encode(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         noise = noise_for(rounding, noise) >> 16 << 16  # no more digits than a sum with 127 holds
         # As in a minifloat of 6 bits of fraction: what is rounded up to 128 of the steps has 64 of the next.

@@ -133,9 +133,12 @@ _FACTORIES: dict[str, Callable[..., Codec]] = {}
 
 def _pairs(built: PyTree, name: str) -> tuple[Pair, Pair]:
     pairs = built if isinstance(built, tuple) and all(isinstance(part, tuple) for part in built) else (built, built)
-    if len(pairs) != 2 or not all(isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair))
-                                  for pair in pairs):
-        raise TypeError(f"{name}: expected the factory to return a pair (encode, decode) of functions, or two such "
-                        f"pairs, got {built!r}")
+    if len(pairs) != 2 or not all(
+        isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair)) for pair in pairs
+    ):
+        raise TypeError(
+            f"{name}: expected the factory to return a pair (encode, decode) of functions, or two such "
+            f"pairs, got {built!r}"
+        )
     both, above = (Pair(*pair) for pair in pairs)
     return both, above

@@ -26,8 +26,14 @@ Codecs: TypeAlias = Codec | str | Sequence[tuple[Mask | str, Codec | str | None]
 
 
 @transformation
-def compress_state(tx: AnyTransformation, codec: Codecs = "bf16", *, where: Mask | str | None = None,
-                   min_size: int = 4096, seed: int = 0) -> Around:
+def compress_state(
+    tx: AnyTransformation,
+    codec: Codecs = "bf16",
+    *,
+    where: Mask | str | None = None,
+    min_size: int = 4096,
+    seed: int = 0,
+) -> Around:
     """Keeps the state of any transformation in fewer bits.
 
     ``tx`` sees its state as it knows it: what is stored is decoded before it runs and encoded after, in the pass that
@@ -176,12 +182,16 @@ class _Plan:
             return taken
         paths = [path for path, _ in named_leaves(tree)]
         if not any(taken):
-            raise ValueError(f"{name}: expected it to select a leaf of the state, got none of the paths "
-                             f"{', '.join(paths[:8])}{', ...' * (len(paths) > 8)}")
+            raise ValueError(
+                f"{name}: expected it to select a leaf of the state, got none of the paths "
+                f"{', '.join(paths[:8])}{', ...' * (len(paths) > 8)}"
+            )
         if not any(on and _is_floating(leaf) for on, leaf in zip(taken, leaves, strict=True)):
             path, leaf = next((p, x) for p, x, on in zip(paths, leaves, taken, strict=True) if on)
-            raise TypeError(f"{name}: expected it to select leaves of floating-point numbers, got {leaf.dtype} at "
-                            f"'{path}': a codec stores no others")
+            raise TypeError(
+                f"{name}: expected it to select leaves of floating-point numbers, got {leaf.dtype} at "
+                f"'{path}': a codec stores no others"
+            )
         return taken
 
     def check(self, state: State) -> None:
@@ -190,13 +200,16 @@ class _Plan:
         for (path, leaf), codec in zip(named, self.codecs(state), strict=True):
             found = leaf.how.codec if is_coded(leaf) else None
             if found != codec:
-                raise ValueError(f"state: expected '{path}' to be stored by {_name(codec)}, got {_name(found)}; "
-                                 "decompress(state) and compress(state, tx.init(params)) move it")
+                raise ValueError(
+                    f"state: expected '{path}' to be stored by {_name(codec)}, got {_name(found)}; "
+                    "decompress(state) and compress(state, tx.init(params)) move it"
+                )
             if is_coded(leaf):
                 for what, own in (("seed", self.seed), ("version", VERSION)):
                     if getattr(leaf.how, what) != own:
-                        raise ValueError(f"state: expected codes of {what} {own}, got {what} "
-                                         f"{getattr(leaf.how, what)} at '{path}'")
+                        raise ValueError(
+                            f"state: expected codes of {what} {own}, got {what} {getattr(leaf.how, what)} at '{path}'"
+                        )
 
 
 def _rules(codec: Codecs) -> list[tuple[str, Mask | None, Codec | None]]:
@@ -207,8 +220,9 @@ def _rules(codec: Codecs) -> list[tuple[str, Mask | None, Codec | None]]:
         if not (isinstance(pair, list | tuple) and len(pair) == 2):
             raise TypeError(f"codec[{i}]: expected a pair (selector, codec or None), got {pair!r}")
         selector, by = pair
-        rules.append((f"codec[{i}]", as_mask(f"codec[{i}]", selector),
-                      None if by is None else as_codec(f"codec[{i}]", by)))
+        rules.append(
+            (f"codec[{i}]", as_mask(f"codec[{i}]", selector), None if by is None else as_codec(f"codec[{i}]", by))
+        )
     return rules
 
 

@@ -47,9 +47,16 @@ class LossScaleState(NamedTuple):
 
 
 @transformation
-def dynamic_loss_scale(tx: AnyTransformation, initial: Scalar = 2.0**15, growth_factor: Scalar = 2.0,
-                       backoff_factor: Scalar = 0.5, growth_interval: int = 2000, min_scale: Scalar = 1.0,
-                       max_scale: Scalar = 2.0**24, axis_name: AxisName = None) -> Around:
+def dynamic_loss_scale(
+    tx: AnyTransformation,
+    initial: Scalar = 2.0**15,
+    growth_factor: Scalar = 2.0,
+    backoff_factor: Scalar = 0.5,
+    growth_interval: int = 2000,
+    min_scale: Scalar = 1.0,
+    max_scale: Scalar = 2.0**24,
+    axis_name: AxisName = None,
+) -> Around:
     """Takes gradients of a scaled loss, and finds the largest scale at which they do not overflow.
 
     Micikevicius et al., "Mixed Precision Training" (ICLR 2018), section 3.2. Gradients are divided by the scale in
@@ -95,8 +102,13 @@ def dynamic_loss_scale(tx: AnyTransformation, initial: Scalar = 2.0**15, growth_
     _power_of_two("backoff_factor", backoff_factor, above=0, below=1)
     _power_of_two("min_scale", min_scale, above=0, at_most=LARGEST)
     _power_of_two("max_scale", max_scale, above=0, at_most=LARGEST)
-    _power_of_two("initial", initial, above=0, at_least=min_scale if checks.is_concrete(min_scale) else None,
-                  at_most=max_scale if checks.is_concrete(max_scale) else LARGEST)
+    _power_of_two(
+        "initial",
+        initial,
+        above=0,
+        at_least=min_scale if checks.is_concrete(min_scale) else None,
+        at_most=max_scale if checks.is_concrete(max_scale) else LARGEST,
+    )
     checks.integer("growth_interval", growth_interval, at_least=1)
 
     def following(fine: jax.Array, scale: jax.Array, good: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -145,27 +157,48 @@ def _scaled(tx: AnyTransformation, start: Scalar, following: NextScale, axis_nam
     def init(params: Params) -> LossScaleState:
         state = stages.init(inner, params)
         if _scales(state):
-            raise ValueError(f"{name}: expected a transformation without a loss scale, got one with one inside; "
-                             "gradients are scaled once")
+            raise ValueError(
+                f"{name}: expected a transformation without a loss scale, got one with one inside; "
+                "gradients are scaled once"
+            )
         mine = jnp.array(start, jnp.float32), jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
         scale, good, skipped = varying_like(params, mine) if axis_name == () else mine
         return LossScaleState(scale, good, skipped, state)
 
-    def update(updates: Updates, state: LossScaleState, params: Params | None = None, *, fine: bool | jax.Array = True,
-               **extra: object) -> tuple[Updates, LossScaleState]:
+    def update(
+        updates: Updates,
+        state: LossScaleState,
+        params: Params | None = None,
+        *,
+        fine: bool | jax.Array = True,
+        **extra: object,
+    ) -> tuple[Updates, LossScaleState]:
         refuse_pieces(name, axis_name, updates)
         # A brick of its own, so that it is fused with those inside.
-        unscale = Leafwise(lambda factor, g, p: g * factor if is_inexact(g) else g, at=lambda: 1 / state.scale,
-                           elementwise=True, any_dtype=True, name=name)
+        unscale = Leafwise(
+            lambda factor, g, p: g * factor if is_inexact(g) else g,
+            at=lambda: 1 / state.scale,
+            elementwise=True,
+            any_dtype=True,
+            name=name,
+        )
         new, (_, inner_state), fine = guarded(
-            Chain((unscale, inner)), updates, (unscale.init(params), state.inner_state), params, extra, name,
-            fine & all_finite(updates, axis_name), axis_name)
+            Chain((unscale, inner)),
+            updates,
+            (unscale.init(params), state.inner_state),
+            params,
+            extra,
+            name,
+            fine & all_finite(updates, axis_name),
+            axis_name,
+        )
         scale, good = following(fine, state.scale, state.good_steps)
         skipped = jnp.where(fine, state.skipped_steps, increment(state.skipped_steps))
         return new, LossScaleState(cast(scale, state.scale.dtype), good, skipped, inner_state)
 
-    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, LossScaleState,
-                  final=is_final(inner), guarded=True)
+    return Around(
+        init, update, lambda state: {"tx": (tx, state.inner_state)}, LossScaleState, final=is_final(inner), guarded=True
+    )
 
 
 def loss_scale(state: State | Trainer) -> jax.Array:
@@ -189,13 +222,16 @@ def loss_scale(state: State | Trainer) -> jax.Array:
     """
     found = _scales(state_of(state))
     if len(found) != 1:
-        raise ValueError(f"state: expected one with one loss scale, got a {type(state).__name__} with {len(found)}; "
-                         "wrap the transformation in dynamic_loss_scale(...) or static_loss_scale(...)")
+        raise ValueError(
+            f"state: expected one with one loss scale, got a {type(state).__name__} with {len(found)}; "
+            "wrap the transformation in dynamic_loss_scale(...) or static_loss_scale(...)"
+        )
     return found[0].scale
 
 
-def value_and_grad(fun: Callable[P, T], state: State | Trainer,
-                   has_aux: bool = False) -> Callable[P, tuple[T, Updates]]:
+def value_and_grad(
+    fun: Callable[P, T], state: State | Trainer, has_aux: bool = False
+) -> Callable[P, tuple[T, Updates]]:
     """``jax.value_and_grad``, with gradients of the scaled loss for the transformation that ``state`` is of.
 
     Args:
@@ -237,8 +273,15 @@ def _scales(state: State) -> list[LossScaleState]:
     return list(filter(is_scale, jax.tree.leaves(state, is_leaf=is_scale)))
 
 
-def _power_of_two(name: str, value: Scalar, *, at_least: float | None = None, above: float | None = None,
-                  below: float | None = None, at_most: float | None = None) -> None:
+def _power_of_two(
+    name: str,
+    value: Scalar,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> None:
     """Refuses what is not a power of two in its range.
 
     Raises:
@@ -250,5 +293,7 @@ def _power_of_two(name: str, value: Scalar, *, at_least: float | None = None, ab
         return
     for x in np.asarray(value, np.float64).ravel().tolist():
         if math.frexp(x)[0] != 0.5:
-            raise ValueError(f"{name}: expected a power of two, by which only the exponents of gradients change and no "
-                             f"digit is lost; got {x!r}")
+            raise ValueError(
+                f"{name}: expected a power of two, by which only the exponents of gradients change and no "
+                f"digit is lost; got {x!r}"
+            )

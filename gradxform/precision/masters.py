@@ -103,11 +103,15 @@ def master_weights(tx: AnyTransformation, bits: int = 32) -> Around:
                 remainder.append(words.split(masters[-1], low=bits - 16)[1])
             else:
                 remainder.append(cast(Slot().new(leaf), dtype))  # zeros, laid out as the leaf is
-        return MasterWeightsState(treedef.unflatten(remainder), stages.init(stage, treedef.unflatten(masters)),
-                                  jnp.zeros([], jnp.int32) if bits == 24 else None)
+        return MasterWeightsState(
+            treedef.unflatten(remainder),
+            stages.init(stage, treedef.unflatten(masters)),
+            jnp.zeros([], jnp.int32) if bits == 24 else None,
+        )
 
-    def update(updates: Updates, state: MasterWeightsState, params: Params | None = None,
-               **extra: object) -> tuple[Updates, MasterWeightsState]:
+    def update(
+        updates: Updates, state: MasterWeightsState, params: Params | None = None, **extra: object
+    ) -> tuple[Updates, MasterWeightsState]:
         if params is None:
             raise ValueError(f"{NAME}: expected params, got None: call update(updates, state, params)")
         leaves, treedef = flatten(updates)
@@ -118,10 +122,14 @@ def master_weights(tx: AnyTransformation, bits: int = 32) -> Around:
         masters = [_master(p, rest) for p, rest in zip(own, kept, strict=True)]
         new, inner_state = run(stage, updates, state.inner_state, treedef.unflatten(masters), extra, NAME)
         step = None if state.step is None else increment(state.step)
-        moved = [(u, rest) if is_empty(rest) else _move(p, master, u, rest, None if step is None else (step, i))
-                 for i, (p, master, u, rest) in enumerate(zip(own, masters, jax.tree.leaves(new), kept, strict=True))]
-        return (treedef.unflatten([u for u, _ in moved]),
-                MasterWeightsState(treedef.unflatten([rest for _, rest in moved]), inner_state, step))
+        moved = [
+            (u, rest) if is_empty(rest) else _move(p, master, u, rest, None if step is None else (step, i))
+            for i, (p, master, u, rest) in enumerate(zip(own, masters, jax.tree.leaves(new), kept, strict=True))
+        ]
+        return (
+            treedef.unflatten([u for u, _ in moved]),
+            MasterWeightsState(treedef.unflatten([rest for _, rest in moved]), inner_state, step),
+        )
 
     return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, MasterWeightsState, final=True)
 
@@ -155,8 +163,9 @@ def masters(params: Params, state: State) -> Params:
     return treedef.unflatten([p if is_empty(rest) else _master(p, rest) for p, rest in zip(leaves, rests, strict=True)])
 
 
-def split(params: Params, tx: AnyTransformation, *, keep: Mask | str | None = None,
-          dtype: DType = "bfloat16") -> tuple[Params, State]:
+def split(
+    params: Params, tx: AnyTransformation, *, keep: Mask | str | None = None, dtype: DType = "bfloat16"
+) -> tuple[Params, State]:
     """Starts a run with params of 16 bits from weights of 32, without losing a bit.
 
     Args:
@@ -185,9 +194,11 @@ def split(params: Params, tx: AnyTransformation, *, keep: Mask | str | None = No
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.bfloat16, jnp.float16):
         raise TypeError(f"dtype: expected bfloat16 or float16, got {dtype}")
-    exact = {path: jnp.asarray(leaf) for (path, leaf), stays in zip(
-        named_leaves(params), flags("keep", keep, params), strict=True) if jnp.result_type(leaf) == jnp.float32
-        and not stays}
+    exact = {
+        path: jnp.asarray(leaf)
+        for (path, leaf), stays in zip(named_leaves(params), flags("keep", keep, params), strict=True)
+        if jnp.result_type(leaf) == jnp.float32 and not stays
+    }
     leaves, treedef = flatten(params)
     narrow = [cast(leaf, dtype) if path in exact else leaf for path, leaf in zip(paths(params), leaves, strict=True)]
     token = _EXACT.set(exact)
@@ -212,8 +223,9 @@ def _lost(path: str, leaf: ArrayLike | jax.ShapeDtypeStruct, bits: int) -> np.dt
     if dtype == jnp.bfloat16:
         return jnp.dtype(f"uint{bits - 16}")
     if bits == 24:
-        raise TypeError(f"{NAME}: expected params of bfloat16 or float32 with bits=24, got {dtype} at '{path}'; "
-                        "bits=32 takes it")
+        raise TypeError(
+            f"{NAME}: expected params of bfloat16 or float32 with bits=24, got {dtype} at '{path}'; bits=32 takes it"
+        )
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else None
 
 
@@ -225,8 +237,9 @@ def _master(p: ArrayLike, rest: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _move(p: jax.Array, master: jax.Array, update: jax.Array, rest: jax.Array,
-          now: tuple[jax.Array, int] | None) -> tuple[jax.Array, jax.Array]:
+def _move(
+    p: jax.Array, master: jax.Array, update: jax.Array, rest: jax.Array, now: tuple[jax.Array, int] | None
+) -> tuple[jax.Array, jax.Array]:
     """The update that takes a param to where its master goes, and what the new param lacks; see ``noise`` for now."""
     new = master + update
     if is_inexact(rest):
@@ -244,8 +257,9 @@ def _kept(state: State) -> dict[str, jax.Array]:
     is_ours = lambda x: isinstance(x, MasterWeightsState)  # noqa: E731
     found = [part for part in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(part)]
     if not found:
-        raise ValueError(f"state: expected the state of a transformation with {NAME} in it, got none in a "
-                         f"{type(state).__name__}")
+        raise ValueError(
+            f"state: expected the state of a transformation with {NAME} in it, got none in a {type(state).__name__}"
+        )
     return {path: rest for part in found for path, rest in named_leaves(part.remainder)}
 
 
@@ -258,5 +272,7 @@ def _check_kept(tree: PyTree, params: list[ArrayLike], kept: list[jax.Array]) ->
         fits = dtype != jnp.bfloat16 and _lost("", p, 32) == jnp.float32 if whole else dtype == jnp.bfloat16
         if not fits or jnp.shape(rest) != jnp.shape(p):
             expected = f"{'float16' if whole else 'bfloat16'}{list(jnp.shape(rest))}"
-            raise ValueError(f"params: expected {expected} at '{paths(tree)[i]}', as at the start of the state, got "
-                             f"{dtype}{list(jnp.shape(p))}")
+            raise ValueError(
+                f"params: expected {expected} at '{paths(tree)[i]}', as at the start of the state, got "
+                f"{dtype}{list(jnp.shape(p))}"
+            )

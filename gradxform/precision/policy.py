@@ -60,8 +60,13 @@ class Policy(Value):
 
     has_numbers: ClassVar[bool] = False
 
-    def __new__(cls, params: DType = "float32", compute: DType = "bfloat16", output: DType = "float32",
-                keep: Mask | str | None = None) -> Policy:
+    def __new__(
+        cls,
+        params: DType = "float32",
+        compute: DType = "bfloat16",
+        output: DType = "float32",
+        keep: Mask | str | None = None,
+    ) -> Policy:
         """See the text of the class."""
         return _policy(params, compute, output, keep)
 
@@ -92,8 +97,9 @@ class Policy(Value):
         """The params to compute with: those in ``keep`` in the dtype ``params``, the others in ``compute``."""
         leaves, treedef = flatten(params)
         kept = flags("keep", self.keep, params)
-        return treedef.unflatten([_cast(leaf, self.params if stays else self.compute)
-                                  for leaf, stays in zip(leaves, kept, strict=True)])
+        return treedef.unflatten(
+            [_cast(leaf, self.params if stays else self.compute) for leaf, stays in zip(leaves, kept, strict=True)]
+        )
 
     def cast_inputs(self, inputs: PyTree) -> PyTree:
         """A tree of inputs in ``compute``."""
@@ -110,10 +116,13 @@ class Policy(Value):
         @functools.wraps(function)
         def cast_around(*args: P.args, **kwargs: P.kwargs) -> T:
             if not args:
-                raise TypeError(f"{getattr(function, '__name__', 'function')}: expected the params as the first "
-                                "argument by position, got none")
-            return self.cast_output(function(self.cast_params(args[0]), *self.cast_inputs(args[1:]),
-                                             **self.cast_inputs(kwargs)))
+                raise TypeError(
+                    f"{getattr(function, '__name__', 'function')}: expected the params as the first "
+                    "argument by position, got none"
+                )
+            return self.cast_output(
+                function(self.cast_params(args[0]), *self.cast_inputs(args[1:]), **self.cast_inputs(kwargs))
+            )
 
         return cast_around
 

@@ -51,4 +51,4 @@ def spread(blocks: jax.Array, shape: tuple[int, ...], block: int | None) -> jax.
     count, size = blocks_of(shape[-1], block)
     if count == 1:
         return blocks  # broadcasts
-    return jnp.repeat(blocks, size, axis=-1)[..., :shape[-1]]
+    return jnp.repeat(blocks, size, axis=-1)[..., : shape[-1]]

@@ -43,8 +43,10 @@ def bf16(rounding: str = "stochastic") -> tuple[Encode, Decode]:
         rounded = jnp.where(magnitude > INFINITY, np.uint32(0x7FC00000), rounded) | (bits & SIGN)
         # On a CPU shifts vectorize and casts do not; elsewhere a cast is free and a bitcast is a copy.
         return lax.platform_dependent(
-            rounded, cpu=lambda y: lax.bitcast_convert_type((y >> 16).astype(jnp.uint16), jnp.bfloat16),
-            default=lambda y: float_of(y & np.uint32(0xFFFF0000)).astype(jnp.bfloat16))
+            rounded,
+            cpu=lambda y: lax.bitcast_convert_type((y >> 16).astype(jnp.uint16), jnp.bfloat16),
+            default=lambda y: float_of(y & np.uint32(0xFFFF0000)).astype(jnp.bfloat16),
+        )
 
     return encode, lambda code: code.astype(jnp.float32)
 
@@ -127,14 +129,18 @@ def _exponent(y: jax.Array) -> jax.Array:
 def _stored(code: jax.Array) -> jax.Array:
     # A cast to float8 does not vectorize on a CPU; elsewhere it is free, and a bitcast is a copy.
     return lax.platform_dependent(
-        code, cpu=lambda code: lax.bitcast_convert_type(code.astype(jnp.uint8), jnp.float8_e5m2),
-        default=lambda code: _value(code).astype(jnp.float8_e5m2))
+        code,
+        cpu=lambda code: lax.bitcast_convert_type(code.astype(jnp.uint8), jnp.float8_e5m2),
+        default=lambda code: _value(code).astype(jnp.float8_e5m2),
+    )
 
 
 def _read(code: jax.Array) -> jax.Array:
     return lax.platform_dependent(
-        code, cpu=lambda code: _value(lax.bitcast_convert_type(code, jnp.uint8).astype(jnp.int32)),
-        default=lambda code: code.astype(jnp.float32))
+        code,
+        cpu=lambda code: _value(lax.bitcast_convert_type(code, jnp.uint8).astype(jnp.int32)),
+        default=lambda code: code.astype(jnp.float32),
+    )
 
 
 def _value(code: jax.Array) -> jax.Array:

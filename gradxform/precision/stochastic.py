@@ -67,13 +67,16 @@ def stochastic_rounding(tx: AnyTransformation, seed: int = 0) -> Around:
         for path, leaf in named_leaves(params):
             dtype = jnp.result_type(leaf)
             if jnp.issubdtype(dtype, jnp.floating) and dtype != jnp.bfloat16 and jnp.finfo(dtype).bits < 32:
-                raise TypeError(f"{NAME}: expected params of bfloat16 or float32, got {dtype} at '{path}'; "
-                                "precision.master_weights takes it")
+                raise TypeError(
+                    f"{NAME}: expected params of bfloat16 or float32, got {dtype} at '{path}'; "
+                    "precision.master_weights takes it"
+                )
         wide = jax.tree.map(words.widened, params)
         return StochasticRoundingState(jnp.zeros([], jnp.int32), stages.init(stage, wide))
 
-    def update(updates: Updates, state: StochasticRoundingState, params: Params | None = None,
-               **extra: object) -> tuple[Updates, StochasticRoundingState]:
+    def update(
+        updates: Updates, state: StochasticRoundingState, params: Params | None = None, **extra: object
+    ) -> tuple[Updates, StochasticRoundingState]:
         if params is None:
             raise ValueError(f"{NAME}: expected params, got None: call update(updates, state, params)")
         leaves, treedef = flatten(updates)
@@ -81,8 +84,10 @@ def stochastic_rounding(tx: AnyTransformation, seed: int = 0) -> Around:
         check_shapes(updates, leaves, own, "updates", "params")
         new, inner_state = run(stage, updates, state.inner_state, jax.tree.map(words.widened, params), extra, NAME)
         step = increment(state.step)
-        rounded = [_round(jnp.asarray(p), u, seed, step, i) if jnp.result_type(p) == jnp.bfloat16 else u
-                   for i, (p, u) in enumerate(zip(own, jax.tree.leaves(new), strict=True))]
+        rounded = [
+            _round(jnp.asarray(p), u, seed, step, i) if jnp.result_type(p) == jnp.bfloat16 else u
+            for i, (p, u) in enumerate(zip(own, jax.tree.leaves(new), strict=True))
+        ]
         return treedef.unflatten(rounded), StochasticRoundingState(step, inner_state)
 
     return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, StochasticRoundingState, final=True)

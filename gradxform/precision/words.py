@@ -60,8 +60,9 @@ def pattern(x: jax.Array) -> jax.Array:
     return jnp.where(bits & MAGNITUDE > INF, jnp.uint32(NAN), bits)
 
 
-def move(p: jax.Array, master: jax.Array, noise: jax.Array | None = None, *,
-         low: int = 16) -> tuple[jax.Array, jax.Array]:
+def move(
+    p: jax.Array, master: jax.Array, noise: jax.Array | None = None, *, low: int = 16
+) -> tuple[jax.Array, jax.Array]:
     """The update that takes a bfloat16 param to its new master, and what the param then lacks of that: see ``split``.
 
     Where the sum of the two does not reach the nearest bfloat16, the param that it gives is to lack nothing.

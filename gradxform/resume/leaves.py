@@ -43,8 +43,15 @@ def entries(state: PyTree) -> dict[str, Entry]:
 
 def to_arrays(state: PyTree) -> dict[str, Stored]:
     """Arrays by the names they are stored under; keys as their data, and none that are empty: Orbax refuses those."""
-    return {_stored_name(path): jax.random.key_data(leaf) if _is_key(leaf) else
-            leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for path, leaf in named_leaves(state) if np.size(leaf)}
+    return {
+        _stored_name(path): jax.random.key_data(leaf)
+        if _is_key(leaf)
+        else leaf
+        if hasattr(leaf, "dtype")
+        else np.asarray(leaf)
+        for path, leaf in named_leaves(state)
+        if np.size(leaf)
+    }
 
 
 def targets(state: PyTree, shardings: list[Sharding | None]) -> dict[str, Target]:

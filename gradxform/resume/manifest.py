@@ -49,8 +49,13 @@ class MismatchError(ValueError):
 
 def make(leaves: dict[str, Entry], config: dict[str, Json], *, position: bool) -> Manifest:
     """The manifest of a state's leaves and of settings as ``settings`` makes them."""
-    return {"version": VERSION, "leaves": leaves, "config": config, "position": position,
-            "versions": {"jax": jax.__version__, "optax": optax.__version__, "flax": flax.__version__}}
+    return {
+        "version": VERSION,
+        "leaves": leaves,
+        "config": config,
+        "position": position,
+        "versions": {"jax": jax.__version__, "optax": optax.__version__, "flax": flax.__version__},
+    }
 
 
 def settings(config: Mapping[str, object]) -> dict[str, Json]:
@@ -76,8 +81,10 @@ def differences(saved: Manifest, now: Manifest) -> Iterator[tuple[str, str]]:
         elif path not in there:
             yield f"state/{path}", f"state {path}: saved, not expected"
         else:
-            for what, a, b in (("shape", here[path]["shape"], there[path]["shape"]),
-                               ("dtype", here[path]["dtype"], there[path]["dtype"])):
+            for what, a, b in (
+                ("shape", here[path]["shape"], there[path]["shape"]),
+                ("dtype", here[path]["dtype"], there[path]["dtype"]),
+            ):
                 if a != b:
                     yield f"state/{path}", f"state {path}: saved {what} {a}, now {b}"
     for name in sorted({*saved["config"], *now["config"]}):
@@ -114,8 +121,10 @@ def compare(saved: Manifest, now: Manifest, where: str, on_change: str | Iterabl
         (passed if may else wrong).append(text)
     if wrong:
         listed = "\n  ".join(wrong)
-        raise MismatchError(f"{where}: expected what was saved there, got something else in {len(wrong)} places:\n"
-                            f"  {listed}\nAnother directory begins anew; on_change lets settings differ.")
+        raise MismatchError(
+            f"{where}: expected what was saved there, got something else in {len(wrong)} places:\n"
+            f"  {listed}\nAnother directory begins anew; on_change lets settings differ."
+        )
     return passed
 
 
@@ -135,8 +144,10 @@ def _plain(where: str, value: object) -> Json:
         return value
     if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0:
         return _plain(where, value.item())
-    raise TypeError(f"{where}: expected a value of this library, a number, a text, or lists and dicts of them, got a "
-                    f"{type(value).__name__}")
+    raise TypeError(
+        f"{where}: expected a value of this library, a number, a text, or lists and dicts of them, got a "
+        f"{type(value).__name__}"
+    )
 
 
 def _apart(old: Json, new: Json) -> Iterator[tuple[tuple[str, ...], str, str]]:

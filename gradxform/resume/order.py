@@ -35,4 +35,4 @@ def order(seed: int, step: int, size: int, batch: int) -> np.ndarray:
     first, last = step * batch, (step + 1) * batch
     epochs = range(first // size, (last - 1) // size + 1)
     some = np.concatenate([np.random.default_rng((seed, epoch)).permutation(size) for epoch in epochs])
-    return some[first - epochs.start * size:][:batch]
+    return some[first - epochs.start * size :][:batch]

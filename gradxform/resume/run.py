@@ -68,9 +68,16 @@ class Run:
       (0, 3)
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, config: Mapping[str, object] | None = None,
-                 every: int | None = None, seconds: float | None = 60, keep: int = 3,
-                 on_change: str | Iterable[str] = "refuse") -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        config: Mapping[str, object] | None = None,
+        every: int | None = None,
+        seconds: float | None = 60,
+        keep: int = 3,
+        on_change: str | Iterable[str] = "refuse",
+    ) -> None:
         if every is not None:
             checks.integer("every", every, at_least=1, known=True)
         if seconds is not None:
@@ -112,8 +119,9 @@ class Run:
         self._saved_at = time.monotonic()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: types.TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
         store = self._store("__exit__")
         try:
             if kind is None or kind is SystemExit:

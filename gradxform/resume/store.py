@@ -43,9 +43,15 @@ class Store:
         ocp = self._ocp = _orbax()
         self._folder = folder
         self._writing: int | None = None
-        self.manager: Manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums)))
+        self.manager: Manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
+            ),
+        )
 
     def latest(self) -> int | None:
         """The step of the latest checkpoint that was there in the beginning or was written since."""
@@ -62,8 +68,9 @@ class Store:
           ValueError: it is not as it was written, with the path.
         """
         with self._reading(step, MANIFEST):
-            return self.manager.restore(step, args=self._ocp.args.Composite(
-                **{MANIFEST: self._ocp.args.JsonRestore()}))[MANIFEST]
+            return self.manager.restore(
+                step, args=self._ocp.args.Composite(**{MANIFEST: self._ocp.args.JsonRestore()})
+            )[MANIFEST]
 
     def read(self, step: int, targets: dict[str, Target]) -> dict[str, Stored]:
         """The arrays of a checkpoint, where they are to lie.
@@ -72,8 +79,9 @@ class Store:
           ValueError: a file is not as it was written, with its path.
         """
         with self._reading(step, STATE):
-            return self.manager.restore(step, args=self._ocp.args.Composite(
-                **{STATE: self._ocp.args.StandardRestore(targets)}))[STATE]
+            return self.manager.restore(
+                step, args=self._ocp.args.Composite(**{STATE: self._ocp.args.StandardRestore(targets)})
+            )[STATE]
 
     def position(self, step: int) -> dict[str, Json]:
         """The position that was saved with a checkpoint.
@@ -82,8 +90,9 @@ class Store:
           ValueError: it is not as it was written, with the path.
         """
         with self._reading(step, POSITION):
-            return self.manager.restore(step, args=self._ocp.args.Composite(
-                **{POSITION: self._ocp.args.JsonRestore()}))[POSITION]
+            return self.manager.restore(
+                step, args=self._ocp.args.Composite(**{POSITION: self._ocp.args.JsonRestore()})
+            )[POSITION]
 
     def write(self, step: int, arrays: dict[str, Stored], manifest: Manifest, position: dict[str, Json] | None) -> None:
         """Writes a checkpoint, in the background once the arrays are on the host and the one before is written."""
@@ -140,5 +149,6 @@ def _orbax() -> types.ModuleType:
     try:
         return importlib.import_module("orbax.checkpoint")
     except ImportError as error:
-        raise ImportError("gx.resume saves with orbax-checkpoint, which is not installed: "
-                          "pip install 'gradxform[resume]'") from error
+        raise ImportError(
+            "gx.resume saves with orbax-checkpoint, which is not installed: pip install 'gradxform[resume]'"
+        ) from error

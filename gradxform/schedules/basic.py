@@ -88,8 +88,9 @@ def exponential(init_value: Scalar, rate: Scalar) -> Callable[[jax.Array], Scala
 
 
 @schedule
-def polynomial(init_value: Scalar, end_value: Scalar, steps: int | jax.Array,
-               power: Scalar) -> Callable[[jax.Array], Scalar]:
+def polynomial(
+    init_value: Scalar, end_value: Scalar, steps: int | jax.Array, power: Scalar
+) -> Callable[[jax.Array], Scalar]:
     """Goes from one value to another along a power.
 
     ``end_value + (init_value - end_value) * (1 - t / steps) ** power``.
@@ -147,8 +148,9 @@ def linear(init_value: Scalar, end_value: Scalar, steps: int | jax.Array) -> Cal
 
 
 @schedule
-def cosine(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0,
-           exponent: Scalar = 1.0) -> Callable[[jax.Array], Scalar]:
+def cosine(
+    init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0, exponent: Scalar = 1.0
+) -> Callable[[jax.Array], Scalar]:
     """Goes from one value to another along half a cosine.
 
     Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (ICLR 2017), equation 5, without a

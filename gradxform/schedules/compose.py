@@ -15,8 +15,9 @@ from gradxform.schedules.counting import check_steps, since, value_at, whole
 
 
 @schedule
-def piecewise(init_value: Scalar,
-              boundaries_and_scales: Mapping[int, Scalar] | None = None) -> Callable[[jax.Array], Scalar]:
+def piecewise(
+    init_value: Scalar, boundaries_and_scales: Mapping[int, Scalar] | None = None
+) -> Callable[[jax.Array], Scalar]:
     """A constant that is multiplied by a factor at each of some steps.
 
     The same as ``optax.piecewise_constant_schedule``: at step t the value is ``init_value`` times the product of the
@@ -41,8 +42,9 @@ def piecewise(init_value: Scalar,
     """
     checks.real("init_value", init_value)
     if not isinstance(boundaries_and_scales, (dict, type(None))):
-        raise TypeError("boundaries_and_scales: expected a dict from a step to a factor, "
-                        f"got {boundaries_and_scales!r}")
+        raise TypeError(
+            f"boundaries_and_scales: expected a dict from a step to a factor, got {boundaries_and_scales!r}"
+        )
     for boundary, factor in (boundaries_and_scales or {}).items():
         check_steps("boundaries_and_scales: a boundary", boundary, at_least=0)
         checks.real(f"boundaries_and_scales[{boundary}]", factor, at_least=0)
@@ -90,8 +92,9 @@ def join(schedules: Sequence[ScalarOrSchedule], boundaries: Sequence[int]) -> Ca
     if not schedules:
         raise ValueError("schedules: expected at least one schedule, got none")
     if len(boundaries) != len(schedules) - 1:
-        raise ValueError(f"boundaries: expected {len(schedules) - 1} for {len(schedules)} schedules, "
-                         f"got {len(boundaries)}")
+        raise ValueError(
+            f"boundaries: expected {len(schedules) - 1} for {len(schedules)} schedules, got {len(boundaries)}"
+        )
     for before, after in itertools.pairwise(boundaries):
         if checks.is_concrete(before) and checks.is_concrete(after) and before >= after:
             raise ValueError(f"boundaries: expected increasing steps, got {before} before {after}")

@@ -19,8 +19,9 @@ ANNEALS = ("cosine", "linear")
 
 
 @schedule
-def cosine_restarts(init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0, *, factor: int = 1,
-                    decay: Scalar = 1.0) -> Callable[[jax.Array], Scalar]:
+def cosine_restarts(
+    init_value: Scalar, steps: int | jax.Array, end_value: Scalar = 0.0, *, factor: int = 1, decay: Scalar = 1.0
+) -> Callable[[jax.Array], Scalar]:
     """Falls along half a cosine, again and again.
 
     Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (ICLR 2017), equation 5: in cycle i
@@ -86,8 +87,9 @@ def _cycles(factor: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @schedule
-def triangular(base_value: Scalar, max_value: Scalar, half_cycle: int | jax.Array, mode: str = "triangular",
-               gamma: Scalar = 1.0) -> Callable[[jax.Array], Scalar]:
+def triangular(
+    base_value: Scalar, max_value: Scalar, half_cycle: int | jax.Array, mode: str = "triangular", gamma: Scalar = 1.0
+) -> Callable[[jax.Array], Scalar]:
     """Rises and falls in straight lines between two values.
 
     Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017), section 3: with
@@ -136,8 +138,15 @@ def triangular(base_value: Scalar, max_value: Scalar, half_cycle: int | jax.Arra
 
 
 @schedule
-def one_cycle(max_value: Scalar, steps: int | jax.Array, *, warmup_fraction: Scalar = 0.3, div_factor: Scalar = 25.0,
-              final_div_factor: Scalar = 1e4, anneal: str = "cosine") -> Callable[[jax.Array], Scalar]:
+def one_cycle(
+    max_value: Scalar,
+    steps: int | jax.Array,
+    *,
+    warmup_fraction: Scalar = 0.3,
+    div_factor: Scalar = 25.0,
+    final_div_factor: Scalar = 1e4,
+    anneal: str = "cosine",
+) -> Callable[[jax.Array], Scalar]:
     """Rises once to a large value, then falls to nearly nothing.
 
     Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates" (2017), in
@@ -188,7 +197,8 @@ def one_cycle(max_value: Scalar, steps: int | jax.Array, *, warmup_fraction: Sca
         gone = jnp.minimum(real(t) / jnp.where(rise > 0, rise, 1), 1)
         left = jnp.minimum(real(total - t) / jnp.where(fall > 0, fall, 1), 1)
         shape = half_cosine if anneal == "cosine" else lambda gone, left: (gone, left)
-        return jnp.where(real(t) < rise, between(start, peak, *shape(gone, 1 - gone)),
-                         between(peak, end, *shape(1 - left, left)))
+        return jnp.where(
+            real(t) < rise, between(start, peak, *shape(gone, 1 - gone)), between(peak, end, *shape(1 - left, left))
+        )
 
     return value

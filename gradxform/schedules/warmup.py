@@ -26,8 +26,9 @@ DECAYS = ("linear", "cosine", "sqrt")
 
 
 @schedule
-def warmup(steps: int | jax.Array, schedule: ScalarOrSchedule,
-           init_value: Scalar = 0.0) -> Callable[[jax.Array], Scalar]:
+def warmup(
+    steps: int | jax.Array, schedule: ScalarOrSchedule, init_value: Scalar = 0.0
+) -> Callable[[jax.Array], Scalar]:
     """Rises in a straight line to the first value of a schedule, then follows the schedule.
 
     ``init_value + (schedule(0) - init_value) * t / steps`` up to step ``steps``, from there ``schedule(t - steps)``.
@@ -112,9 +113,16 @@ def inverse_sqrt(peak_value: Scalar, warmup_steps: int | jax.Array) -> Callable[
 
 
 @schedule
-def warmup_stable_decay(peak_value: Scalar, warmup_steps: int | jax.Array, stable_steps: int | jax.Array,
-                        decay_steps: int | jax.Array, *, init_value: Scalar = 0.0, end_value: Scalar = 0.0,
-                        decay: str = "linear") -> Callable[[jax.Array], Scalar]:
+def warmup_stable_decay(
+    peak_value: Scalar,
+    warmup_steps: int | jax.Array,
+    stable_steps: int | jax.Array,
+    decay_steps: int | jax.Array,
+    *,
+    init_value: Scalar = 0.0,
+    end_value: Scalar = 0.0,
+    decay: str = "linear",
+) -> Callable[[jax.Array], Scalar]:
     """Rises in a straight line, stays, and falls at the end.
 
     Hu et al., "MiniCPM" (2024), section 4; the falls are those of Haegele et al., "Scaling Laws and Compute-Optimal

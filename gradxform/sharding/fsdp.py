@@ -20,8 +20,9 @@ MIN_SIZE = 2**16
 """Bytes of the least leaf that is divided: what is sent of a smaller one costs more in latency than it saves."""
 
 
-def fsdp(params: Params, mesh: AnyMesh, axis: str | tuple[str, ...] = "data", *, rules: Rules = (),
-         min_size: int = MIN_SIZE) -> PyTree:
+def fsdp(
+    params: Params, mesh: AnyMesh, axis: str | tuple[str, ...] = "data", *, rules: Rules = (), min_size: int = MIN_SIZE
+) -> PyTree:
     """Shardings by which each param is divided over the data axis: a place for each, decided by its global shape.
 
     The first rule whose pattern is found in the path of a leaf decides over it. Else the axes that its box of Flax's
@@ -65,8 +66,12 @@ def fsdp(params: Params, mesh: AnyMesh, axis: str | tuple[str, ...] = "data", *,
             place = None
             if size_of(leaf) >= min_size and not any(name in names(entry) for entry in own for name in axes):
                 place = widest(leaf.shape, own, parts(mesh, axes))
-            spec = P(*(axes[0] if i == place and len(axes) == 1 else axes if i == place else entry
-                       for i, entry in enumerate(own)))
+            spec = P(
+                *(
+                    axes[0] if i == place and len(axes) == 1 else axes if i == place else entry
+                    for i, entry in enumerate(own)
+                )
+            )
         check_spec(path, leaf.shape, spec, mesh)
         found.append(NamedSharding(mesh, spec))
     return treedef.unflatten(found)

@@ -8,8 +8,28 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
-         "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16, "f8e4m3fn": 1, "f8e5m2": 1, "token": 0}
+SIZES = {
+    "pred": 1,
+    "s4": 0.5,
+    "u4": 0.5,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+    "c64": 8,
+    "c128": 16,
+    "f8e4m3fn": 1,
+    "f8e5m2": 1,
+    "token": 0,
+}
 """Bytes of an element."""
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
@@ -115,8 +135,11 @@ class Computation:
         op = self.ops.get(name)
         while op is not None and op.kind in ("copy", "bitcast"):
             op = self.ops.get(op.operands[0])
-        return int(op.operands[0]) if op is not None and op.kind == "constant" and re.fullmatch(
-            r"-?\d+", op.operands[0]) else None
+        return (
+            int(op.operands[0])
+            if op is not None and op.kind == "constant" and re.fullmatch(r"-?\d+", op.operands[0])
+            else None
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,13 +186,14 @@ def parse(text: str) -> Module:
 def branches(op: Op) -> list[str]:
     """The computations of which a conditional takes one."""
     listed = op.attribute("branch_computations") or (
-        f"{op.attribute('true_computation')} {op.attribute('false_computation')}")
+        f"{op.attribute('true_computation')} {op.attribute('false_computation')}"
+    )
     return re.findall(r"[\w.\-]+", listed)
 
 
 def received(op: Op) -> list[Array]:
     """What a collective gives: the start of an asynchronous one lists its operands before."""
-    arrays = op.arrays[len(op.arrays) // 2:] if op.kind.endswith("-start") and len(op.arrays) > 1 else op.arrays
+    arrays = op.arrays[len(op.arrays) // 2 :] if op.kind.endswith("-start") and len(op.arrays) > 1 else op.arrays
     return [array for array in arrays if array.dtype != "token" and array[:2] != ("u32", ())]
 
 
@@ -178,13 +202,17 @@ def trips_of(module: Module, op: Op, computation: Computation) -> int | None:
     if op.known_trips is not None:
         return op.known_trips
     condition, body = module.called(op, "condition"), module.called(op, "body")
-    compare = next((inner for one in condition.ops.values() for inner in module.inside(one)
-                    if inner.kind == "compare"), None)
+    compare = next(
+        (inner for one in condition.ops.values() for inner in module.inside(one) if inner.kind == "compare"), None
+    )
     init = computation.ops.get(op.operands[0])
     if compare is None or init is None or init.kind != "tuple":
         return None
-    limits = [value for one in condition.ops.values() if one.kind == "constant"
-              and (value := condition.integer(one.name)) is not None]
+    limits = [
+        value
+        for one in condition.ops.values()
+        if one.kind == "constant" and (value := condition.integer(one.name)) is not None
+    ]
     places = [int(one.attribute("index")) for one in condition.ops.values() if one.kind == "get-tuple-element"]
     starts = {place: computation.integer(init.operands[place]) for place in places}
     fixed = [place for place in places if _carried(body, place)]
@@ -208,16 +236,16 @@ def _operation(line: str) -> Op | None:
     left = re.match(r"^\s+(ROOT )?%([\w.\-]+) = ", line)
     if not left:
         return None
-    right = line[left.end():]
+    right = line[left.end() :]
     end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
     kind = re.match(r" *([\w\-]+)\(", right[end:])
     if not kind:
         return None
     start = end + kind.end() - 1
     stop = _closing(right, start)
-    inside = right[start + 1:stop]
+    inside = right[start + 1 : stop]
     operands = (inside,) if kind[1] in ("parameter", "constant") else tuple(re.findall(r"%([\w.\-]+)", inside))
-    return Op(left[2], kind[1], _arrays(right[:end]), operands, right[stop + 1:], bool(left[1]))
+    return Op(left[2], kind[1], _arrays(right[:end]), operands, right[stop + 1 :], bool(left[1]))
 
 
 def _arrays(text: str) -> tuple[Array, ...]:

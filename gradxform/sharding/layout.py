@@ -70,18 +70,27 @@ class Layout:
         if spare > tolerance * self.bytes:
             worst = sorted((row for row in self.rows if row.spare), key=lambda row: -row.spare)[:5]
             listed = "; ".join(f"'{row.path}' {list(row.shape)} {row.spec}, {row.spare:,} bytes" for row in worst)
-            raise ShardingError(f"layout: expected at most {tolerance:.1%} of the {self.bytes:,} bytes of a device to "
-                                f"be held by others too, got {spare / self.bytes:.1%}: {listed}")
+            raise ShardingError(
+                f"layout: expected at most {tolerance:.1%} of the {self.bytes:,} bytes of a device to "
+                f"be held by others too, got {spare / self.bytes:.1%}: {listed}"
+            )
 
     def __str__(self) -> str:
         lines = [("leaf", "shape", "lies", "bytes a device", "could be less by")]
-        lines += [(row.path, str(list(row.shape)), str(row.spec), f"{row.bytes:,}", f"{row.spare:,}")
-                  for row in self.rows]
+        lines += [
+            (row.path, str(list(row.shape)), str(row.spec), f"{row.bytes:,}", f"{row.spare:,}") for row in self.rows
+        ]
         lines.append(("all", "", "", f"{self.bytes:,}", f"{sum(row.spare for row in self.rows):,}"))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line[:3], widths, strict=False)),
-                                    *(cell.rjust(width) for cell, width in zip(line[3:], widths[3:], strict=True))])
-                         for line in lines)
+        return "\n".join(
+            "  ".join(
+                [
+                    *(cell.ljust(width) for cell, width in zip(line[:3], widths, strict=False)),
+                    *(cell.rjust(width) for cell, width in zip(line[3:], widths[3:], strict=True)),
+                ]
+            )
+            for line in lines
+        )
 
 
 def layout(tree: PyTree, shardings: PyTree | None = None) -> Layout:
@@ -108,8 +117,12 @@ def layout(tree: PyTree, shardings: PyTree | None = None) -> Layout:
     """
     leaves, treedef = flatten(tree)
     given = [None] * len(leaves) if shardings is None else subtrees(treedef, tree, shardings, "shardings", "tree")
-    return Layout(tuple(_row(path, leaf, own if own is not None else known_sharding(leaf))
-                        for (path, leaf), own in zip(named_leaves(tree), given, strict=True)))
+    return Layout(
+        tuple(
+            _row(path, leaf, own if own is not None else known_sharding(leaf))
+            for (path, leaf), own in zip(named_leaves(tree), given, strict=True)
+        )
+    )
 
 
 def _row(path: str, leaf: Leaf, sharding: NamedSharding | None) -> Row:

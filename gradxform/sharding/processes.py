@@ -23,8 +23,9 @@ PAUSE = 0.1
 """Seconds between two tries to reach the first process."""
 
 
-def join(address: str | None = None, processes: int | None = None, index: int | None = None, *,
-         timeout: float = 300) -> None:
+def join(
+    address: str | None = None, processes: int | None = None, index: int | None = None, *, timeout: float = 300
+) -> None:
     """Connects the processes of a run; each calls it once, before anything else of JAX.
 
     Before ``jax.distributed.initialize`` the first process calls the roll over plain TCP: JAX itself ends a process
@@ -104,8 +105,9 @@ def global_batch(local: PyTree, sharding: NamedSharding | None = None) -> PyTree
     count = parts(sharding.mesh, names(sharding.spec[0] if len(sharding.spec) else None))
     if total % count:
         raise ShardingError(f"global_batch: expected a multiple of {count} rows, one part for each device, got {total}")
-    return treedef.unflatten([jax.make_array_from_process_local_data(sharding, np.asarray(x), (total, *np.shape(x)[1:]))
-                              for x in leaves])
+    return treedef.unflatten(
+        [jax.make_array_from_process_local_data(sharding, np.asarray(x), (total, *np.shape(x)[1:])) for x in leaves]
+    )
 
 
 def _initialize_alone(timeout: float) -> None:
@@ -176,5 +178,6 @@ def _refuse(missing: list[int], where: str, processes: int, timeout: float) -> N
     if missing:
         came = [str(i) for i in range(processes) if i not in missing]
         known = f"{', '.join(came)} came, " if 0 not in missing else ""
-        raise TimeoutError(f"waited {timeout:g} s for {processes} processes at {where}: {known}"
-                           f"{', '.join(map(str, missing))} did not")
+        raise TimeoutError(
+            f"waited {timeout:g} s for {processes} processes at {where}: {known}{', '.join(map(str, missing))} did not"
+        )

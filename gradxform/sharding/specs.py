@@ -50,8 +50,9 @@ def check_axes(what: str, axes: Sequence[str], mesh: AnyMesh) -> None:
     """
     for name in axes:
         if name not in mesh.axis_names:
-            raise ShardingError(f"{what}: expected an axis of the mesh, {', '.join(map(repr, mesh.axis_names))}, got "
-                                f"{name!r}")
+            raise ShardingError(
+                f"{what}: expected an axis of the mesh, {', '.join(map(repr, mesh.axis_names))}, got {name!r}"
+            )
 
 
 def check_spec(path: str, shape: tuple[int, ...], spec: P, mesh: AnyMesh) -> None:
@@ -65,8 +66,10 @@ def check_spec(path: str, shape: tuple[int, ...], spec: P, mesh: AnyMesh) -> Non
     for axis, (size, entry) in enumerate(zip(shape, entries(spec, len(shape)), strict=True)):
         check_axes(f"'{path}'", names(entry), mesh)
         if size % (count := parts(mesh, names(entry))):
-            raise ShardingError(f"'{path}': expected a multiple of {count} along axis {axis}, divided over {entry!r}, "
-                                f"got {size} of shape {shape}")
+            raise ShardingError(
+                f"'{path}': expected a multiple of {count} along axis {axis}, divided over {entry!r}, "
+                f"got {size} of shape {shape}"
+            )
 
 
 def known_sharding(leaf: object) -> NamedSharding | None:
@@ -102,12 +105,15 @@ def mesh_of(tree: PyTree, what: str) -> AnyMesh:
             found.setdefault(sharding.mesh, path)
     if len(found) > 1:
         (one, here), (two, there), *_ = found.items()
-        raise ShardingError(f"{what}: expected leaves on one mesh, got {_short(one)} at '{here}' and {_short(two)} at "
-                            f"'{there}'")
+        raise ShardingError(
+            f"{what}: expected leaves on one mesh, got {_short(one)} at '{here}' and {_short(two)} at '{there}'"
+        )
     mesh = next(iter(found), None) or context_mesh()
     if mesh is None:
-        raise ShardingError(f"{what}: expected a mesh, got none: put it in context with jax.set_mesh(mesh), or hand in "
-                            "arrays that lie on it")
+        raise ShardingError(
+            f"{what}: expected a mesh, got none: put it in context with jax.set_mesh(mesh), or hand in "
+            "arrays that lie on it"
+        )
     return mesh
 
 

@@ -46,8 +46,10 @@ def state_sharding(tx: AnyTransformation, params: Params, shardings: PyTree | No
     found = shardings_of(params, shardings)
     mesh = found[0].mesh if found else mesh_of(params, "params")
     twin = as_explicit(mesh)
-    typed = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(twin, own.spec))
-             for leaf, own in zip(leaves, found, strict=True)]
+    typed = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(twin, own.spec))
+        for leaf, own in zip(leaves, found, strict=True)
+    ]
     with jax.sharding.use_abstract_mesh(twin):
         state = jax.eval_shape(tx.init, treedef.unflatten(typed))
     return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x)), state)
@@ -77,8 +79,9 @@ def init(tx: AnyTransformation, params: Params, shardings: PyTree | None = None)
     """
     for path, leaf in named_leaves(params):
         if not isinstance(leaf, jax.Array):
-            raise TypeError(f"params: expected an array at '{path}', got a {type(leaf).__name__}; state_sharding takes "
-                            "shapes")
+            raise TypeError(
+                f"params: expected an array at '{path}', got a {type(leaf).__name__}; state_sharding takes shapes"
+            )
     # Arrays of its own (earlier weights) are arguments: those that the program holds would be whole on every device.
     own, treedef = flatten(tx)
     arrays = {place: x for place, x in enumerate(own) if isinstance(x, jax.Array | np.ndarray) and x.ndim}
@@ -96,5 +99,3 @@ def spec_of(typed: Leaf) -> P:
         return P()
     kept = [tuple(name for name in names(entry) if name != AUTO) for entry in entries(sharding.spec, typed.ndim)]
     return P(*(entry[0] if len(entry) == 1 else entry or None for entry in kept))
-
-

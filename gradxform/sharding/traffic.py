@@ -73,8 +73,9 @@ class Traffic:
         return "\n".join([*lines, *(f"a loop of unknown length counts once: {name}" for name in self.unknown_loops)])
 
 
-def traffic(compiled: jax.stages.Compiled, params: PyTree | None = None,
-            axis: str | tuple[str, ...] = "data") -> Traffic:
+def traffic(
+    compiled: jax.stages.Compiled, params: PyTree | None = None, axis: str | tuple[str, ...] = "data"
+) -> Traffic:
     """What each device sends in one run of a compiled program, as the compiler of its backend has made it.
 
     Loops count as often as they run, collectives inside fusions and asynchronous ones are found, and a sum of which
@@ -117,8 +118,9 @@ def traffic(compiled: jax.stages.Compiled, params: PyTree | None = None,
     return Traffic(tuple(sorted(found, key=lambda one: -one.bytes)), _least(params, names(axis)), tuple(unknown))
 
 
-def _collectives(module: Module, computation: Computation, trips: float, unknown: list[str],
-                 ) -> Iterator[tuple[Op, str, float, float]]:
+def _collectives(
+    module: Module, computation: Computation, trips: float, unknown: list[str]
+) -> Iterator[tuple[Op, str, float, float]]:
     """Each collective, its kind, how often it runs and the bytes of its result on a device."""
     for op in computation.ops.values():
         base = op.kind.removesuffix("-start")
@@ -153,16 +155,21 @@ def _bytes(kind: str, result: float, n: int) -> float:
 def _groups(op: Op) -> list[tuple[int, ...]]:
     """The devices that take part in a collective together; of a permutation, pairs of a sender and a receiver."""
     if op.kind.startswith("collective-permute"):
-        return [(int(a), int(b)) for a, b in re.findall(r"\{(\d+),(\d+)\}", _braces(op.rest, "source_target_pairs"))
-                if a != b]
+        return [
+            (int(a), int(b))
+            for a, b in re.findall(r"\{(\d+),(\d+)\}", _braces(op.rest, "source_target_pairs"))
+            if a != b
+        ]
     if listed := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", op.rest):
         into, dims, order = ([int(x) for x in (text or "").split(",") if x] for text in listed.groups())
         devices = np.arange(math.prod(dims)).reshape(dims)
         return _rows(np.transpose(devices, order or range(len(dims))), into[-1])
     if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, *device_ids=\([^)]*\))? *\{([^}]*)\}", op.rest):
         return _along(*named.groups())
-    return [tuple(int(x) for x in group.split(",")) for group in
-            re.findall(r"\{([\d,]+)\}", _braces(op.rest, "replica_groups"))]
+    return [
+        tuple(int(x) for x in group.split(","))
+        for group in re.findall(r"\{([\d,]+)\}", _braces(op.rest, "replica_groups"))
+    ]
 
 
 def _along(mesh: str, axes: str) -> list[tuple[int, ...]]:
@@ -174,11 +181,27 @@ def _along(mesh: str, axes: str) -> list[tuple[int, ...]]:
     chosen: list[int] = []
     pieces = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
     for name, size in sizes.items():
-        cuts = sorted({1, size, *(cut for one, before, count in pieces if one == name and before
-                                  for cut in (int(before), int(before) * int(count)))})
+        cuts = sorted(
+            {
+                1,
+                size,
+                *(
+                    cut
+                    for one, before, count in pieces
+                    if one == name and before
+                    for cut in (int(before), int(before) * int(count))
+                ),
+            }
+        )
         for low, high in itertools.pairwise(cuts):
-            chosen += [len(shape)] if any(one == name and (not before or int(before) <= low < int(before) * int(count))
-                                          for one, before, count in pieces) else []
+            chosen += (
+                [len(shape)]
+                if any(
+                    one == name and (not before or int(before) <= low < int(before) * int(count))
+                    for one, before, count in pieces
+                )
+                else []
+            )
             shape.append(high // low)
     rest = [axis for axis in range(len(shape)) if axis not in chosen]
     devices = np.arange(math.prod(shape)).reshape(shape)
@@ -198,7 +221,7 @@ def _braces(text: str, name: str) -> str:
     for i in range(start + len(name) + 1, len(text)):
         depth += (text[i] == "{") - (text[i] == "}")
         if depth == 0:
-            return text[start + len(name) + 2:i]
+            return text[start + len(name) + 2 : i]
     return ""
 
 

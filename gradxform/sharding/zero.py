@@ -40,8 +40,13 @@ FREE = P.UNCONSTRAINED
 
 
 @transformation
-def zero1(tx: AnyTransformation, axis: str | tuple[str, ...] = "data", *, min_size: int = MIN_SIZE,
-          rules: Sequence[tuple[str, int | None]] = ()) -> Around:
+def zero1(
+    tx: AnyTransformation,
+    axis: str | tuple[str, ...] = "data",
+    *,
+    min_size: int = MIN_SIZE,
+    rules: Sequence[tuple[str, int | None]] = (),
+) -> Around:
     """Divides the state of any transformation, and the work on it, over devices that hold the same params.
 
     Rajbhandari et al., "ZeRO" (2020), section 5.1 (the stage P_os).
@@ -106,9 +111,15 @@ def zero1(tx: AnyTransformation, axis: str | tuple[str, ...] = "data", *, min_si
 
 def _is_divided(stage: Stage, state: State) -> bool:
     """Whether there is ``zero1`` in a stage, at any depth."""
-    return any(part.name.endswith("zero1") or (isinstance(part, Around) and part.inner is not None and any(
-        _is_divided(stage_of(tx), inside) for tx, inside in part.inner(own).values()))
-        for part, own in line_up(stage, state, "zero1"))
+    return any(
+        part.name.endswith("zero1")
+        or (
+            isinstance(part, Around)
+            and part.inner is not None
+            and any(_is_divided(stage_of(tx), inside) for tx, inside in part.inner(own).values())
+        )
+        for part, own in line_up(stage, state, "zero1")
+    )
 
 
 class _Plan(NamedTuple):
@@ -135,8 +146,10 @@ class _Plan(NamedTuple):
         for pattern, dim in self.rules:
             if pattern.search(path):
                 if dim is not None and (not -leaf.ndim <= dim < leaf.ndim or leaf.shape[dim] % count):
-                    raise ShardingError(f"rules: expected for '{path}' a dimension of {leaf.shape} that comes in "
-                                        f"{count} equal pieces, got {dim}")
+                    raise ShardingError(
+                        f"rules: expected for '{path}' a dimension of {leaf.shape} that comes in "
+                        f"{count} equal pieces, got {dim}"
+                    )
                 return None if dim is None else dim % leaf.ndim
         if size_of(leaf) < self.min_size:
             return None
@@ -144,8 +157,10 @@ class _Plan(NamedTuple):
             return widest(leaf.shape, own, count)
         dim = widest(leaf.shape, [None] * leaf.ndim, count)
         if dim is not None and names(own[dim]):
-            raise ShardingError(f"zero1: expected nothing else to divide dimension {dim} of '{path}', got {P(*own)}; "
-                                f"say which dimension is meant: rules=[({path!r}, dimension)]")
+            raise ShardingError(
+                f"zero1: expected nothing else to divide dimension {dim} of '{path}', got {P(*own)}; "
+                f"say which dimension is meant: rules=[({path!r}, dimension)]"
+            )
         return dim
 
 
@@ -171,8 +186,10 @@ class _Pieces(NamedTuple):
             return state
         twin = as_explicit(self.mesh)
         leaves, treedef = flatten(params)
-        typed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(twin, P(*self._spec(x, dim, None))))
-                 for x, dim in zip(leaves, self.dims, strict=True)]
+        typed = [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(twin, P(*self._spec(x, dim, None))))
+            for x, dim in zip(leaves, self.dims, strict=True)
+        ]
         with jax.sharding.use_abstract_mesh(twin):
             like = jax.eval_shape(lambda params: stages.init(stage, params), treedef.unflatten(typed))
 

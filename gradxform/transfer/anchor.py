@@ -30,8 +30,9 @@ class PullState(NamedTuple):
     count: jax.Array = None  # type: ignore[assignment]
 
 
-def check(strength: ScalarOrSchedule, head_strength: ScalarOrSchedule, head: Mask | str | None, *,
-          schedule: bool) -> None:
+def check(
+    strength: ScalarOrSchedule, head_strength: ScalarOrSchedule, head: Mask | str | None, *, schedule: bool
+) -> None:
     """Refuses bad arguments; a strength for new leaves needs to be told which they are.
 
     Raises:
@@ -46,8 +47,14 @@ def check(strength: ScalarOrSchedule, head_strength: ScalarOrSchedule, head: Mas
         raise ValueError(f"head: expected which leaves head_strength={head_strength!r} is for, got None")
 
 
-def penalty(params: Params, anchor: Params, weight: PyTree | None, strength: Scalar, head_strength: Scalar,
-            head: Mask | str | None) -> jax.Array:
+def penalty(
+    params: Params,
+    anchor: Params,
+    weight: PyTree | None,
+    strength: Scalar,
+    head_strength: Scalar,
+    head: Mask | str | None,
+) -> jax.Array:
     """``strength / 2 sum(weight |p - anchor|**2)`` of what has an anchor, ``head_strength / 2 sum(|p|**2)`` of the new.
 
     Raises:
@@ -70,8 +77,13 @@ def penalty(params: Params, anchor: Params, weight: PyTree | None, strength: Sca
     return 0.5 * (scalar(strength) * old_sum + scalar(head_strength) * new_sum)
 
 
-def pull(anchor: Params | None, weight: PyTree | None, strength: ScalarOrSchedule, head_strength: ScalarOrSchedule,
-         head: Mask | str | None) -> Leafwise:
+def pull(
+    anchor: Params | None,
+    weight: PyTree | None,
+    strength: ScalarOrSchedule,
+    head_strength: ScalarOrSchedule,
+    head: Mask | str | None,
+) -> Leafwise:
     """A stage that adds the gradient of the penalty to the updates.
 
     The anchor lives in the state: there it is donated, sharded and saved with everything else, and a compiled step
@@ -85,8 +97,9 @@ def pull(anchor: Params | None, weight: PyTree | None, strength: ScalarOrSchedul
     def at(count: jax.Array) -> tuple[Scalar, Scalar]:
         return at_step(strength, count - 1), at_step(head_strength, count - 1)
 
-    def leaf(now: tuple[Scalar, Scalar], g: jax.Array, p: jax.Array, a: jax.Array | None,
-             *w: jax.Array) -> tuple[jax.Array | None, ...]:
+    def leaf(
+        now: tuple[Scalar, Scalar], g: jax.Array, p: jax.Array, a: jax.Array | None, *w: jax.Array
+    ) -> tuple[jax.Array | None, ...]:
         old, new = now
         if a is None:  # a new leaf is pulled to 0, and all of it counts alike
             return g + new * p, a, *w
@@ -110,10 +123,13 @@ def _copies(params: Params, tree: Params | None, new: list[bool], what: str) -> 
     own = leaves if tree is None else matched(params, tree, new, what)
     for path, leaf, is_new in zip(paths(params), own, new, strict=True):
         if isinstance(leaf, jax.ShapeDtypeStruct) and not is_new:
-            raise TypeError(f"{what}: expected a value to start from at '{path}', got a ShapeDtypeStruct; "
-                            "jax.eval_shape(tx.init, params) tells the shapes of the state")
-    return treedef.unflatten([New() if is_new else copy_like(x, leaf)
-                              for x, leaf, is_new in zip(own, leaves, new, strict=True)])
+            raise TypeError(
+                f"{what}: expected a value to start from at '{path}', got a ShapeDtypeStruct; "
+                "jax.eval_shape(tx.init, params) tells the shapes of the state"
+            )
+    return treedef.unflatten(
+        [New() if is_new else copy_like(x, leaf) for x, leaf, is_new in zip(own, leaves, new, strict=True)]
+    )
 
 
 def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[ArrayLike | None]:
@@ -126,10 +142,11 @@ def matched(params: Params, tree: PyTree, new: list[bool], what: str) -> list[Ar
     found: list[ArrayLike | None] = []
     for path, leaf, is_new in zip(paths(params), jax.tree.leaves(params), new, strict=True):
         if not is_new and path not in there:
-            raise ValueError(f"{what}: expected an array of shape {jnp.shape(leaf)} at '{path}', got no leaf; name the "
-                             "leaves that are new with head")
+            raise ValueError(
+                f"{what}: expected an array of shape {jnp.shape(leaf)} at '{path}', got no leaf; name the "
+                "leaves that are new with head"
+            )
         if not is_new and jnp.shape(there[path]) != jnp.shape(leaf):
             raise ValueError(f"{what}: expected shape {jnp.shape(leaf)} at '{path}', got {jnp.shape(there[path])}")
         found.append(None if is_new else there[path])
     return found
-

@@ -33,8 +33,9 @@ def cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray | str:
         return np.array(array, order="C")
     with np.errstate(over="ignore", invalid="ignore"):
         made = array.astype(dtype, order="C")
-        lost = (made.astype(array.dtype) != array if _kind(dtype) == "integer"
-                else np.isfinite(array) & ~np.isfinite(made))
+        lost = (
+            made.astype(array.dtype) != array if _kind(dtype) == "integer" else np.isfinite(array) & ~np.isfinite(made)
+        )
     if _kind(dtype) == "integer":
         # Modulo 2**n a number may come back from another sign.
         lost |= (made < 0) != (array < 0)

@@ -97,8 +97,11 @@ def roots_of(folder: pathlib.Path) -> Roots:
 def inside(path: pathlib.Path, roots: Roots) -> pathlib.Path:
     """``path``, which has to be in one of ``roots`` when all links are followed."""
     if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
-        refuse(path, f"lies outside of '{roots[0]}' when links are followed; where that is meant, give a directory "
-                     "that holds both as root")
+        refuse(
+            path,
+            f"lies outside of '{roots[0]}' when links are followed; where that is meant, give a directory "
+            "that holds both as root",
+        )
     return path
 
 
@@ -112,8 +115,9 @@ def require(library: str, path: pathlib.Path) -> ModuleType:
         return importlib.import_module(library)
     except ImportError as error:
         package = library.split(".")[0].replace("orbax", "orbax-checkpoint")
-        raise ImportError(f"'{path}' is read by {package}, which is not installed: "
-                          "pip install 'gradxform[transfer]'") from error
+        raise ImportError(
+            f"'{path}' is read by {package}, which is not installed: pip install 'gradxform[transfer]'"
+        ) from error
 
 
 def parse_json(path: pathlib.Path, data: bytes) -> Any:
@@ -135,8 +139,11 @@ def parse_json(path: pathlib.Path, data: bytes) -> Any:
 
 def is_shape(value: object) -> TypeGuard[Sequence[int]]:
     """Whether ``value`` is a list of integers >= 0, as many as an array can have axes."""
-    return isinstance(value, (list, tuple)) and len(value) <= 32 and all(
-        isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in value)
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) <= 32
+        and all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in value)
+    )
 
 
 def check_ratio(path: pathlib.Path, name: str, entry: Entry, stored: int, ratio: int) -> None:

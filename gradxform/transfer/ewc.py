@@ -10,8 +10,15 @@ from gradxform.core.types import Mask, Params, PyTree, Scalar, ScalarOrSchedule
 from gradxform.transfer import anchor
 
 
-def ewc_penalty(params: Params, pretrained: Params, fisher: PyTree, *, strength: Scalar, head_strength: Scalar = 0.0,
-                head: Mask | str | None = None) -> jax.Array:
+def ewc_penalty(
+    params: Params,
+    pretrained: Params,
+    fisher: PyTree,
+    *,
+    strength: Scalar,
+    head_strength: Scalar = 0.0,
+    head: Mask | str | None = None,
+) -> jax.Array:
     """The penalty of moving weights that an earlier task depends on.
 
     Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks" (PNAS 2017), equation 3:
@@ -46,8 +53,14 @@ def ewc_penalty(params: Params, pretrained: Params, fisher: PyTree, *, strength:
 
 
 @transformation
-def add_ewc(pretrained: Params | None, fisher: PyTree, strength: ScalarOrSchedule, *,
-            head_strength: ScalarOrSchedule = 0.0, head: Mask | str | None = None) -> Leafwise:
+def add_ewc(
+    pretrained: Params | None,
+    fisher: PyTree,
+    strength: ScalarOrSchedule,
+    *,
+    head_strength: ScalarOrSchedule = 0.0,
+    head: Mask | str | None = None,
+) -> Leafwise:
     """Adds the pull of elastic weight consolidation to the updates.
 
     ``g + strength * F * (w - w0)``, the gradient of ``ewc_penalty`` (Kirkpatrick et al., PNAS 2017, equation 3), and

@@ -24,10 +24,19 @@ Apply: TypeAlias = Callable[[Params, PyTree], jax.Array]
 """The logits of a batch of inputs."""
 
 
-def fisher_diagonal(apply: Apply, params: Params, data: Iterable[PyTree], *,
-                    kind: str = "true", key: jax.Array | None = None, num_samples: int = 1, positions: str = "sum",
-                    mask: Callable[[PyTree], jax.Array] | None = None, chunk: int = 16,
-                    progress: Callable[[int, int], object] | None = None) -> PyTree:
+def fisher_diagonal(
+    apply: Apply,
+    params: Params,
+    data: Iterable[PyTree],
+    *,
+    kind: str = "true",
+    key: jax.Array | None = None,
+    num_samples: int = 1,
+    positions: str = "sum",
+    mask: Callable[[PyTree], jax.Array] | None = None,
+    chunk: int = 16,
+    progress: Callable[[int, int], object] | None = None,
+) -> PyTree:
     """The diagonal of the Fisher information of a classifier, for ``ewc_penalty``.
 
     ``F = E_x E_{y ~ p(y|x)} [(d log p(y|x) / d w)**2]`` (Kirkpatrick et al., PNAS 2017; Kunstner, Balles and Hennig,
@@ -168,16 +177,32 @@ class Seeds(NamedTuple):
         return jnp.where((position * classes + place if self.kind == "true" else position) == number, made, 0)
 
 
-def _step(apply: Apply, mask: Callable[[PyTree], jax.Array] | None, params: Params, inputs: PyTree,
-          rows: int, seeds: Seeds, chunk: int) -> Callable[..., list[jax.Array]]:
+def _step(
+    apply: Apply,
+    mask: Callable[[PyTree], jax.Array] | None,
+    params: Params,
+    inputs: PyTree,
+    rows: int,
+    seeds: Seeds,
+    chunk: int,
+) -> Callable[..., list[jax.Array]]:
     """The compiled function that adds the squares of a batch to the total."""
     dense = fisher_dense.find(apply, params, inputs, rows)
 
-    def step(total: list[jax.Array], params: Params, inputs: PyTree, labels: jax.Array | None, real: jax.Array,
-             key: jax.Array | None) -> list[jax.Array]:
+    def step(
+        total: list[jax.Array],
+        params: Params,
+        inputs: PyTree,
+        labels: jax.Array | None,
+        real: jax.Array,
+        key: jax.Array | None,
+    ) -> list[jax.Array]:
         log_p = log_probabilities(apply(params, inputs))
-        counts = jnp.ones(log_p.shape[:-1], log_p.dtype) if mask is None else mask(inputs).astype(log_p.dtype).reshape(
-            log_p.shape[:-1])
+        counts = (
+            jnp.ones(log_p.shape[:-1], log_p.dtype)
+            if mask is None
+            else mask(inputs).astype(log_p.dtype).reshape(log_p.shape[:-1])
+        )
         weights = jnp.where(real[:, None], counts, 0)
         labels = None if labels is None else labels.reshape(log_p.shape[:-1])
         made = seeds.new(log_p, labels, weights, key)
@@ -192,8 +217,9 @@ def _step(apply: Apply, mask: Callable[[PyTree], jax.Array] | None, params: Para
     return jax.jit(step, donate_argnums=0)
 
 
-def _dense(dense: fisher_dense.Dense, params: Params, inputs: PyTree, seeds: Seeds,
-           made: jax.Array) -> dict[int, jax.Array]:
+def _dense(
+    dense: fisher_dense.Dense, params: Params, inputs: PyTree, seeds: Seeds, made: jax.Array
+) -> dict[int, jax.Array]:
     def outputs(added: dict[int, jax.Array]) -> tuple[jax.Array, dict[int, jax.Array]]:
         logits, xs = dense.logits(params, inputs, added)
         return log_probabilities(logits), xs
@@ -201,7 +227,7 @@ def _dense(dense: fisher_dense.Dense, params: Params, inputs: PyTree, seeds: See
     log_p, pullback, xs = jax.vjp(outputs, dense.zeros(), has_aux=True)
 
     def add(total: dict[int, jax.Array], number: jax.Array) -> tuple[dict[int, jax.Array], None]:
-        slopes, = pullback(seeds.of(made, number).astype(log_p.dtype))
+        (slopes,) = pullback(seeds.of(made, number).astype(log_p.dtype))
         return {leaf: total[leaf] + fisher_dense.squares(xs.get(leaf), dy) for leaf, dy in slopes.items()}, None
 
     leaves = jax.tree.leaves(params)
@@ -209,8 +235,9 @@ def _dense(dense: fisher_dense.Dense, params: Params, inputs: PyTree, seeds: See
     return lax.scan(add, zeros, jnp.arange(seeds.count(log_p)))[0]
 
 
-def _slow(apply: Apply, params: Params, inputs: PyTree, seeds: Seeds, made: jax.Array,
-          which: list[int], chunk: int) -> dict[int, jax.Array]:
+def _slow(
+    apply: Apply, params: Params, inputs: PyTree, seeds: Seeds, made: jax.Array, which: list[int], chunk: int
+) -> dict[int, jax.Array]:
     leaves, treedef = jax.tree.flatten(params)
     chosen = {leaf: leaves[leaf] for leaf in which}
 
@@ -222,7 +249,7 @@ def _slow(apply: Apply, params: Params, inputs: PyTree, seeds: Seeds, made: jax.
         log_p, pullback = jax.vjp(outputs, chosen)
 
         def add(total: dict[int, jax.Array], number: jax.Array) -> tuple[dict[int, jax.Array], None]:
-            slopes, = pullback(seeds.of(made, number).astype(log_p.dtype))
+            (slopes,) = pullback(seeds.of(made, number).astype(log_p.dtype))
             return jax.tree.map(lambda a, g: a + abs_sq(widen(g)), total, slopes), None
 
         return lax.scan(add, Slot(real=True).new(chosen), jnp.arange(seeds.count(log_p)))[0]
@@ -259,19 +286,23 @@ def _take(batch: PyTree, kind: str, number: int) -> tuple[PyTree, jax.Array | No
     inputs, labels = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
-        raise ValueError(f"data: expected arrays with the examples along the first axis in batch {number}, got shapes "
-                         f"{[jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]}")
-    (size,), = sizes
+        raise ValueError(
+            f"data: expected arrays with the examples along the first axis in batch {number}, got shapes "
+            f"{[jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]}"
+        )
+    ((size,),) = sizes
     if kind != "empirical":
         return inputs, None, size
     if labels is None:
-        raise ValueError(f"data: expected pairs (inputs, labels) for kind='empirical', got {type(batch).__name__} as "
-                         f"batch {number}")
+        raise ValueError(
+            f"data: expected pairs (inputs, labels) for kind='empirical', got {type(batch).__name__} as batch {number}"
+        )
     return inputs, arrays.integers("labels", labels), size
 
 
-def _shape(apply: Apply, mask: Callable[[PyTree], jax.Array] | None, params: Params, inputs: PyTree,
-           size: int) -> tuple[int, ...]:
+def _shape(
+    apply: Apply, mask: Callable[[PyTree], jax.Array] | None, params: Params, inputs: PyTree, size: int
+) -> tuple[int, ...]:
     """The shape of labels; refuses logits or a mask of another one."""
     shape = jax.eval_shape(apply, params, inputs).shape
     if len(shape) < 2 or shape[0] != size:
@@ -283,6 +314,7 @@ def _shape(apply: Apply, mask: Callable[[PyTree], jax.Array] | None, params: Par
 
 def _check_rows(apply: Apply, params: Params, inputs: PyTree, size: int) -> None:
     """Refuses an ``apply`` whose rows of logits depend on other examples."""
+
     @jax.jit
     def difference(params: Params, inputs: PyTree) -> tuple[jax.Array, jax.Array]:
         together = widen(apply(params, inputs))
@@ -292,5 +324,7 @@ def _check_rows(apply: Apply, params: Params, inputs: PyTree, size: int) -> None
     found, scale = difference(params, inputs) if size > 1 else (0, 0)
     # Room for the rounding of narrow dtypes, which is far from what statistics of one example do.
     if found > 0.05 * scale:
-        raise ValueError("apply: expected each row of logits to depend on its own example alone, got another row for "
-                         "an example by itself than in its batch; BatchNorm has to use its running statistics")
+        raise ValueError(
+            "apply: expected each row of logits to depend on its own example alone, got another row for "
+            "an example by itself than in its batch; BatchNorm has to use its running statistics"
+        )

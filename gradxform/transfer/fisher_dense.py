@@ -79,11 +79,15 @@ class Program:
         """The value of every number, ``added`` being added to the results of those steps."""
         values: dict[int, Value] = self.known | dict(enumerate(inputs))
         for i, step in enumerate(self.steps):
-            given = {var: values[k] for var, k in zip(step.eqn.invars, step.operands, strict=True)
-                     if not isinstance(var, jex.Literal)}
+            given = {
+                var: values[k]
+                for var, k in zip(step.eqn.invars, step.operands, strict=True)
+                if not isinstance(var, jex.Literal)
+            }
             wanted = {var: k for var, k in zip(step.eqn.outvars, step.results, strict=True) if k in self.users}
-            alone = self.empty.replace(invars=list(given), outvars=list(wanted), eqns=[step.eqn],
-                                       effects=step.eqn.effects)
+            alone = self.empty.replace(
+                invars=list(given), outvars=list(wanted), eqns=[step.eqn], effects=step.eqn.effects
+            )
             results = jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, []))(*given.values())
             results = [results[0] + added[i]] if i in added else results
             values |= dict(zip(wanted.values(), results, strict=True))
@@ -125,13 +129,16 @@ class Dense(NamedTuple):
     program: Program
     taps: dict[int, Tap]
 
-    def logits(self, params: Params, inputs: PyTree,
-               added: dict[int, jax.Array]) -> tuple[jax.Array, dict[int, jax.Array]]:
+    def logits(
+        self, params: Params, inputs: PyTree, added: dict[int, jax.Array]
+    ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """The logits, and the input of each kernel."""
-        values = self.program.run(jax.tree.leaves((params, inputs)), {
-            self.taps[leaf].step: extra for leaf, extra in added.items()})
+        values = self.program.run(
+            jax.tree.leaves((params, inputs)), {self.taps[leaf].step: extra for leaf, extra in added.items()}
+        )
         return values[self.program.outputs[0]], {
-            leaf: values[tap.x] for leaf, tap in self.taps.items() if tap.x is not None}
+            leaf: values[tap.x] for leaf, tap in self.taps.items() if tap.x is not None
+        }
 
     def zeros(self) -> dict[int, jax.Array]:
         """What is added to the layers' outputs, to differentiate by."""
@@ -144,8 +151,10 @@ def find(fun: Callable[..., jax.Array], params: Params, inputs: PyTree, batch: i
 
     A row counts as that of an example only if there is one more of it where the batch has one more example.
     """
-    shaped = lambda n: jax.tree.map(  # noqa: E731
-        lambda x: jax.ShapeDtypeStruct((n, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs)
+
+    def shaped(n: int) -> PyTree:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs)
+
     program, larger = (Program(fun, params, shaped(n)) for n in (batch, batch + 1))
     taps: dict[int, Tap] = {}
     if [step.eqn.primitive for step in program.steps] == [step.eqn.primitive for step in larger.steps]:

@@ -11,8 +11,10 @@ from gradxform.transfer.checkpoint import FORMATS, Checkpoint, inside, refuse, r
 PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".th")
 """The usual endings of files that torch and others write by pickle."""
 
-MSGPACK = ("tree = flax.serialization.msgpack_restore(pathlib.Path('{name}').read_bytes()); safetensors.flax.save_file("
-           "flax.traverse_util.flatten_dict(tree, sep='/'), 'model.safetensors')")
+MSGPACK = (
+    "tree = flax.serialization.msgpack_restore(pathlib.Path('{name}').read_bytes()); safetensors.flax.save_file("
+    "flax.traverse_util.flatten_dict(tree, sep='/'), 'model.safetensors')"
+)
 
 
 def open_checkpoint(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Checkpoint:
@@ -53,11 +55,15 @@ def open_checkpoint(path: str | os.PathLike[str], root: str | os.PathLike[str] |
     if path.suffix == ".npz":
         return npz.open_file(path)
     if path.suffix in PICKLES:
-        refuse(path, "a pickle can execute anything when it is opened, so it is not; where you trust it, write it "
-                     "again with safetensors.torch.save_model(model, 'model.safetensors')")
+        refuse(
+            path,
+            "a pickle can execute anything when it is opened, so it is not; where you trust it, write it "
+            "again with safetensors.torch.save_model(model, 'model.safetensors')",
+        )
     if path.suffix == ".msgpack":
-        refuse(path, "Flax's msgpack is not read; where you trust it, write it again: "
-                     + MSGPACK.format(name=path.name))
+        refuse(
+            path, "Flax's msgpack is not read; where you trust it, write it again: " + MSGPACK.format(name=path.name)
+        )
     return refuse(path, f"expected {FORMATS}")
 
 

@@ -69,8 +69,10 @@ def freeze_modules(model: nnx.Module, frozen: str) -> Trainable:
     as_mask("frozen", frozen)
     params = [_name(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
     if not any(re.search(frozen, name) for name in params):
-        raise ValueError(f"frozen: expected a regular expression that matches some param, got {frozen!r} for "
-                         f"{', '.join(params[:8])}{', ...' * (len(params) > 8)}")
+        raise ValueError(
+            f"frozen: expected a regular expression that matches some param, got {frozen!r} for "
+            f"{', '.join(params[:8])}{', ...' * (len(params) > 8)}"
+        )
     for path, module in nnx.iter_modules(model):
         if re.search(frozen, f"{_name(path)}/"):
             if hasattr(module, "frozen") and hasattr(module, "use_running_average"):

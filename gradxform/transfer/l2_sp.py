@@ -10,8 +10,9 @@ from gradxform.core.types import Mask, Params, Scalar, ScalarOrSchedule
 from gradxform.transfer import anchor
 
 
-def l2_sp_penalty(params: Params, pretrained: Params, *, strength: Scalar, head_strength: Scalar = 0.0,
-                  head: Mask | str | None = None) -> jax.Array:
+def l2_sp_penalty(
+    params: Params, pretrained: Params, *, strength: Scalar, head_strength: Scalar = 0.0, head: Mask | str | None = None
+) -> jax.Array:
     """The penalty of moving away from pretrained weights.
 
     Li, Grandvalet and Davoine, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks" (ICML
@@ -47,8 +48,13 @@ def l2_sp_penalty(params: Params, pretrained: Params, *, strength: Scalar, head_
 
 
 @transformation
-def add_l2_sp(pretrained: Params | None, strength: ScalarOrSchedule, *, head_strength: ScalarOrSchedule = 0.0,
-              head: Mask | str | None = None) -> Leafwise:
+def add_l2_sp(
+    pretrained: Params | None,
+    strength: ScalarOrSchedule,
+    *,
+    head_strength: ScalarOrSchedule = 0.0,
+    head: Mask | str | None = None,
+) -> Leafwise:
     """Adds a pull toward the pretrained weights to the updates.
 
     ``g + strength * (w - w0)``, and ``g + head_strength * w`` for the leaves that are new: the gradient of

@@ -70,20 +70,28 @@ def layers_of(tree: PyTree, groups: list[Group]) -> tuple[dict[str, Layers], int
     # A mask may stand for a whole subtree, whose leaves are not known.
     missing = sorted(set(range(len(groups))) - {key[0] for key in keys.values() if key is not None})
     if missing and leaves and not is_partial(tree):
-        raise ValueError(f"groups: expected {groups[missing[0]].pattern.pattern!r} to be the first that matches some "
-                         f"path, got the paths {', '.join([*leaves][:8])}{', ...' * (len(leaves) > 8)}")
+        raise ValueError(
+            f"groups: expected {groups[missing[0]].pattern.pattern!r} to be the first that matches some "
+            f"path, got the paths {', '.join([*leaves][:8])}{', ...' * (len(leaves) > 8)}"
+        )
     stacks = {path: key for path, key in keys.items() if key is not None and groups[key[0]].axis is not None}
     counts = _counts(leaves, stacks, groups)
-    members = {path: [] if key is None else [key] if path not in stacks else [(*key, i) for i in range(counts[key])]
-               for path, key in keys.items()}
+    members = {
+        path: [] if key is None else [key] if path not in stacks else [(*key, i) for i in range(counts[key])]
+        for path, key in keys.items()
+    }
     rank = {key: i for i, key in enumerate(sorted({key for own in members.values() for key in own}))}
-    return {path: Layers(tuple(rank[key] for key in own) or (len(rank),),
-                         groups[stacks[path][0]].axis if path in stacks else None)
-            for path, own in members.items()}, len(rank)
+    return {
+        path: Layers(
+            tuple(rank[key] for key in own) or (len(rank),), groups[stacks[path][0]].axis if path in stacks else None
+        )
+        for path, own in members.items()
+    }, len(rank)
 
 
-def _counts(leaves: dict[str, PyTree], stacks: dict[str, tuple[int, ...]],
-            groups: list[Group]) -> dict[tuple[int, ...], int]:
+def _counts(
+    leaves: dict[str, PyTree], stacks: dict[str, tuple[int, ...]], groups: list[Group]
+) -> dict[tuple[int, ...], int]:
     """How many layers there are along the axis of each key of a group that has one."""
     seen: dict[tuple[int, ...], tuple[int, str]] = {}
     for path, key in stacks.items():
@@ -92,16 +100,21 @@ def _counts(leaves: dict[str, PyTree], stacks: dict[str, tuple[int, ...]],
         pattern, axis = groups[key[0]]
         shape = jnp.shape(leaves[path])
         if axis is None or not -len(shape) <= axis < len(shape):
-            raise ValueError(f"groups: expected a layer for each index along axis {axis} at '{path}', which "
-                             f"{pattern.pattern!r} matches, got shape {shape}")
+            raise ValueError(
+                f"groups: expected a layer for each index along axis {axis} at '{path}', which "
+                f"{pattern.pattern!r} matches, got shape {shape}"
+            )
         count, first = seen.setdefault(key, (shape[axis], path))
         if count != shape[axis]:
-            raise ValueError(f"groups: expected {count} layers along axis {axis} at '{path}', as at '{first}', got "
-                             f"shape {shape}")
+            raise ValueError(
+                f"groups: expected {count} layers along axis {axis} at '{path}', as at '{first}', got shape {shape}"
+            )
     for path, key in stacks.items():
         if key not in seen and not all(map(is_hidden, leaves.values())):
-            raise ValueError(f"groups: expected to see how many layers '{path}' has along axis {groups[key[0]].axis}, "
-                             "got a mask that hides it; put the mask around what comes before, not around this")
+            raise ValueError(
+                f"groups: expected to see how many layers '{path}' has along axis {groups[key[0]].axis}, "
+                "got a mask that hides it; put the mask around what comes before, not around this"
+            )
     return {key: seen.get(key, (0, ""))[0] for key in stacks.values()}
 
 
@@ -111,8 +124,10 @@ def _key(name: str, groups: list[Group]) -> tuple[int, ...] | None:
         if match is None:
             continue
         if not all(part is not None and part.isdecimal() for part in match.groups()):
-            raise ValueError(f"groups: expected the groups of {pattern.pattern!r} to be numbers, got {match.groups()} "
-                             f"at '{name}'; write (?:...) for a group that is none")
+            raise ValueError(
+                f"groups: expected the groups of {pattern.pattern!r} to be numbers, got {match.groups()} "
+                f"at '{name}'; write (?:...) for a group that is none"
+            )
         return (i, *map(int, match.groups()))
     return None
 
@@ -146,7 +161,7 @@ def layers_at_depth(params: Params, depth: int = 1) -> tuple[str, ...]:
     for path, _ in keyed_leaves(params):
         rank: list[list[int | str] | int] = []
         for i, key in enumerate(path[:depth]):
-            seen = order.setdefault(path[:i + 1], len(order))
+            seen = order.setdefault(path[: i + 1], len(order))
             rank.append(natural(str(key.key)) if isinstance(key, jax.tree_util.DictKey) else seen)
         prefixes.setdefault(path_name(path[:depth]), rank)
     names = sorted(prefixes, key=lambda name: prefixes[name])

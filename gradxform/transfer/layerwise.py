@@ -130,7 +130,7 @@ def discriminative_rates(first: ScalarOrSchedule, last: ScalarOrSchedule, groups
         def rate(layer: int, n: int, top: int) -> Scalar:
             place = layer / top if top > 0 else 1.0
             # Not a power of their ratio, since a schedule may pass through 0.
-            return -(low if place == 0 else high if place == 1 else low ** (1 - place) * high ** place)
+            return -(low if place == 0 else high if place == 1 else low ** (1 - place) * high**place)
 
         return rate
 
@@ -166,8 +166,7 @@ def layer_scales(params: Params, decay: float, groups: Groups) -> dict[str, floa
     return {name: own[0] if layers[name].axis is None else own for name, own in factors.items()}
 
 
-def _by_layer(groups: Groups, rates: Callable[[jax.Array | None], Rate], *,
-              counts: bool = False) -> Leafwise:
+def _by_layer(groups: Groups, rates: Callable[[jax.Array | None], Rate], *, counts: bool = False) -> Leafwise:
     """A stage that multiplies each leaf by ``rates(count)(layer, number of layers, last layer)``."""
     compiled = groups_of("groups", groups)
     stacked = any(group.axis is not None for group in compiled)
@@ -188,9 +187,15 @@ def _by_layer(groups: Groups, rates: Callable[[jax.Array | None], Rate], *,
         return Each(factor(layers[path], jnp.ndim(g)) for path, g in named_leaves(updates))
 
     # Of a piece of a leaf, or of leaves that are joined, nobody could tell which layers are in it.
-    return Leafwise(lambda factor, g, p: factor * g, at=at, whole=True, elementwise=not stacked,
-                    axis_name=None if stacked else (), check=lambda params: layers_of(params, compiled),
-                    state=optax.ScaleByScheduleState if counts else optax.EmptyState)
+    return Leafwise(
+        lambda factor, g, p: factor * g,
+        at=at,
+        whole=True,
+        elementwise=not stacked,
+        axis_name=None if stacked else (),
+        check=lambda params: layers_of(params, compiled),
+        state=optax.ScaleByScheduleState if counts else optax.EmptyState,
+    )
 
 
 def _array(factor: Scalar) -> jax.Array:

@@ -35,11 +35,18 @@ from gradxform.transfer.rules import (
 from gradxform.transfer.steps import Cast, Converted, Cut, Form, Joined, Misfit, Reshaped, Route, Step, Transposed
 
 
-def load_pretrained(path: str | os.PathLike[str], params: Params, *, rename: Rename = (),
-                    skip: str | Sequence[str] = (), new: Mask | str | None = None,
-                    transpose: Mapping[Where, Sequence[int]] | None = None, reshape: Mask | str | None = None,
-                    convert: Mapping[Where, Convert] | None = None,
-                    root: str | os.PathLike[str] | None = None) -> tuple[Params, LoadReport]:
+def load_pretrained(
+    path: str | os.PathLike[str],
+    params: Params,
+    *,
+    rename: Rename = (),
+    skip: str | Sequence[str] = (),
+    new: Mask | str | None = None,
+    transpose: Mapping[Where, Sequence[int]] | None = None,
+    reshape: Mask | str | None = None,
+    convert: Mapping[Where, Convert] | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> tuple[Params, LoadReport]:
     """Loads params from a safetensors, npz or Orbax checkpoint, all of them or none.
 
     Every param has to come from the checkpoint or be named in ``new``, and every array of the checkpoint has to become
@@ -131,11 +138,19 @@ def load_pretrained(path: str | os.PathLike[str], params: Params, *, rename: Ren
     news, reshapes = selected("new", new), selected("reshape", reshape)
     transposes = param_rules("transpose", transpose, permutation)
     converts = param_rules("convert", convert, function)
-    targets = [_Target(path, leaf, *own) for (path, leaf), *own in zip(named_leaves(params), *(
-        first(rules, params, len(leaves)) for rules in (news, transposes, reshapes, converts)), strict=True)]
+    targets = [
+        _Target(path, leaf, *own)
+        for (path, leaf), *own in zip(
+            named_leaves(params),
+            *(first(rules, params, len(leaves)) for rules in (news, transposes, reshapes, converts)),
+            strict=True,
+        )
+    ]
     if any(not rule.hits for rule in news):
-        raise ValueError(f"new: expected to find params to leave new, but {new!r} selects none of "
-                         f"{', '.join(target.path for target in targets)}")
+        raise ValueError(
+            f"new: expected to find params to leave new, but {new!r} selects none of "
+            f"{', '.join(target.path for target in targets)}"
+        )
     checkpoint = open_checkpoint(path, root)
 
     skipped = {name for rule in skips for name in checkpoint.entries if rule.applies(with_slashes(name))}
@@ -145,19 +160,26 @@ def load_pretrained(path: str | os.PathLike[str], params: Params, *, rename: Ren
     fit, misfits = _compare(routes, checkpoint.entries)
     problems += misfits
     # Where something is wrong already, only what functions say of their arrays is still to be found out.
-    values, loaded, misfits = _read(checkpoint, [route for route, known in fit if not (known and problems)],
-                                    {target.path: target.leaf for target in targets})
+    values, loaded, misfits = _read(
+        checkpoint,
+        [route for route, known in fit if not (known and problems)],
+        {target.path: target.leaf for target in targets},
+    )
     problems += misfits
     if problems:
         raise ValueError(f"'{checkpoint.path}' does not fit params, nothing is loaded:\n  " + "\n  ".join(problems))
 
     made = [values.get(target.path, leaf) for target, leaf in zip(targets, leaves, strict=True)]
     return jax.tree.unflatten(treedef, made), LoadReport(
-        checkpoint.path.name, tuple(loaded[target.path] for target in targets if target.path in loaded),
+        checkpoint.path.name,
+        tuple(loaded[target.path] for target in targets if target.path in loaded),
         tuple(target.path for target in targets if target.new),
-        tuple(name for name in checkpoint.entries if name in skipped), tuple(unused),
-        tuple(str(rule) for rules in (renames, skips, transposes, reshapes, converts) for rule in rules
-              if not rule.hits))
+        tuple(name for name in checkpoint.entries if name in skipped),
+        tuple(unused),
+        tuple(
+            str(rule) for rules in (renames, skips, transposes, reshapes, converts) for rule in rules if not rule.hits
+        ),
+    )
 
 
 Leaf: TypeAlias = ArrayLike | jax.ShapeDtypeStruct
@@ -191,27 +213,37 @@ class _Target:
             Transposed(self.axes) if self.axes is not None else None,
             Reshaped(self.shape) if self.reshape else None,
             Converted(self.convert, self.shape) if self.convert else None,
-            Cast(self.shape, self.dtype, on_host=isinstance(self.leaf, (np.ndarray, np.generic)))]
-        return Route(self.path, tuple(piece.source for piece in pieces),
-                     tuple(Cut(*piece.cut) if piece.cut else None for piece in pieces),
-                     tuple(step for step in steps if step is not None))
+            Cast(self.shape, self.dtype, on_host=isinstance(self.leaf, (np.ndarray, np.generic))),
+        ]
+        return Route(
+            self.path,
+            tuple(piece.source for piece in pieces),
+            tuple(Cut(*piece.cut) if piece.cut else None for piece in pieces),
+            tuple(step for step in steps if step is not None),
+        )
 
 
-def _match(pieces: list[Piece], targets: list[_Target],
-           checkpoint: Checkpoint) -> tuple[dict[str, list[Piece]], list[str], list[str]]:
+def _match(
+    pieces: list[Piece], targets: list[_Target], checkpoint: Checkpoint
+) -> tuple[dict[str, list[Piece]], list[str], list[str]]:
     """The pieces for each path, the names that are not needed, and what does not match."""
     by_name: dict[str, list[_Target]] = {}
     for target in targets:
         by_name.setdefault(with_slashes(target.path), []).append(target)
     sources: dict[str, list[Piece]] = {}
     unused: dict[str, None] = {}
-    problems = [f"{' and '.join(target.path for target in same)}: one name for {len(same)} params"
-                for same in by_name.values() if len(same) > 1]
+    problems = [
+        f"{' and '.join(target.path for target in same)}: one name for {len(same)} params"
+        for same in by_name.values()
+        if len(same) > 1
+    ]
     for piece in pieces:
         found = by_name.get(piece.name)
         if found is None:
-            problems.append(f"{piece.source} {checkpoint.entries[piece.source]} in the file: there is no param "
-                            f"{piece.name}; rename it, or name it in skip")
+            problems.append(
+                f"{piece.source} {checkpoint.entries[piece.source]} in the file: there is no param "
+                f"{piece.name}; rename it, or name it in skip"
+            )
         elif found[0].new:
             unused[piece.source] = None
         else:
@@ -219,12 +251,16 @@ def _match(pieces: list[Piece], targets: list[_Target],
     for path, same in sources.items():
         joins = {piece.join for piece in same}
         if len(same) > 1 and (None in joins or len(joins) > 1):
-            problems.append(f"{path}: there are {len(same)} arrays for it, "
-                            f"{', '.join(piece.source for piece in same)}; a Join in rename makes them one")
+            problems.append(
+                f"{path}: there are {len(same)} arrays for it, "
+                f"{', '.join(piece.source for piece in same)}; a Join in rename makes them one"
+            )
     for target in targets:
         if not target.new and target.path not in sources:
-            problems.append(f"{target.path} {target.shape} {target.dtype}: there is no array for it in the file; "
-                            "rename one, or name it in new")
+            problems.append(
+                f"{target.path} {target.shape} {target.dtype}: there is no array for it in the file; "
+                "rename one, or name it in new"
+            )
         elif target.new and isinstance(target.leaf, jax.ShapeDtypeStruct):
             problems.append(f"{target.path}: it has a shape and no value that could be left new; give an array")
     # Of an array that is cut or copied, some parts may be for params that are left new.
@@ -237,8 +273,11 @@ def _compare(routes: list[Route], entries: Mapping[str, Entry]) -> tuple[list[tu
     fit, misfits = list[tuple[Route, bool]](), list[str]()
     forms = {name: Form(entry.shape, entry.dtype) for name, entry in entries.items() if entry.dtype is not None}
     for route in routes:
-        strange = [f"{name} is {entries[name]}, which is no dtype of an array here{entries[name].hint}"
-                   for name in route.sources if entries[name].dtype is None]
+        strange = [
+            f"{name} is {entries[name]}, which is no dtype of an array here{entries[name].hint}"
+            for name in route.sources
+            if entries[name].dtype is None
+        ]
         try:
             if strange:
                 raise Misfit(strange[0])
@@ -248,8 +287,9 @@ def _compare(routes: list[Route], entries: Mapping[str, Entry]) -> tuple[list[tu
     return fit, misfits
 
 
-def _read(checkpoint: Checkpoint, routes: list[Route],
-          leaves: Mapping[str, Leaf]) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Loaded], list[str]]:
+def _read(
+    checkpoint: Checkpoint, routes: list[Route], leaves: Mapping[str, Leaf]
+) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Loaded], list[str]]:
     """The value for each path, what was done to it, and what has turned out not to fit."""
     wanted: dict[str, list[Route]] = {}
     for route in routes:

@@ -64,8 +64,13 @@ def _entry(path: pathlib.Path, name: str, archive: zipfile.ZipFile, member: zipf
     plain = dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
     known = dtype.newbyteorder("=") if dtype.kind in "biufc" else NAMELESS.get(dtype.str[1:]) if plain else None
     entry = Entry(shape, known, dtype.str, HINT if plain and known is None else "")
-    check_ratio(path, name, Entry(shape, dtype, dtype.str), member.compress_size,
-                1 if member.compress_type == zipfile.ZIP_STORED else DEFLATE)
+    check_ratio(
+        path,
+        name,
+        Entry(shape, dtype, dtype.str),
+        member.compress_size,
+        1 if member.compress_type == zipfile.ZIP_STORED else DEFLATE,
+    )
     if start + math.prod(shape) * dtype.itemsize != member.file_size:
         refuse(path, f"'{name}' claims to be {entry}, which does not fit in its {member.file_size} bytes")
     return entry

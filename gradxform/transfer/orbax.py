@@ -48,8 +48,11 @@ def open_directory(path: pathlib.Path, roots: Roots) -> Checkpoint:
     library = require("orbax.checkpoint", path)
     if UNFINISHED in path.name:
         refuse(path, "saving was not finished")
-    stored = sum(inside(pathlib.Path(folder) / name, roots).stat().st_size
-                 for folder, folders, files in os.walk(path) for name in [*folders, *files])
+    stored = sum(
+        inside(pathlib.Path(folder) / name, roots).stat().st_size
+        for folder, folders, files in os.walk(path)
+        for name in [*folders, *files]
+    )
     recorded = _recorded(path)
     with refusing(path), library.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(path.absolute())
@@ -66,19 +69,24 @@ def open_directory(path: pathlib.Path, roots: Roots) -> Checkpoint:
     entries = {}
     for name, (_, leaf) in zip(names, leaves, strict=True):
         shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
-        entries[name] = Entry(tuple(shape or ()), None if shape is None or dtype is None else np.dtype(dtype),
-                              type(leaf).__name__ if dtype is None else str(dtype))
+        entries[name] = Entry(
+            tuple(shape or ()),
+            None if shape is None or dtype is None else np.dtype(dtype),
+            type(leaf).__name__ if dtype is None else str(dtype),
+        )
         check_ratio(path, name, entries[name], stored, ZSTD)
 
     def read(wanted: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         # What is not wanted, such as the state of an optimizer, stays a placeholder and is not read.
         needed = set(wanted)
-        item = jax.tree.unflatten(jax.tree.structure(tree), [
-            0 if name in needed else library.PLACEHOLDER for name in names])
+        item = jax.tree.unflatten(
+            jax.tree.structure(tree), [0 if name in needed else library.PLACEHOLDER for name in names]
+        )
         restore_args = jax.tree.map(lambda _: library.RestoreArgs(restore_type=np.ndarray), tree)
         with refusing(path), library.PyTreeCheckpointer() as checkpointer:
-            restored = checkpointer.restore(path.absolute(), args=library.args.PyTreeRestore(
-                item=item, restore_args=restore_args))
+            restored = checkpointer.restore(
+                path.absolute(), args=library.args.PyTreeRestore(item=item, restore_args=restore_args)
+            )
         values = dict(zip(names, jax.tree.leaves(restored), strict=True))
         for name in wanted:
             array, entry = np.asarray(values.pop(name)), entries[name]
@@ -102,8 +110,11 @@ def _recorded(path: pathlib.Path) -> int:
             if pure.is_absolute() or ".." in pure.parts or "\\" in part or "\0" in part:
                 refuse(path, f"the key {part!r} leads out of the directory")
     if keeps_zeros is not True:
-        refuse(path, "it was saved without its zeros, so that what is lost cannot be told from what is zero; restore "
-                     "it and save it again with a newer Orbax")
+        refuse(
+            path,
+            "it was saved without its zeros, so that what is lost cannot be told from what is zero; restore "
+            "it and save it again with a newer Orbax",
+        )
     return sum(full)
 
 

@@ -14,9 +14,16 @@ from gradxform.core.numbers import wide_dtype
 METHODS = {"bilinear": "linear", "bicubic": "cubic", "nearest": "nearest"}
 
 
-def resize_positions(embedding: ArrayLike, shape: tuple[int, ...], *, prefix_tokens: int = 1,
-                     grid: tuple[int, int] | None = None, new_grid: tuple[int, int] | None = None,
-                     method: str = "bicubic", antialias: bool = True) -> jax.Array:
+def resize_positions(
+    embedding: ArrayLike,
+    shape: tuple[int, ...],
+    *,
+    prefix_tokens: int = 1,
+    grid: tuple[int, int] | None = None,
+    new_grid: tuple[int, int] | None = None,
+    method: str = "bicubic",
+    antialias: bool = True,
+) -> jax.Array:
     """Resizes the position embeddings of an image's patches to another grid of patches.
 
     The embeddings of the prefix (a class token, registers) stay as they are; the others are an image of as many
@@ -53,10 +60,14 @@ def resize_positions(embedding: ArrayLike, shape: tuple[int, ...], *, prefix_tok
     checks.integer("prefix_tokens", prefix_tokens, at_least=0)
     checks.choice("method", method, tuple(METHODS))
     embedding = arrays.floating("embedding", embedding)
-    if embedding.ndim < 2 or len(shape) != embedding.ndim or (
-            (*embedding.shape[:-2], embedding.shape[-1]) != (*shape[:-2], shape[-1])):
-        raise ValueError(f"shape: expected that of embedding, {embedding.shape}, with another number of tokens, "
-                         f"got {tuple(shape)}")
+    if (
+        embedding.ndim < 2
+        or len(shape) != embedding.ndim
+        or ((*embedding.shape[:-2], embedding.shape[-1]) != (*shape[:-2], shape[-1]))
+    ):
+        raise ValueError(
+            f"shape: expected that of embedding, {embedding.shape}, with another number of tokens, got {tuple(shape)}"
+        )
     old = _grid("grid", grid, embedding.shape[-2] - prefix_tokens)
     new = _grid("new_grid", new_grid, shape[-2] - prefix_tokens)
     if old == new:
@@ -72,6 +83,8 @@ def _grid(name: str, grid: tuple[int, int] | None, tokens: int) -> tuple[int, in
         side = math.isqrt(max(tokens, 0))
         grid = (side, side)
     if tokens < 1 or len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != tokens:
-        raise ValueError(f"{name}: expected (height, width) of {tokens} patches, got {tuple(grid)}; the tokens of the "
-                         "prefix are counted by prefix_tokens")
+        raise ValueError(
+            f"{name}: expected (height, width) of {tokens} patches, got {tuple(grid)}; the tokens of the "
+            "prefix are counted by prefix_tokens"
+        )
     return grid

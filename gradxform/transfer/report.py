@@ -98,12 +98,26 @@ class LoadReport:
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.new)
         warning = f", {self.nonfinite:,} not finite" if self.nonfinite else ""
-        lines = [f"{self.checkpoint}: {len(self.loaded)} of {total} params loaded, {self.size:,} numbers, "
-                 f"{self.nbytes:,} bytes{warning}"]
-        lines += _section("loaded", _columns([
-            (item.path, f"{item.shape} {item.dtype}", "<- " + ", ".join(
-                [item.source, *item.changes, *([f"{item.nonfinite} not finite"] if item.nonfinite else [])]))
-            for item in self.loaded]))
+        lines = [
+            f"{self.checkpoint}: {len(self.loaded)} of {total} params loaded, {self.size:,} numbers, "
+            f"{self.nbytes:,} bytes{warning}"
+        ]
+        lines += _section(
+            "loaded",
+            _columns(
+                [
+                    (
+                        item.path,
+                        f"{item.shape} {item.dtype}",
+                        "<- "
+                        + ", ".join(
+                            [item.source, *item.changes, *([f"{item.nonfinite} not finite"] if item.nonfinite else [])]
+                        ),
+                    )
+                    for item in self.loaded
+                ]
+            ),
+        )
         lines += _section("left new", self.new)
         lines += _section("skipped in the file", self.skipped)
         lines += _section("unused in the file, for a param left new", self.unused)

@@ -188,6 +188,7 @@ def with_slashes(name: str) -> str:
 
 def spelled(pattern: str) -> str:
     r"""A regular expression whose dots, where they stand for themselves, are slashes too: ``\.`` and ``[^.]``."""
+
     def either(token: re.Match[str]) -> str:
         if token[0].startswith("["):
             return re.sub(r"\\.|\.", lambda one: "./" if one[0] in (".", r"\.") else one[0], token[0], flags=re.DOTALL)
@@ -203,12 +204,12 @@ def name_rules(argument: str, rules: Mapping[str, V] | Iterable[tuple[str, V]]) 
       TypeError: a pattern is not a string.
       ValueError: one is not a regular expression.
     """
-    return [NameRule(argument, where, value)
-            for where, value in (rules.items() if isinstance(rules, Mapping) else rules)]
+    return [
+        NameRule(argument, where, value) for where, value in (rules.items() if isinstance(rules, Mapping) else rules)
+    ]
 
 
-def param_rules(argument: str, rules: Mapping[Where, U] | None,
-                check: Callable[[str, U], V]) -> list[ParamRule[V]]:
+def param_rules(argument: str, rules: Mapping[Where, U] | None, check: Callable[[str, U], V]) -> list[ParamRule[V]]:
     """The rules of params in an argument, each value as ``check`` returns it.
 
     Raises:
@@ -228,8 +229,9 @@ def first(rules: Sequence[ParamRule[V]], params: PyTree, count: int) -> list[V |
     """The value of the first rule that selects each of the ``count`` leaves of ``params``, or None."""
     found: list[V | None] = [None] * count
     for rule in rules:
-        found = [rule.value if flag and own is None else own
-                 for own, flag in zip(found, rule.flags(params), strict=True)]
+        found = [
+            rule.value if flag and own is None else own for own, flag in zip(found, rule.flags(params), strict=True)
+        ]
     return found
 
 
@@ -246,11 +248,13 @@ def renamed(sources: Iterable[str], rules: Sequence[NameRule[Replacement]]) -> l
 
 
 def _renamed(piece: Piece, rule: NameRule[Replacement]) -> list[Piece]:
-    def to(name: str | Callable[[re.Match[str]], str], cut: tuple[int, int] | None = piece.cut,
-           join: Joiner | None = piece.join) -> Piece:
+    def to(
+        name: str | Callable[[re.Match[str]], str],
+        cut: tuple[int, int] | None = piece.cut,
+        join: Joiner | None = piece.join,
+    ) -> Piece:
         try:
-            return dataclasses.replace(piece, name=with_slashes(rule.pattern.sub(name, piece.name)),
-                                       cut=cut, join=join)
+            return dataclasses.replace(piece, name=with_slashes(rule.pattern.sub(name, piece.name)), cut=cut, join=join)
         except re.error as error:
             raise ValueError(f"rename: {rule.value!r} does not fit {rule.where!r} ({error})") from error
 
@@ -262,8 +266,9 @@ def _renamed(piece: Piece, rule: NameRule[Replacement]) -> list[Piece]:
     if isinstance(value, str) or callable(value):
         return [to(value)]
     if not isinstance(value, Sequence):
-        raise TypeError(f"rename: expected a string, a function, a list of strings, Copy or Join for {rule.where!r}, "
-                        f"got {value!r}")
+        raise TypeError(
+            f"rename: expected a string, a function, a list of strings, Copy or Join for {rule.where!r}, got {value!r}"
+        )
     if piece.cut is not None:
         raise ValueError(f"rename: {rule.where!r} cuts '{piece.source}', which another rule has cut already")
     return [to(name, cut=(i, len(value))) for i, name in enumerate(value)]

@@ -27,8 +27,21 @@ INDEX = ".safetensors.index.json"
 LONGEST_HEADER = 100_000_000
 """In bytes; the library has the same limit."""
 
-NUMPY = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
-         "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64"}
+NUMPY = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+}
 OTHERS = {"BF16": jnp.bfloat16, "F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}
 """Dtypes that NumPy has no name for: their bytes are taken as they are."""
 DTYPES: dict[str, np.dtype] = {stored: np.dtype(dtype) for stored, dtype in {**NUMPY, **OTHERS}.items()}
@@ -67,9 +80,14 @@ def open_index(path: pathlib.Path, roots: Roots) -> Checkpoint:
     found = {(name, file) for file, part in parts.items() for name in part.entries}
     if found != set(places.items()):
         wrong = sorted(found.symmetric_difference(places.items()))
-        refuse(path, "the index and its files do not agree: " + ", ".join(
-            f"'{name}' is {'not in the index' if (name, file) in found else 'not there'} for {file}"
-            for name, file in wrong))
+        refuse(
+            path,
+            "the index and its files do not agree: "
+            + ", ".join(
+                f"'{name}' is {'not in the index' if (name, file) in found else 'not there'} for {file}"
+                for name, file in wrong
+            ),
+        )
 
     def read(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         for file, part in parts.items():
@@ -118,8 +136,13 @@ def _entry(path: pathlib.Path, name: str, fields: Json) -> tuple[Entry, tuple[in
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         refuse(path, f"expected dtype, shape and data_offsets of '{name}', got {str(fields)[:200]}")
     stored, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not (isinstance(stored, str) and is_shape(shape) and is_shape(offsets) and len(offsets) == 2
-            and offsets[0] <= offsets[1]):
+    if not (
+        isinstance(stored, str)
+        and is_shape(shape)
+        and is_shape(offsets)
+        and len(offsets) == 2
+        and offsets[0] <= offsets[1]
+    ):
         refuse(path, f"expected a dtype, a shape and two offsets of '{name}', got {str(fields)[:200]}")
     entry = Entry(tuple(shape), DTYPES.get(stored), stored)
     if entry.dtype is not None and math.prod(shape) * entry.dtype.itemsize != offsets[1] - offsets[0]:

@@ -187,7 +187,6 @@ class Cast:
         return "" if x.dtype == self.dtype else f"from {x.dtype}"
 
 
-
 K = TypeVar("K", Form, Array)
 M = TypeVar("M")
 
@@ -222,6 +221,7 @@ class Route:
         Raises:
           Misfit: it does not fit, or a function raised an error.
         """
+
         def take(step: Step, x: Array | list[Array]) -> Array:
             step.form(x)
             return step.array(x)
@@ -241,15 +241,19 @@ class Route:
                 except Misfit as error:
                     several = f" and {len(self.sources) - 1} more" if len(self.sources) > 1 else ""
                     now: list[str] = [f"makes {_text(x)}"] if done and not isinstance(x, list) else []
-                    raise Misfit(", ".join([f"{_text(starts[self.sources[0]])} of {self.sources[0]}{several}", *done,
-                                            *now, str(error)])) from error
+                    raise Misfit(
+                        ", ".join(
+                            [f"{_text(starts[self.sources[0]])} of {self.sources[0]}{several}", *done, *now, str(error)]
+                        )
+                    ) from error
                 if text and text not in done:
                     done.append(text)
                 x = after
             return x
 
-        parts = [walk(starts[source], [cut] if cut else []) for source, cut in zip(
-            self.sources, self.cuts, strict=True)]
+        parts = [
+            walk(starts[source], [cut] if cut else []) for source, cut in zip(self.sources, self.cuts, strict=True)
+        ]
         return walk(parts if isinstance(self.steps[0], Joined) else parts[0], self.steps), tuple(done)
 
 

@@ -37,8 +37,9 @@ class UnfreezeState(NamedTuple):
 
 
 @transformation
-def gradual_unfreeze(optimizer: AnyTransformation, schedule: Schedule, *,
-                     before: AnyTransformation | None = None) -> Around:
+def gradual_unfreeze(
+    optimizer: AnyTransformation, schedule: Schedule, *, before: AnyTransformation | None = None
+) -> Around:
     """Applies an optimizer to each part of the tree from a step of its own on; until then that part does not move.
 
     Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification" (ACL 2018), section 3.3: the head
@@ -90,30 +91,38 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Schedule, *,
 
     def init(params: Params) -> UnfreezeState:
         own = _starts(params, pairs, complete=True)
-        return UnfreezeState(jnp.zeros([], jnp.int32), stages.init(first, params), {
-            str(start): stages.init(stage, _part(params, own, start)) for start in starts})
+        return UnfreezeState(
+            jnp.zeros([], jnp.int32),
+            stages.init(first, params),
+            {str(start): stages.init(stage, _part(params, own, start)) for start in starts},
+        )
 
-    def update(updates: Updates, state: UnfreezeState, params: Params | None = None,
-               **extra: object) -> tuple[Updates, UnfreezeState]:
+    def update(
+        updates: Updates, state: UnfreezeState, params: Params | None = None, **extra: object
+    ) -> tuple[Updates, UnfreezeState]:
         own = _starts(updates, pairs)
         leaves, treedef = jax.tree.flatten(updates)
         live = {start: jnp.asarray(True) if start == 0 else state.step >= start for start in starts}
         # A choice and not a product, for a gradient that is not used may be NaN.
         thawed = [mine.thawed(g, live) for g, mine in zip(leaves, own, strict=True)]
-        seen, before_state = run(first, jax.tree.unflatten(treedef, thawed), state.before_state, params, extra,
-                                 "gradual_unfreeze")
+        seen, before_state = run(
+            first, jax.tree.unflatten(treedef, thawed), state.before_state, params, extra, "gradual_unfreeze"
+        )
         if params is not None:
             align(treedef, updates, params, "params")
-        new: list[dict[Start, Any]] = [{None: no_update(mine.part(g, None))} if None in mine.steps else {}
-                                       for g, mine in zip(leaves, own, strict=True)]
+        new: list[dict[Start, Any]] = [
+            {None: no_update(mine.part(g, None))} if None in mine.steps else {}
+            for g, mine in zip(leaves, own, strict=True)
+        ]
         inner_states: dict[str, State] = {}
         for start in starts:
             part = _part(seen, own, start)
             part_params = None if params is None else _part(params, own, start)
             old = state.inner_states[str(start)]
 
-            def train(part: Updates = part, part_params: Params | None = part_params,
-                      old: State = old) -> tuple[Updates, State]:
+            def train(
+                part: Updates = part, part_params: Params | None = part_params, old: State = old
+            ) -> tuple[Updates, State]:
                 return run(stage, part, old, part_params, extra, "gradual_unfreeze")
 
             def wait(part: Updates = part, old: State = old) -> tuple[Updates, State]:
@@ -126,9 +135,16 @@ def gradual_unfreeze(optimizer: AnyTransformation, schedule: Schedule, *,
         joined = [mine.joined(parts) for parts, mine in zip(new, own, strict=True)]
         return jax.tree.unflatten(treedef, joined), UnfreezeState(increment(state.step), before_state, inner_states)
 
-    return Around(init, update, lambda state: {"before": (before, state.before_state)} | {
-        f"optimizer/{start}": (optimizer, part) for start, part in state.inner_states.items()}, UnfreezeState,
-                  final=is_final(stage))
+    return Around(
+        init,
+        update,
+        lambda state: (
+            {"before": (before, state.before_state)}
+            | {f"optimizer/{start}": (optimizer, part) for start, part in state.inner_states.items()}
+        ),
+        UnfreezeState,
+        final=is_final(stage),
+    )
 
 
 class Starts(NamedTuple):
@@ -149,8 +165,14 @@ class Starts(NamedTuple):
         """What of a leaf starts at ``start``."""
         if self.axis is None:
             return leaf
-        return _in_a_row([lax.slice_in_dim(leaf, first, first + count, axis=self.axis)
-                          for own, first, count in self._runs() if own == start], self.axis)
+        return _in_a_row(
+            [
+                lax.slice_in_dim(leaf, first, first + count, axis=self.axis)
+                for own, first, count in self._runs()
+                if own == start
+            ],
+            self.axis,
+        )
 
     def joined(self, parts: Mapping[Start, jax.Array]) -> jax.Array:
         """The leaf whose parts these are."""
@@ -178,10 +200,12 @@ def _in_a_row(pieces: list[jax.Array], axis: int) -> jax.Array:
 
 
 def _pairs(schedule: object) -> list[tuple[re.Pattern[str], Starts]]:
-    wrong = TypeError("schedule: expected pairs (regular expression, step) or ((regular expression, axis), steps), got "
-                      f"{schedule!r}")
+    wrong = TypeError(
+        f"schedule: expected pairs (regular expression, step) or ((regular expression, axis), steps), got {schedule!r}"
+    )
     if not isinstance(schedule, (list, tuple)) or not all(
-            isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in schedule):
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in schedule
+    ):
         raise wrong
     if not schedule:
         raise ValueError(f"schedule: expected at least one pair, got {schedule!r}")
@@ -210,20 +234,27 @@ def _starts(tree: PyTree, pairs: list[tuple[re.Pattern[str], Starts]], *, comple
     for path, leaf in named_leaves(tree):
         i = next((i for i, (pattern, _) in enumerate(pairs) if pattern.search(path)), None)
         if i is None:
-            raise ValueError(f"schedule: expected a pair that matches '{path}', got none; "
-                             "('', 0) as the last pair takes all that is left")
+            raise ValueError(
+                f"schedule: expected a pair that matches '{path}', got none; "
+                "('', 0) as the last pair takes all that is left"
+            )
         (pattern, starts), shape = pairs[i], jnp.shape(leaf)
         if (axis := starts.axis) is not None and not (
-                -len(shape) <= axis < len(shape) and shape[axis] == len(starts.steps)):
-            raise ValueError(f"schedule: expected {len(starts.steps)} layers along axis {axis} at '{path}', as many as "
-                             f"{pattern.pattern!r} has steps, got shape {shape}")
+            -len(shape) <= axis < len(shape) and shape[axis] == len(starts.steps)
+        ):
+            raise ValueError(
+                f"schedule: expected {len(starts.steps)} layers along axis {axis} at '{path}', as many as "
+                f"{pattern.pattern!r} has steps, got shape {shape}"
+            )
         used.add(i)
         found.append(starts)
     unused = sorted(set(range(len(pairs))) - used)
     # A mask may have taken the leaves of a pair out of the tree.
     if complete and found and unused and not is_partial(tree):
-        raise ValueError(f"schedule: expected {pairs[unused[0]][0].pattern!r} to be the first that matches some path, "
-                         "got no such leaf")
+        raise ValueError(
+            f"schedule: expected {pairs[unused[0]][0].pattern!r} to be the first that matches some path, "
+            "got no such leaf"
+        )
     return found
 
 

@@ -79,12 +79,24 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
         checks.integer("every", every, at_least=1)
 
     def init(params: Params) -> AccumulateState:
-        return AccumulateState(jnp.zeros([], jnp.int32), Slot().new(params), stages.init(stage, params),
-                               jnp.zeros([], float_dtype()), jnp.zeros([], jnp.int32))
+        return AccumulateState(
+            jnp.zeros([], jnp.int32),
+            Slot().new(params),
+            stages.init(stage, params),
+            jnp.zeros([], float_dtype()),
+            jnp.zeros([], jnp.int32),
+        )
 
-    def update(updates: Updates, state: AccumulateState, params: Params | None = None, *, weight: Scalar | None = None,
-               flush: bool | jax.Array = False, fine: jax.Array | None = None,
-               **extra: object) -> tuple[Updates, AccumulateState]:
+    def update(
+        updates: Updates,
+        state: AccumulateState,
+        params: Params | None = None,
+        *,
+        weight: Scalar | None = None,
+        flush: bool | jax.Array = False,
+        fine: jax.Array | None = None,
+        **extra: object,
+    ) -> tuple[Updates, AccumulateState]:
         _check(weight, flush)
         refuse_integers(updates, "updates")
         leaves, treedef = flatten(updates)
@@ -118,11 +130,21 @@ def accumulate(tx: AnyTransformation, every: int | AnySchedule) -> Around | Tran
         micro_step = micro_step if fine is None else keep(fine, micro_step, state.micro_step)
         new, inner_state, total = branch(due, step, wait)
         return new, AccumulateState(
-            jnp.where(over, jnp.zeros_like(state.micro_step), micro_step), total, inner_state,
-            jnp.where(over, jnp.zeros_like(weights), weights), jnp.where(due, increment(count), count))
+            jnp.where(over, jnp.zeros_like(state.micro_step), micro_step),
+            total,
+            inner_state,
+            jnp.where(over, jnp.zeros_like(weights), weights),
+            jnp.where(due, increment(count), count),
+        )
 
-    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, AccumulateState,
-                  final=is_final(stage), guarded=True)
+    return Around(
+        init,
+        update,
+        lambda state: {"tx": (tx, state.inner_state)},
+        AccumulateState,
+        final=is_final(stage),
+        guarded=True,
+    )
 
 
 def _plus(total: jax.Array, gradient: ArrayLike, weight: Scalar | None) -> jax.Array:

@@ -22,8 +22,15 @@ Corrections: TypeAlias = tuple[Scalar, Scalar | None, Scalar]
 
 
 @transformation
-def scale_by_adam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                  mu_dtype: DType = None, *, nesterov: bool = False) -> Leafwise:
+def scale_by_adam(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: DType = None,
+    *,
+    nesterov: bool = False,
+) -> Leafwise:
     """Divides a moving average of the gradient by the root of a moving average of its square.
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm 1:
@@ -55,11 +62,20 @@ def scale_by_adam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_
     return _adam(b1, b2, eps, eps_root, mu_dtype, at=_corrections(b1, b2, nesterov))
 
 
-def _adam(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType = None, *,
-          at: Callable[..., tuple[Any, ...]],
-          second: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
-          rule: Callable[..., tuple[jax.Array, ...]] | None = None, slots: Mapping[str, Slot] | None = None,
-          scalars: Mapping[str, float] | None = None, state: type[State] = optax.ScaleByAdamState) -> Leafwise:
+def _adam(
+    b1: Scalar,
+    b2: Scalar,
+    eps: Scalar,
+    eps_root: Scalar,
+    mu_dtype: DType = None,
+    *,
+    at: Callable[..., tuple[Any, ...]],
+    second: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
+    rule: Callable[..., tuple[jax.Array, ...]] | None = None,
+    slots: Mapping[str, Slot] | None = None,
+    scalars: Mapping[str, float] | None = None,
+    state: type[State] = optax.ScaleByAdamState,
+) -> Leafwise:
     """Adam, with other lines in place of some of its own.
 
     ``at`` returns ``(on_mu, on_g, on_nu, *more)``, for ``m^ = on_mu m + on_g g`` (without ``g`` where ``on_g`` is None)
@@ -74,8 +90,9 @@ def _adam(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType
     second = second or (lambda nu, g, mu: lerp(nu, abs_sq(g), 1 - b2))
     rule = rule or (lambda mu, nu: (_over_root(mu, nu, eps, eps_root),))
 
-    def leaf(now: tuple[Any, ...], g: jax.Array, p: object, mu: jax.Array, nu: jax.Array,
-             *kept: jax.Array) -> tuple[jax.Array, ...]:
+    def leaf(
+        now: tuple[Any, ...], g: jax.Array, p: object, mu: jax.Array, nu: jax.Array, *kept: jax.Array
+    ) -> tuple[jax.Array, ...]:
         on_mu, on_g, on_nu, *more = now
         mu = lerp(mu, g, 1 - b1)
         nu = second(nu, g, mu)
@@ -87,9 +104,11 @@ def _adam(b1: Scalar, b2: Scalar, eps: Scalar, eps_root: Scalar, mu_dtype: DType
     return Leafwise(leaf, moments | dict(slots or {}), at, state, scalars=scalars or {}, elementwise=True)
 
 
-def _corrections(b1: Scalar, b2: Scalar, nesterov: bool = False, *, mu: bool = True,
-                 nu: bool = True) -> Callable[[jax.Array], Corrections]:
+def _corrections(
+    b1: Scalar, b2: Scalar, nesterov: bool = False, *, mu: bool = True, nu: bool = True
+) -> Callable[[jax.Array], Corrections]:
     """What makes up for the start at 0, as ``at`` returns it; ``mu``, ``nu``: whether to."""
+
     def at(count: jax.Array) -> Corrections:
         on_mu, on_nu = 1 / debias(b1, count) if mu else 1, 1 / debias(b2, count) if nu else 1
         return (b1 * (1 / debias(b1, increment(count))), (1 - b1) * on_mu, on_nu) if nesterov else (on_mu, None, on_nu)
@@ -108,8 +127,14 @@ def _over_root(mu: jax.Array, nu: jax.Array, eps: Scalar, eps_root: Scalar) -> j
 
 
 @transformation
-def scale_by_nadam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                   mu_dtype: DType = None, momentum_decay: Scalar = 4e-3) -> Leafwise:
+def scale_by_nadam(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: DType = None,
+    momentum_decay: Scalar = 4e-3,
+) -> Leafwise:
     """Adam with Nesterov's look-ahead and a momentum that warms up, as in torch.
 
     Dozat, "Incorporating Nesterov Momentum into Adam" (2016), algorithm 2 with the schedule of Sutskever et al.
@@ -157,9 +182,17 @@ class ScaleByNadamState(NamedTuple):
 
 
 @transformation
-def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                     mu_dtype: DType = None, bias_correction_mu: bool = True, bias_correction_nu: bool = True, *,
-                     max_of_corrected: bool = True) -> Leafwise:
+def scale_by_amsgrad(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: DType = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+    *,
+    max_of_corrected: bool = True,
+) -> Leafwise:
     """Adam whose divisor never shrinks: it uses the largest second moment so far.
 
     Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (ICLR 2018), algorithm 2, which corrects no bias.
@@ -193,13 +226,23 @@ def scale_by_amsgrad(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, e
         largest = jnp.maximum(largest, nu)
         return _over_root(mu, largest * on_largest, eps, eps_root), largest
 
-    return _adam(b1, b2, eps, eps_root, mu_dtype, at=at, rule=rule, state=optax.ScaleByAmsgradState,
-                 slots={"nu_max": Slot(real=True, nonnegative=True)})
+    return _adam(
+        b1,
+        b2,
+        eps,
+        eps_root,
+        mu_dtype,
+        at=at,
+        rule=rule,
+        state=optax.ScaleByAmsgradState,
+        slots={"nu_max": Slot(real=True, nonnegative=True)},
+    )
 
 
 @transformation
-def scale_by_belief(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-16, eps_root: Scalar = 1e-16, *,
-                    nesterov: bool = False) -> Leafwise:
+def scale_by_belief(
+    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-16, eps_root: Scalar = 1e-16, *, nesterov: bool = False
+) -> Leafwise:
     """Adam with the variance of the gradient around its moving average in place of its second moment.
 
     Zhuang et al., "AdaBelief Optimizer" (NeurIPS 2020), algorithm 2: ``s = b2 s + (1-b2)(g - m)**2 + eps_root`` with
@@ -231,9 +274,16 @@ def scale_by_belief(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-16, e
 
 
 @transformation
-def scale_by_yogi(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-3, eps_root: Scalar = 0.0,
-                  initial_accumulator_value: Scalar = 1e-6, *, bias_correction: bool = True,
-                  initialize_mu: bool = True) -> Leafwise:
+def scale_by_yogi(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-3,
+    eps_root: Scalar = 0.0,
+    initial_accumulator_value: Scalar = 1e-6,
+    *,
+    bias_correction: bool = True,
+    initialize_mu: bool = True,
+) -> Leafwise:
     """Adam whose second moment moves by at most the squared gradient, towards it.
 
     Zaheer et al., "Adaptive Methods for Nonconvex Optimization" (NeurIPS 2018), algorithm 2:
@@ -267,13 +317,27 @@ def scale_by_yogi(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-3, eps_
     slots = {"nu": Slot(real=True, nonnegative=True, fill=initial_accumulator_value)}
     if initialize_mu:
         slots["mu"] = Slot(fill=initial_accumulator_value)
-    return _adam(b1, b2, eps, eps_root, at=_corrections(b1, b2, mu=bias_correction, nu=bias_correction), second=second,
-                 slots=slots)
+    return _adam(
+        b1,
+        b2,
+        eps,
+        eps_root,
+        at=_corrections(b1, b2, mu=bias_correction, nu=bias_correction),
+        second=second,
+        slots=slots,
+    )
 
 
 @transformation
-def scale_by_radam(b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, eps_root: Scalar = 0.0,
-                   threshold: Scalar = 5.0, *, nesterov: bool = False) -> Leafwise:
+def scale_by_radam(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    threshold: Scalar = 5.0,
+    *,
+    nesterov: bool = False,
+) -> Leafwise:
     """Adam whose adaptive rate is rectified while its variance is still large, and left out before that.
 
     Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond" (ICLR 2020), algorithm 2:

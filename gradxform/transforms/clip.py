@@ -54,7 +54,7 @@ def _added(sums: list[jax.Array]) -> jax.Array:
     dtype = functools.reduce(jnp.promote_types, [part.dtype for part in sums], jnp.dtype(jnp.float32))
     sums = [cast(part, dtype) for part in sums]
     while len(sums) > 1:
-        sums = [functools.reduce(lax.add, sums[i:i + 2]) for i in range(0, len(sums), 2)]
+        sums = [functools.reduce(lax.add, sums[i : i + 2]) for i in range(0, len(sums), 2)]
     return sums[0]
 
 
@@ -157,8 +157,9 @@ def clip_by_block_rms(threshold: Scalar, *, axis_name: AxisName = None) -> Leafw
 
 
 @transformation
-def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | tuple[int, ...] | None = None, *,
-                       axis_name: AxisName = None) -> Leafwise:
+def adaptive_grad_clip(
+    clipping: Scalar, eps: Scalar = 1e-3, axis: int | tuple[int, ...] | None = None, *, axis_name: AxisName = None
+) -> Leafwise:
     """Scales the gradient of each unit down to a multiple of the norm of that unit's weights.
 
     Brock, De, Smith and Simonyan, "High-Performance Large-Scale Image Recognition Without Normalization" (2021),

@@ -71,10 +71,12 @@ def named_chain(*transformations: tuple[str, AnyTransformation]) -> Chain:
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     if twice:
         raise ValueError(f"named_chain: expected unique names, got {twice[0]!r} more than once")
-    return Chain(in_order("named_chain", {f"named_chain: {name!r}": tx for name, tx in transformations}),
-                 pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
-                 unpack=lambda state: [state[name] for name in names] if len(state) == len(names) else tuple(state),
-                 state=dict)
+    return Chain(
+        in_order("named_chain", {f"named_chain: {name!r}": tx for name, tx in transformations}),
+        pack=lambda states: collections.OrderedDict(zip(names, states, strict=True)),
+        unpack=lambda state: [state[name] for name in names] if len(state) == len(names) else tuple(state),
+        state=dict,
+    )
 
 
 @transformation
@@ -128,8 +130,10 @@ def stateless(f: Callable[[Updates, Params | None], Updates]) -> Around:
     """
     if not callable(f):
         raise TypeError(f"f: expected a function of (updates, params), got {f!r}")
-    return Around(lambda params: optax.EmptyState(),
-                  lambda updates, state, params=None, **extra: (f(widened(updates), params), state))
+    return Around(
+        lambda params: optax.EmptyState(),
+        lambda updates, state, params=None, **extra: (f(widened(updates), params), state),
+    )
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
@@ -159,13 +163,18 @@ def apply_updates(params: Params, updates: Updates) -> Params:
         if not jax.tree_util.all_leaves([update]):
             mismatch(params, updates, "params", "updates")
         if jnp.shape(param) != jnp.shape(update):
-            raise ValueError(f"updates: expected shape {jnp.shape(param)} at '{paths(params, none=True)[i]}', "
-                             f"got {jnp.shape(update)}")
+            raise ValueError(
+                f"updates: expected shape {jnp.shape(param)} at '{paths(params, none=True)[i]}', "
+                f"got {jnp.shape(update)}"
+            )
         if is_inexact(update) and not is_inexact(param):
-            raise TypeError(f"params: expected a leaf of floating-point or complex numbers at "
-                            f"'{paths(params, none=True)[i]}' to add an update to, got {jnp.result_type(param)}")
-    return jax.tree.unflatten(treedef, [p if p is None or u is None else _add(p, u)
-                                        for p, u in zip(leaves, deltas, strict=True)])
+            raise TypeError(
+                f"params: expected a leaf of floating-point or complex numbers at "
+                f"'{paths(params, none=True)[i]}' to add an update to, got {jnp.result_type(param)}"
+            )
+    return jax.tree.unflatten(
+        treedef, [p if p is None or u is None else _add(p, u) for p, u in zip(leaves, deltas, strict=True)]
+    )
 
 
 @jax.jit
@@ -189,6 +198,8 @@ def in_order(name: str, transformations: Mapping[str, AnyTransformation]) -> tup
     for part, tx, after in zip(parts, given, given[1:], strict=False):
         if is_final(part):
             found, then = (getattr(one, "name", None) or repr(one) for one in (tx, after))
-            raise ValueError(f"{name}: expected nothing after {found}, whose updates take the params exactly where "
-                             f"they are to be, got {then}; put that before it or inside of it")
+            raise ValueError(
+                f"{name}: expected nothing after {found}, whose updates take the params exactly where "
+                f"they are to be, got {then}; put that before it or inside of it"
+            )
     return parts

@@ -21,11 +21,18 @@ from gradxform.core.types import Scalar
 
 
 @transformation
-def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_offset: int = 0,
-                          min_dim_size_to_factor: int = 128, epsilon: Scalar = 1e-30,
-                          decay_rate_fn: Callable[[jax.Array, Scalar], Scalar] | None = None, *,
-                          factored_axes: str = "largest", clamp_epsilon: bool = False,
-                          axis_name: AxisName = None) -> Leafwise:
+def scale_by_factored_rms(
+    factored: bool = True,
+    decay_rate: Scalar = 0.8,
+    step_offset: int = 0,
+    min_dim_size_to_factor: int = 128,
+    epsilon: Scalar = 1e-30,
+    decay_rate_fn: Callable[[jax.Array, Scalar], Scalar] | None = None,
+    *,
+    factored_axes: str = "largest",
+    clamp_epsilon: bool = False,
+    axis_name: AxisName = None,
+) -> Leafwise:
     """Divides by the root of a second moment that is kept as row and column means.
 
     Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (ICML 2018), algorithm 4:
@@ -79,8 +86,9 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
         step = jnp.maximum(count - 1 - step_offset, 0)
         return _power(step, decay_rate) if decay_rate_fn is None else 1 - decay_rate_fn(step, decay_rate)
 
-    def leaf(weight: Scalar, g: jax.Array, p: object, v_row: jax.Array, v_col: jax.Array,
-             v: jax.Array) -> tuple[jax.Array, ...]:
+    def leaf(
+        weight: Scalar, g: jax.Array, p: object, v_row: jax.Array, v_col: jax.Array, v: jax.Array
+    ) -> tuple[jax.Array, ...]:
         square = abs_sq(g)
         square = jnp.maximum(square, epsilon) if clamp_epsilon else square + epsilon
         axes = axes_of(g.shape)
@@ -96,8 +104,11 @@ def scale_by_factored_rms(factored: bool = True, decay_rate: Scalar = 0.8, step_
         return g / jnp.expand_dims(row, long) / jnp.expand_dims(col, short), v_row, v_col, v
 
     square = functools.partial(Slot, real=True, nonnegative=True)
-    slots = {"v_row": square(axes=functools.partial(without, 1)), "v_col": square(axes=functools.partial(without, 0)),
-             "v": square(axes=whole)}
+    slots = {
+        "v_row": square(axes=functools.partial(without, 1)),
+        "v_col": square(axes=functools.partial(without, 0)),
+        "v": square(axes=whole),
+    }
     return Leafwise(leaf, slots, at, optax.FactoredState, axis_name=axis_name)
 
 

@@ -100,5 +100,11 @@ def add_noise(eta: Scalar, gamma: Scalar, key: jax.Array | int, *, axis_name: Ax
         checks.integer("key", key)
     else:
         one_key("key", key)
-    return Leafwise(leaf, at=at, state=optax.AddNoiseState, whole=True, axis_name=axis_name,
-                    scalars={"rng_key": lambda: jax.random.key(key) if seeded else jnp.asarray(key)})
+    return Leafwise(
+        leaf,
+        at=at,
+        state=optax.AddNoiseState,
+        whole=True,
+        axis_name=axis_name,
+        scalars={"rng_key": lambda: jax.random.key(key) if seeded else jnp.asarray(key)},
+    )

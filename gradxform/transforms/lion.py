@@ -15,8 +15,9 @@ from gradxform.core.types import DType, Scalar
 
 
 @transformation
-def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: DType = None, *, mode: str = "hard",
-                  smooth_beta: Scalar = 1.0) -> Leafwise:
+def scale_by_lion(
+    b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: DType = None, *, mode: str = "hard", smooth_beta: Scalar = 1.0
+) -> Leafwise:
     """Replaces updates by the sign of an interpolation between them and their moving average.
 
     Chen et al., "Symbolic Discovery of Optimization Algorithms" (NeurIPS 2023), algorithm 2:

@@ -43,13 +43,21 @@ def masked(inner: AnyTransformation, mask: Mask | str, *, mask_compatible_extra_
       {'b': Array(1., dtype=float32), 'w': Array(0.5, dtype=float32)}
     """
     where = Where(as_mask("mask", mask), "mask", mask_compatible_extra_args)
-    return Chain((only(stage_of(inner, "inner"), where),), lambda states: optax.MaskedState(states[0]),
-                 lambda state: [state.inner_state], optax.MaskedState)
+    return Chain(
+        (only(stage_of(inner, "inner"), where),),
+        lambda states: optax.MaskedState(states[0]),
+        lambda state: [state.inner_state],
+        optax.MaskedState,
+    )
 
 
 @transformation
-def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: PyTree | Callable[[Params], PyTree], *,
-              mask_compatible_extra_args: bool = False) -> Chain:
+def partition(
+    transforms: Mapping[Hashable, AnyTransformation],
+    param_labels: PyTree | Callable[[Params], PyTree],
+    *,
+    mask_compatible_extra_args: bool = False,
+) -> Chain:
     """Applies to each leaf the transformation of its label.
 
     Args:
@@ -81,13 +89,19 @@ def partition(transforms: Mapping[Hashable, AnyTransformation], param_labels: Py
         labels = param_labels(tree) if callable(param_labels) else param_labels
         for path, label in named_leaves(labels):
             if label not in numbers:
-                raise ValueError(f"param_labels: expected one of {sorted(map(repr, numbers))} at '{path}', "
-                                 f"got {label!r}")
+                raise ValueError(
+                    f"param_labels: expected one of {sorted(map(repr, numbers))} at '{path}', got {label!r}"
+                )
         return jax.tree.map(numbers.__getitem__, labels)
 
-    return _divided({label: only(stage_of(tx, f"transforms[{label!r}]"),
-                                 Where(numbered, "param_labels", mask_compatible_extra_args, i))
-                     for i, (label, tx) in enumerate(transforms.items())})
+    return _divided(
+        {
+            label: only(
+                stage_of(tx, f"transforms[{label!r}]"), Where(numbered, "param_labels", mask_compatible_extra_args, i)
+            )
+            for i, (label, tx) in enumerate(transforms.items())
+        }
+    )
 
 
 @transformation
@@ -139,14 +153,23 @@ def selective_transform(optimizer: AnyTransformation, *, freeze_mask: Mask | str
       {'body': Array(-0., dtype=float32), 'head': Array(-0.1, dtype=float32)}
     """
     mask = as_mask("freeze_mask", freeze_mask)
-    return _divided({"train": only(stage_of(optimizer, "optimizer"), Where(mask, "freeze_mask", label=False)),
-                     "freeze": only(stage_of(set_to_zero()), Where(mask, "freeze_mask"))})
+    return _divided(
+        {
+            "train": only(stage_of(optimizer, "optimizer"), Where(mask, "freeze_mask", label=False)),
+            "freeze": only(stage_of(set_to_zero()), Where(mask, "freeze_mask")),
+        }
+    )
 
 
 def _divided(parts: Mapping[Hashable, Stage]) -> Chain:
     """Stages that each have leaves of their own, the state as optax nests it."""
+
     def pack(states: list[State]) -> optax.transforms.PartitionState:
         return optax.transforms.PartitionState(dict(zip(parts, map(optax.MaskedState, states), strict=True)))
 
-    return Chain(tuple(parts.values()), pack, lambda state: [state.inner_states[label].inner_state for label in parts],
-                 optax.transforms.PartitionState)
+    return Chain(
+        tuple(parts.values()),
+        pack,
+        lambda state: [state.inner_states[label].inner_state for label in parts],
+        optax.transforms.PartitionState,
+    )

@@ -34,10 +34,20 @@ class MuonState(NamedTuple):
 
 
 @transformation
-def scale_by_muon(ns_coeffs: Sequence[Any] = QUINTIC, ns_steps: int = 5, beta: Scalar = 0.95, eps: Scalar = 1e-8,
-                  mu_dtype: DType = None, *, nesterov: bool = True, bias_correction: bool = True,
-                  consistent_rms: Scalar | None = None, reduction_axis: Axes = -2, output_axis: Axes = -1,
-                  axis_name: AxisName = None) -> Leafwise:
+def scale_by_muon(
+    ns_coeffs: Sequence[Any] = QUINTIC,
+    ns_steps: int = 5,
+    beta: Scalar = 0.95,
+    eps: Scalar = 1e-8,
+    mu_dtype: DType = None,
+    *,
+    nesterov: bool = True,
+    bias_correction: bool = True,
+    consistent_rms: Scalar | None = None,
+    reduction_axis: Axes = -2,
+    output_axis: Axes = -1,
+    axis_name: AxisName = None,
+) -> Leafwise:
     """Replaces the momentum of each matrix by the nearest orthogonal one, nearly: ``U V'`` for ``U S V'``.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024): ``X = M / ||M||``, then
@@ -138,11 +148,14 @@ def _several(name: str, axes: Any) -> tuple[int, ...]:
 
 def _axes(shape: tuple[int, ...], inputs: tuple[int, ...], outputs: tuple[int, ...]) -> tuple[list[int], list[int]]:
     """The axes of the inputs and of the outputs that there are, counted from the front."""
-    rows, columns = ([axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)]
-                     for axes in (inputs, outputs))
+    rows, columns = (
+        [axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)] for axes in (inputs, outputs)
+    )
     if len({*rows, *columns}) != len(rows + columns):
-        raise ValueError(f"reduction_axis, output_axis: expected different axes of each leaf, got {inputs} and "
-                         f"{outputs} for shape {shape}")
+        raise ValueError(
+            f"reduction_axis, output_axis: expected different axes of each leaf, got {inputs} and "
+            f"{outputs} for shape {shape}"
+        )
     return rows, columns
 
 
@@ -163,8 +176,10 @@ def _divided(x: jax.Array, axis_name: AxisName, axes: list[int]) -> dict[str, in
     """Which axis of the matrices in a piece each named axis divides."""
     along = spread(x, axis_name, tuple(axes))
     if along and not isinstance(axis_name, Mapping):
-        raise ShardingError(f"axis_name: expected which axis of a leaf {along[0]!r} divides, such as "
-                            f"{{{along[0]!r}: 0}}, got {axis_name!r} for a piece of shape {x.shape}")
+        raise ShardingError(
+            f"axis_name: expected which axis of a leaf {along[0]!r} divides, such as "
+            f"{{{along[0]!r}: 0}}, got {axis_name!r} for a piece of shape {x.shape}"
+        )
     return {name: axis_name[name] % x.ndim for name in along} if isinstance(axis_name, Mapping) else {}
 
 

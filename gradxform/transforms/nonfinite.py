@@ -53,8 +53,9 @@ class SkipNonfiniteState(NamedTuple):
 
 
 @transformation
-def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit: bool = False,
-                   axis_name: AxisName = None) -> Around:
+def skip_nonfinite(
+    tx: AnyTransformation, max_consecutive: int, *, raise_in_jit: bool = False, axis_name: AxisName = None
+) -> Around:
     """Leaves params and state as they are in a step with NaN or inf in it.
 
     A step with NaN or inf in its gradients, or with NaN as one of its numbers (the factor of a clip whose norm
@@ -103,11 +104,25 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
         consecutive, total, too_many = varying_like(params, zeros) if axis_name == () else zeros
         return SkipNonfiniteState(consecutive, total, too_many, stages.init(stage, params))
 
-    def update(updates: Updates, state: SkipNonfiniteState, params: Params | None = None,
-               *, fine: bool | jax.Array = True, **extra: object) -> tuple[Updates, SkipNonfiniteState]:
+    def update(
+        updates: Updates,
+        state: SkipNonfiniteState,
+        params: Params | None = None,
+        *,
+        fine: bool | jax.Array = True,
+        **extra: object,
+    ) -> tuple[Updates, SkipNonfiniteState]:
         refuse_pieces("skip_nonfinite", axis_name, updates)
-        new, inner_state, fine = guarded(stage, updates, state.inner_state, params, extra, "skip_nonfinite",
-                                         fine & all_finite(updates, axis_name), axis_name)
+        new, inner_state, fine = guarded(
+            stage,
+            updates,
+            state.inner_state,
+            params,
+            extra,
+            "skip_nonfinite",
+            fine & all_finite(updates, axis_name),
+            axis_name,
+        )
         consecutive = jnp.where(fine, jnp.zeros_like(state.consecutive_skips), increment(state.consecutive_skips))
         total = jnp.where(fine, state.skipped_steps, increment(state.skipped_steps))
         too_many = consecutive > max_consecutive
@@ -116,15 +131,29 @@ def skip_nonfinite(tx: AnyTransformation, max_consecutive: int, *, raise_in_jit:
             check_finite(state)
         elif raise_in_jit:
             if (devices := known_devices(updates)) > 1:
-                raise ValueError(f"raise_in_jit: expected False in a step for several devices, got True on a mesh of "
-                                 f"{devices}; call check_finite(state) on the host")
+                raise ValueError(
+                    f"raise_in_jit: expected False in a step for several devices, got True on a mesh of "
+                    f"{devices}; call check_finite(state) on the host"
+                )
             # Under vmap both sides of the cond are carried out, so the callback has to look for itself.
-            jax.lax.cond(too_many, lambda *told: jax.debug.callback(_check, *told), lambda *told: None,
-                         too_many, consecutive, total)
+            jax.lax.cond(
+                too_many,
+                lambda *told: jax.debug.callback(_check, *told),
+                lambda *told: None,
+                too_many,
+                consecutive,
+                total,
+            )
         return new, state
 
-    return Around(init, update, lambda state: {"tx": (tx, state.inner_state)}, SkipNonfiniteState,
-                  final=is_final(stage), guarded=True)
+    return Around(
+        init,
+        update,
+        lambda state: {"tx": (tx, state.inner_state)},
+        SkipNonfiniteState,
+        final=is_final(stage),
+        guarded=True,
+    )
 
 
 def check_finite(state: State) -> None:
@@ -186,4 +215,5 @@ def _check(too_many: ArrayLike, consecutive: ArrayLike, total: ArrayLike) -> Non
     which = f"member {', '.join(map(str, worst))}: " if worst else ""
     raise NonfiniteError(
         f"skip_nonfinite: {which}{np.asarray(consecutive)[worst]} steps in a row had NaN or inf in their gradients or "
-        f"numbers ({np.asarray(total)[worst]} in all); params and state are as they were before them")
+        f"numbers ({np.asarray(total)[worst]} in all); params and state are as they were before them"
+    )

@@ -60,8 +60,9 @@ def record_norms(*, axis_name: AxisName = None) -> Around:
         zeros = [jnp.zeros([], jnp.result_type(jnp.float32, *dtypes)) for _ in RecordNormsState._fields]
         return RecordNormsState(*(varying_like(params, zeros) if axis_name == () else zeros))
 
-    def update(updates: Updates, state: RecordNormsState, params: Params | None = None,
-               **extra: object) -> tuple[Updates, Later]:
+    def update(
+        updates: Updates, state: RecordNormsState, params: Params | None = None, **extra: object
+    ) -> tuple[Updates, Later]:
         def norm_of(tree: Updates) -> jax.Array:
             return global_norm(tree, axis_name).astype(state.param_norm.dtype)
 

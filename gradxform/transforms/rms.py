@@ -32,8 +32,13 @@ class ScaleByStddevWithCountState(NamedTuple):
 
 
 @transformation
-def scale_by_rms(decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scalar = 0.0, eps_in_sqrt: bool = True,
-                 bias_correction: bool = False) -> Leafwise:
+def scale_by_rms(
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    initial_scale: Scalar = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+) -> Leafwise:
     """Divides by the root of a moving average of the squared gradient.
 
     Tieleman and Hinton, "Lecture 6.5: RMSprop" (2012): ``v = decay v + (1 - decay) g**2``, ``g / sqrt(v + eps)``.
@@ -61,8 +66,13 @@ def scale_by_rms(decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scalar 
 
 
 @transformation
-def scale_by_stddev(decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scalar = 0.0, eps_in_sqrt: bool = True,
-                    bias_correction: bool = False) -> Leafwise:
+def scale_by_stddev(
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    initial_scale: Scalar = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+) -> Leafwise:
     """Divides by the root of a moving estimate of the gradient's variance: centered RMSprop.
 
     Graves, "Generating Sequences With Recurrent Neural Networks" (2013), equations 38 to 41:
@@ -87,8 +97,9 @@ def scale_by_stddev(decay: Scalar = 0.9, eps: Scalar = 1e-8, initial_scale: Scal
     return _scale_by_second_moment(decay, eps, initial_scale, eps_in_sqrt, bias_correction, centered=True)
 
 
-def _scale_by_second_moment(decay: Scalar, eps: Scalar, initial_scale: Scalar, eps_in_sqrt: bool,
-                            bias_correction: bool, *, centered: bool) -> Leafwise:
+def _scale_by_second_moment(
+    decay: Scalar, eps: Scalar, initial_scale: Scalar, eps_in_sqrt: bool, bias_correction: bool, *, centered: bool
+) -> Leafwise:
     checks.real("decay", decay, at_least=0, below=1)
     checks.real("eps", eps, at_least=0)
     checks.real("initial_scale", initial_scale, at_least=0)
@@ -109,8 +120,9 @@ def _scale_by_second_moment(decay: Scalar, eps: Scalar, initial_scale: Scalar, e
     if bias_correction:
         state = ScaleByStddevWithCountState if centered else ScaleByRmsWithCountState
         return Leafwise(leaf, slots, at, state, elementwise=True)
-    return Leafwise(leaf, slots, state=optax.ScaleByRStdDevState if centered else optax.ScaleByRmsState,
-                    elementwise=True)
+    return Leafwise(
+        leaf, slots, state=optax.ScaleByRStdDevState if centered else optax.ScaleByRmsState, elementwise=True
+    )
 
 
 @transformation
@@ -144,8 +156,12 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7, *,
         total = total + abs_sq(g)
         return jnp.where(total > 0, g / _root(jnp.where(total > 0, total, 1), eps, eps_in_sqrt), 0), total
 
-    return Leafwise(leaf, {"sum_of_squares": Slot(real=True, nonnegative=True, fill=initial_accumulator_value)},
-                    state=optax.ScaleByRssState, elementwise=True)
+    return Leafwise(
+        leaf,
+        {"sum_of_squares": Slot(real=True, nonnegative=True, fill=initial_accumulator_value)},
+        state=optax.ScaleByRssState,
+        elementwise=True,
+    )
 
 
 def _root(x: jax.Array, eps: Scalar, eps_in_sqrt: bool) -> jax.Array:

@@ -66,8 +66,9 @@ def scale_by_schedule(step_size_fn: AnySchedule) -> Leafwise:
 
 
 @transformation
-def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None = None, *,
-                           flip_sign: bool = True) -> Leafwise | Transformation:
+def scale_by_learning_rate(
+    learning_rate: ScalarOrSchedule | None = None, *, flip_sign: bool = True
+) -> Leafwise | Transformation:
     """Multiplies updates by the negated learning rate, so that adding them descends.
 
     Args:
@@ -103,9 +104,12 @@ def _warn_if_it_rises(rate: ScalarOrSchedule) -> None:
         return
     first, last = (rate.arguments[name] for name in ("init_value", "end_value"))
     if checks.is_concrete(first) and checks.is_concrete(last) and 0 < first < last:
-        warnings.warn(f"learning_rate: expected a cosine that falls, got one from {first} to {last}; the third "
-                      f"argument is the value at the end, and optax's alpha={last} is end_value={first * last:.6g}",
-                      UserWarning, stacklevel=2)
+        warnings.warn(
+            f"learning_rate: expected a cosine that falls, got one from {first} to {last}; the third "
+            f"argument is the value at the end, and optax's alpha={last} is end_value={first * last:.6g}",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 @transformation
@@ -132,8 +136,9 @@ def scale_by_param_block_rms(min_scale: Scalar = 1e-3, *, axis_name: AxisName = 
       Array([3.535..., 0...], dtype=float32)
     """
     checks.real("min_scale", min_scale, at_least=0)
-    return Leafwise(lambda now, g, p: g * jnp.maximum(block_rms(p, axis_name), min_scale), needs_params=True,
-                    axis_name=axis_name)
+    return Leafwise(
+        lambda now, g, p: g * jnp.maximum(block_rms(p, axis_name), min_scale), needs_params=True, axis_name=axis_name
+    )
 
 
 def block_rms(x: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -146,6 +151,10 @@ def scheduled(value: ScalarOrSchedule, leaf: LeafRule, *, needs_params: bool = F
     if not callable(value):
         return Leafwise(lambda now, g, p: leaf(value, g, p), needs_params=needs_params, elementwise=True)
 
-    return Leafwise(leaf, at=lambda count: at_step(value, count - 1), state=optax.ScaleByScheduleState,
-                    needs_params=needs_params, elementwise=True)
-
+    return Leafwise(
+        leaf,
+        at=lambda count: at_step(value, count - 1),
+        state=optax.ScaleByScheduleState,
+        needs_params=needs_params,
+        elementwise=True,
+    )

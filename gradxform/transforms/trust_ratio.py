@@ -14,9 +14,16 @@ from gradxform.core.types import Scalar
 
 
 @transformation
-def scale_by_trust_ratio(min_norm: Scalar = 0.0, trust_coefficient: Scalar = 1.0, eps: Scalar = 0.0, *,
-                         weight_decay: Scalar = 0.0, max_ratio: Scalar | None = None,
-                         layer_axis: int | None = None, axis_name: AxisName = None) -> Leafwise:
+def scale_by_trust_ratio(
+    min_norm: Scalar = 0.0,
+    trust_coefficient: Scalar = 1.0,
+    eps: Scalar = 0.0,
+    *,
+    weight_decay: Scalar = 0.0,
+    max_ratio: Scalar | None = None,
+    layer_axis: int | None = None,
+    axis_name: AxisName = None,
+) -> Leafwise:
     """Scales the update of each leaf by the norm of the leaf over the norm of its update.
 
     You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (2017), equation 6 (LARS), and You et

@@ -33,8 +33,12 @@ def inputs(dtype: Any) -> dict[str, Any]:
     random = np.random.RandomState(0)
     image = random.randint(0, 256, (BATCH, 12, 12, 3))
     box = np.float32([[2, 3, 8, 9], [0, 0, 0, 0]])
-    return {"image": image.astype(np.uint8) if dtype == "uint8" else np.float32(image / 255),
-            "mask": image[..., 0] > 99, "boxes": np.stack([box] * BATCH), "label": np.arange(BATCH)}
+    return {
+        "image": image.astype(np.uint8) if dtype == "uint8" else np.float32(image / 255),
+        "mask": image[..., 0] > 99,
+        "boxes": np.stack([box] * BATCH),
+        "label": np.arange(BATCH),
+    }
 
 
 def wrong(got: Any, wanted: Any) -> Iterator[str]:
@@ -68,8 +72,13 @@ def by_hand(name: str, dtype: str, check_vma: bool) -> Iterator[str]:
     """Parameters of the whole batch, spread like the images."""
     aug, data = CHAINS[name], inputs(dtype)
     wanted, params = aug(KEY, data), aug.sample(KEY, data["image"].shape)
-    mapped = jax.shard_map(lambda params, x: aug.apply(params, x), mesh=mesh_of("auto"), out_specs=P("batch"),
-                           in_specs=(P("batch"), P("batch")), check_vma=check_vma)
+    mapped = jax.shard_map(
+        lambda params, x: aug.apply(params, x),
+        mesh=mesh_of("auto"),
+        out_specs=P("batch"),
+        in_specs=(P("batch"), P("batch")),
+        check_vma=check_vma,
+    )
     yield from wrong(jax.jit(mapped)(params, jax.tree.map(jnp.asarray, data)), wanted)
 
 

@@ -40,8 +40,10 @@ def smooth(height: int, width: int, channels: int = 1, seed: int = 0) -> np.ndar
     """A float32 image in [0, 1] of a few slow waves."""
     random = np.random.RandomState(seed)
     y, x = centers(height, width)[::-1]
-    waves = [sum(np.cos(2 * np.pi * (a * x / width + b * y / height + c))
-                 for a, b, c in random.uniform(-1.5, 1.5, (4, 3))) for _ in range(channels)]
+    waves = [
+        sum(np.cos(2 * np.pi * (a * x / width + b * y / height + c)) for a, b, c in random.uniform(-1.5, 1.5, (4, 3)))
+        for _ in range(channels)
+    ]
     return np.float32(0.5 + np.stack(waves, -1) / 8)
 
 
@@ -68,8 +70,16 @@ def translation(x: float, y: float) -> np.ndarray:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
 
 
-def affine(shape: tuple[int, ...], *, degrees: float = 0, down: float = 0, right: float = 0, scale: float = 1,
-           shear_x: float = 0, shear_y: float = 0) -> np.ndarray:
+def affine(
+    shape: tuple[int, ...],
+    *,
+    degrees: float = 0,
+    down: float = 0,
+    right: float = 0,
+    scale: float = 1,
+    shear_x: float = 0,
+    shear_y: float = 0,
+) -> np.ndarray:
     """The 3 x 3 matrix from the result to the image.
 
     About the middle of the image: what is done to it last, the shift, is undone first, then the rotation and the scale,
@@ -79,8 +89,14 @@ def affine(shape: tuple[int, ...], *, degrees: float = 0, down: float = 0, right
     turned = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     sheared = np.array([[1, shear_x, 0], [shear_y, 1, 0], [0, 0, 1]], np.float64)
     x, y = shape[1] / 2, shape[0] / 2
-    return (translation(x, y) @ sheared @ np.diag([1 / scale, 1 / scale, 1]) @ turned @ translation(-x, -y)
-            @ translation(-right, -down))
+    return (
+        translation(x, y)
+        @ sheared
+        @ np.diag([1 / scale, 1 / scale, 1])
+        @ turned
+        @ translation(-x, -y)
+        @ translation(-right, -down)
+    )
 
 
 def placed(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,8 +171,12 @@ def triangle(size: int, result: int, start: float, length: float, antialias: boo
     return weights / weights.sum(1, keepdims=True)
 
 
-def resized(image: np.ndarray, size: tuple[int, int], window: tuple[float, float, float, float] | None = None,
-            antialias: bool = True) -> np.ndarray:
+def resized(
+    image: np.ndarray,
+    size: tuple[int, int],
+    window: tuple[float, float, float, float] | None = None,
+    antialias: bool = True,
+) -> np.ndarray:
     """A window (top, left, height, width) of an image at another size, in float64."""
     rows, columns = image.shape[:2]
     top, left, height, width = window or (0, 0, rows, columns)

@@ -17,24 +17,48 @@ from gradxform.augment.pixels import color, filters, histogram, tone
 from gradxform.augment.pixels.canvas import Canvas
 
 KERNELS: dict[str, Any] = {
-    "grayscale": color.grayscale, "brightness": color.brightness, "contrast": color.contrast,
-    "saturation": color.saturation, "hue": color.adjust_hue, "invert": tone.invert, "posterize": tone.posterize,
-    "solarize": tone.solarize, "solarize_add": tone.solarize_add, "equalize": histogram.equalize,
-    "autocontrast": histogram.autocontrast, "sharpness": filters.sharpness,
+    "grayscale": color.grayscale,
+    "brightness": color.brightness,
+    "contrast": color.contrast,
+    "saturation": color.saturation,
+    "hue": color.adjust_hue,
+    "invert": tone.invert,
+    "posterize": tone.posterize,
+    "solarize": tone.solarize,
+    "solarize_add": tone.solarize_add,
+    "equalize": histogram.equalize,
+    "autocontrast": histogram.autocontrast,
+    "sharpness": filters.sharpness,
 }
-ENHANCERS = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast,
-             "saturation": ImageEnhance.Color, "sharpness": ImageEnhance.Sharpness}
+ENHANCERS = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
+    "sharpness": ImageEnhance.Sharpness,
+}
 
 # What the policies ask for: 31 bins, their mirror image, ten levels one-sided and two-sided, and beyond.
-FACTORS = np.unique(np.concatenate([
-    1 + np.linspace(0, 0.9, 31), 1 - np.linspace(0, 0.9, 31), 1.8 * np.arange(11) / 10 + 0.1,
-    1 + 0.9 * np.arange(11) / 10, 1 - 0.9 * np.arange(11) / 10, np.random.default_rng(0).uniform(0, 3, 12),
-    [0, 3.7]]).astype(np.float32))
-SHIFTS = np.concatenate([
-    np.linspace(-0.5, 0.5, 21), np.random.default_rng(1).uniform(-0.5, 0.5, 12)]).astype(np.float32)
-THRESHOLDS = np.unique(np.concatenate([
-    255 * (1 - np.arange(31) / 30), 256 - (25.6 * np.arange(11)).astype(int), (25.6 * np.arange(11)).astype(int)
-]).astype(np.float32))
+FACTORS = np.unique(
+    np.concatenate(
+        [
+            1 + np.linspace(0, 0.9, 31),
+            1 - np.linspace(0, 0.9, 31),
+            1.8 * np.arange(11) / 10 + 0.1,
+            1 + 0.9 * np.arange(11) / 10,
+            1 - 0.9 * np.arange(11) / 10,
+            np.random.default_rng(0).uniform(0, 3, 12),
+            [0, 3.7],
+        ]
+    ).astype(np.float32)
+)
+SHIFTS = np.concatenate([np.linspace(-0.5, 0.5, 21), np.random.default_rng(1).uniform(-0.5, 0.5, 12)]).astype(
+    np.float32
+)
+THRESHOLDS = np.unique(
+    np.concatenate(
+        [255 * (1 - np.arange(31) / 30), 256 - (25.6 * np.arange(11)).astype(int), (25.6 * np.arange(11)).astype(int)]
+    ).astype(np.float32)
+)
 
 
 @functools.cache
@@ -62,21 +86,25 @@ def made_up() -> dict[str, np.ndarray]:
 SIZES = [(32, 32), (57, 91), (224, 224)]
 IMAGES: dict[str, np.ndarray] = {
     f"{name} {height}x{width}": photograph(f"{name}.jpg", height, width)
-    for name in ("china", "flower") for height, width in SIZES
+    for name in ("china", "flower")
+    for height, width in SIZES
 } | made_up()
-GRAY = {f"gray {name}": np.asarray(Image.fromarray(image).convert("L"))[..., None]
-        for name, image in IMAGES.items() if image.shape[0] != 224}
+GRAY = {
+    f"gray {name}": np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    for name, image in IMAGES.items()
+    if image.shape[0] != 224
+}
 
 
 @functools.cache
 def compiled(name: str) -> Any:
     """A kernel for an image, with one result for each row of numbers."""
+
     def one(image: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
         canvas = Canvas.of(image)
         return canvas.with_planes(KERNELS[name](canvas.planes(), *numbers)).image()
 
-    return jax.jit(lambda image, *numbers: lax.map(lambda row: one(image, row), numbers) if numbers
-                   else one(image, ()))
+    return jax.jit(lambda image, *numbers: lax.map(lambda row: one(image, row), numbers) if numbers else one(image, ()))
 
 
 def ours(name: str, image: np.ndarray, *numbers: Any) -> np.ndarray:
@@ -127,8 +155,12 @@ def expected(name: str, x: np.ndarray, number: Any = None) -> np.ndarray:
     x = np.asarray(x, np.float64)
     number = None if number is None else float(number)
     if name in ("brightness", "contrast", "saturation", "sharpness"):
-        away = {"brightness": lambda: 0.0 * x, "contrast": lambda: luma(x).mean() + 0 * x,
-                "saturation": lambda: luma(x) + 0 * x, "sharpness": lambda: _smoothed(x)}[name]()
+        away = {
+            "brightness": lambda: 0.0 * x,
+            "contrast": lambda: luma(x).mean() + 0 * x,
+            "saturation": lambda: luma(x) + 0 * x,
+            "sharpness": lambda: _smoothed(x),
+        }[name]()
         return np.clip(away + number * (x - away), 0, 1)
     if name == "grayscale":
         return luma(x) + 0 * x
@@ -151,7 +183,7 @@ def _smoothed(x: np.ndarray) -> np.ndarray:
     result = x.copy()
     for i in range(1, x.shape[0] - 1):
         for j in range(1, x.shape[1] - 1):
-            result[i, j] = (x[i - 1:i + 2, j - 1:j + 2].sum((0, 1)) + 4 * x[i, j]) / 13
+            result[i, j] = (x[i - 1 : i + 2, j - 1 : j + 2].sum((0, 1)) + 4 * x[i, j]) / 13
     return result
 
 

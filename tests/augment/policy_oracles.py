@@ -21,31 +21,52 @@ from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.policies.operations import operation
 from gradxform.augment.policies.presets import AUG_MIX, AUG_MIX_ALL, LEARNED, RAND_AUGMENT, TRIVIAL_AUGMENT, Preset
 
-PRESETS: dict[str, Preset] = RAND_AUGMENT | {
-    "trivial": TRIVIAL_AUGMENT, "aug_mix": AUG_MIX_ALL, "learned": LEARNED}
+PRESETS: dict[str, Preset] = RAND_AUGMENT | {"trivial": TRIVIAL_AUGMENT, "aug_mix": AUG_MIX_ALL, "learned": LEARNED}
 SIZES = [(32, 32), (57, 91), (224, 160)]
-ENHANCE = {"color": ImageEnhance.Color, "contrast": ImageEnhance.Contrast, "brightness": ImageEnhance.Brightness,
-           "sharpness": ImageEnhance.Sharpness}
+ENHANCE = {
+    "color": ImageEnhance.Color,
+    "contrast": ImageEnhance.Contrast,
+    "brightness": ImageEnhance.Brightness,
+    "sharpness": ImageEnhance.Sharpness,
+}
 SHIFTS = ("shear_x", "shear_y", "translate_x", "translate_y")
 MOVES = ("rotate", *SHIFTS)
 BARE = ("auto_contrast", "equalize", "invert", "identity")
 OPERATIONS = {
     "torchvision": ("identity", *MOVES, *ENHANCE, "posterize", "solarize", "auto_contrast", "equalize"),
     "timm": ("auto_contrast", "equalize", "invert", *MOVES, "posterize", "solarize", "solarize_add", *ENHANCE),
-    "google": ("auto_contrast", "equalize", "invert", *MOVES, "posterize", "solarize", "solarize_add", *ENHANCE,
-               "cutout"),
+    "google": (
+        "auto_contrast",
+        "equalize",
+        "invert",
+        *MOVES,
+        "posterize",
+        "solarize",
+        "solarize_add",
+        *ENHANCE,
+        "cutout",
+    ),
     "trivial": ("identity", *MOVES, *ENHANCE, "posterize", "solarize", "auto_contrast", "equalize"),
     "aug_mix": ("auto_contrast", "equalize", "posterize", "rotate", "solarize", *SHIFTS, *ENHANCE),
     "learned": ("identity", *MOVES, *ENHANCE, "posterize", "solarize", "auto_contrast", "equalize", "invert"),
 }
 MAGNITUDES: dict[str, list[float]] = {
-    "torchvision": list(range(31)), "trivial": list(range(31)), "timm": list(range(11)), "google": list(range(11)),
+    "torchvision": list(range(31)),
+    "trivial": list(range(31)),
+    "timm": list(range(11)),
+    "google": list(range(11)),
     # Between two whole levels too, and none where a product of a level is a whole number that floats may miss.
     "aug_mix": [0.1, 0.37, *(1 + 0.5 * i for i in range(18)), 9.93, 10.0],
     "learned": list(range(10)),
 }
-INTERPOLATION = {"torchvision": "nearest", "timm": "bilinear", "google": "nearest", "trivial": "nearest",
-                 "aug_mix": "bilinear", "learned": "nearest"}
+INTERPOLATION = {
+    "torchvision": "nearest",
+    "timm": "bilinear",
+    "google": "nearest",
+    "trivial": "nearest",
+    "aug_mix": "bilinear",
+    "learned": "nearest",
+}
 GRAY_FILL = ("timm", "google")
 
 
@@ -112,8 +133,11 @@ def number_of(policy: str, name: str, m: float, sign: float, height: int, width:
 def _numbers(policy: str, m: float, sign: float, height: int, width: int) -> np.ndarray:
     if (policy, height, width) not in _COMPILED:
         preset = PRESETS[policy]
-        _COMPILED[policy, height, width] = jax.jit(lambda m, sign: jnp.stack(
-            [each.number(m / preset.levels, sign, (height, width, 3)) for each in preset.entries]))
+        _COMPILED[policy, height, width] = jax.jit(
+            lambda m, sign: jnp.stack(
+                [each.number(m / preset.levels, sign, (height, width, 3)) for each in preset.entries]
+            )
+        )
     return np.asarray(_COMPILED[policy, height, width](np.float32(m), np.float32(sign)))
 
 
@@ -129,10 +153,12 @@ def canonical(name: str) -> str:
     return name.replace("shift_", "translate_")
 
 
-def ours(name: str, interpolation: str, image: np.ndarray, number: float, place: Any = (0.5, 0.5),
-         fill: float = 0.0) -> np.ndarray:
+def ours(
+    name: str, interpolation: str, image: np.ndarray, number: float, place: Any = (0.5, 0.5), fill: float = 0.0
+) -> np.ndarray:
     """An operation of the library, compiled once for each name and shape."""
     if (name, interpolation) not in _COMPILED:
+
         def run(image: jax.Array, number: jax.Array, place: jax.Array, fill: jax.Array) -> jax.Array:
             change = operation(name, interpolation, Border("constant", fill, 0))
             return change(number, place, {"image": Canvas.of(image)})["image"].image()
@@ -141,8 +167,9 @@ def ours(name: str, interpolation: str, image: np.ndarray, number: float, place:
     return np.asarray(_COMPILED[name, interpolation](image, np.float32(number), np.float32(place), np.float32(fill)))
 
 
-def pillow(name: str, interpolation: str, image: np.ndarray, number: float, place: Any = (0.5, 0.5),
-           fill: float = 0.0) -> np.ndarray:
+def pillow(
+    name: str, interpolation: str, image: np.ndarray, number: float, place: Any = (0.5, 0.5), fill: float = 0.0
+) -> np.ndarray:
     """The same in Pillow; ``fill`` as for the library, 128 for 0.5."""
     old, channels = to_pillow(image), image.shape[2]
     height, width = image.shape[:2]
@@ -182,7 +209,7 @@ def pillow(name: str, interpolation: str, image: np.ndarray, number: float, plac
             result = image.copy()
             row, column = int(np.float32(place[0]) * height), int(np.float32(place[1]) * width)
             half = int(number)
-            result[max(0, row - half):row + half, max(0, column - half):column + half] = level
+            result[max(0, row - half) : row + half, max(0, column - half) : column + half] = level
             return result
         case _:
             new = ENHANCE[name](old).enhance(number)
@@ -195,8 +222,9 @@ def names_of(policy: str, ops: np.ndarray) -> np.ndarray:
     return np.array([*(canonical(each.name) for each in preset.entries), "identity"])[ops]
 
 
-def chained(policy: str, interpolation: str, steps: dict[str, np.ndarray], image: np.ndarray,
-            fill: float) -> np.ndarray:
+def chained(
+    policy: str, interpolation: str, steps: dict[str, np.ndarray], image: np.ndarray, fill: float
+) -> np.ndarray:
     """An image after the operations of one image's parameters, one by one in Pillow."""
     for name, value, place in zip(names_of(policy, steps["op"]), steps["value"], steps["place"], strict=True):
         image = pillow(name, interpolation, image, float(value), place, fill)
@@ -215,5 +243,5 @@ def photographs(count: int, height: int, width: int) -> np.ndarray:
     for i in range(count):
         whole = photograph("china.jpg" if i % 2 else "flower.jpg", 2 * height, 3 * width)
         top, left = rng.integers(height), rng.integers(2 * width)
-        result.append(whole[top:top + height, left:left + width])
+        result.append(whole[top : top + height, left : left + width])
     return np.stack(result)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long
 
 # Compiled as in use, XLA takes subnormal numbers for 0.
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=False)
-SPECIAL = np.float32([np.nan, np.inf, -np.inf, 0, -1, 1, 0.5, 255, 256, 2**24, -2**24])
+SPECIAL = np.float32([np.nan, np.inf, -np.inf, 0, -1, 1, 0.5, 255, 256, 2**24, -(2**24)])
 
 
 @settings(deadline=None, max_examples=50)
@@ -62,8 +62,15 @@ def test_quotients_are_those_of_integers() -> None:
     """For each divisor that levels and spreads can be: multiples, their neighbours, and the greatest number."""
     b = np.arange(1, 1024, dtype=np.int32)
     multiples = b[:, None] * np.arange(0, 2**18 // 1023, dtype=np.int32)
-    a = np.concatenate([multiples, np.maximum(multiples - 1, 0), multiples + b[:, None] // 2,
-                        np.full((len(b), 1), 2**18 - 1, np.int32)], 1)
+    a = np.concatenate(
+        [
+            multiples,
+            np.maximum(multiples - 1, 0),
+            multiples + b[:, None] // 2,
+            np.full((len(b), 1), 2**18 - 1, np.int32),
+        ],
+        1,
+    )
     a = np.minimum(a, 2**18 - 1)
     np.testing.assert_array_equal(jax.jit(quotient)(a, b[:, None]), a // b[:, None])
 

@@ -107,9 +107,17 @@ def test_levels_are_uniform_and_signs_fair() -> None:
 
 
 @pytest.mark.as_in_use
-@pytest.mark.parametrize("options", [
-    pytest.param({"severity": 10.0, "width": 2, "depth": 3, "all_ops": True, "interpolation": "nearest", "fill": 0.5},
-                 marks=pytest.mark.exhaustive), {}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(
+            {"severity": 10.0, "width": 2, "depth": 3, "all_ops": True, "interpolation": "nearest", "fill": 0.5},
+            marks=pytest.mark.exhaustive,
+        ),
+        {},
+    ],
+    ids=str,
+)
 def test_it_is_the_mixture_of_chains_in_pillow(options: dict[str, Any]) -> None:
     images = oracles.photographs(24, 32, 32)
     aug, key = augment.aug_mix(**options), jax.random.key(1)
@@ -180,8 +188,11 @@ def test_other_dtypes_and_gray_images() -> None:
 @pytest.mark.parametrize("shape", [(8, 8, 3), (2, 8, 8, 3)])
 def test_masks_boxes_and_points_are_refused(shape: tuple[int, ...]) -> None:
     image, batch = np.zeros(shape, np.uint8), shape[:-3]
-    for name, x in (("mask", np.zeros(shape[:-1], np.int32)), ("boxes", np.zeros((*batch, 1, 4), np.float32)),
-                    ("keypoints", np.zeros((*batch, 1, 2), np.float32))):
+    for name, x in (
+        ("mask", np.zeros(shape[:-1], np.int32)),
+        ("boxes", np.zeros((*batch, 1, 4), np.float32)),
+        ("keypoints", np.zeros((*batch, 1, 2), np.float32)),
+    ):
         for batching in ("map", "vmap"):
             with pytest.raises(TypeError, match=rf"^{name}: "):
                 augment.aug_mix()(jax.random.key(0), {"image": image, name: x}, batching=batching)
@@ -229,13 +240,23 @@ def test_values() -> None:
     assert augment.aug_mix() == augment.aug_mix(3.0, 3, None, 1.0)
 
 
-@pytest.mark.parametrize(("options", "error", "word"), [
-    ({"severity": 0.05}, ValueError, "severity"), ({"severity": 10.5}, ValueError, "severity"),
-    ({"severity": "3"}, TypeError, "severity"), ({"severity": float("nan")}, ValueError, "severity"),
-    ({"width": 0}, ValueError, "width"), ({"width": 2.5}, TypeError, "width"), ({"depth": 0}, ValueError, "depth"),
-    ({"depth": "3"}, TypeError, "depth"), ({"alpha": 0.0}, ValueError, "alpha"),
-    ({"alpha": -1.0}, ValueError, "alpha"), ({"interpolation": "cubic"}, ValueError, "interpolation"),
-    ({"fill": 1.5}, ValueError, "fill")])
+@pytest.mark.parametrize(
+    ("options", "error", "word"),
+    [
+        ({"severity": 0.05}, ValueError, "severity"),
+        ({"severity": 10.5}, ValueError, "severity"),
+        ({"severity": "3"}, TypeError, "severity"),
+        ({"severity": float("nan")}, ValueError, "severity"),
+        ({"width": 0}, ValueError, "width"),
+        ({"width": 2.5}, TypeError, "width"),
+        ({"depth": 0}, ValueError, "depth"),
+        ({"depth": "3"}, TypeError, "depth"),
+        ({"alpha": 0.0}, ValueError, "alpha"),
+        ({"alpha": -1.0}, ValueError, "alpha"),
+        ({"interpolation": "cubic"}, ValueError, "interpolation"),
+        ({"fill": 1.5}, ValueError, "fill"),
+    ],
+)
 def test_errors_name_the_argument(options: dict[str, Any], error: type[Exception], word: str) -> None:
     with pytest.raises(error, match=rf"^{word}: "):
         augment.aug_mix(**options)(jax.random.key(0), np.zeros((4, 4, 3), np.uint8))
@@ -246,13 +267,15 @@ def test_exports_for_every_platform() -> None:
     images, key = oracles.photographs(3, 8, 8), jax.random.PRNGKey(0)
     aug = augment.aug_mix(width=2)
     exported = jax.export.export(jax.jit(lambda key, images: aug(key, images)), platforms=["cpu", "cuda", "tpu"])(
-        key, images)
+        key, images
+    )
     assert exported.platforms == ("cpu", "cuda", "tpu")
     np.testing.assert_array_equal(jax.export.deserialize(exported.serialize()).call(key, images), aug(key, images))
 
 
 def test_the_slope_in_alpha_does_not_stop_at_1() -> None:
     """The means of what is drawn grow as the distributions say: E[m^2] is (a + 1) / (4 a + 2), its slope -1/18 at 1."""
+
     def square(alpha: Any) -> Any:
         draw = lambda key: augment.aug_mix(alpha=alpha).stage.sample(key, (8, 8, 3))["mixture"]  # noqa: E731
         return jnp.mean(jnp.square(jax.vmap(draw)(jax.random.split(jax.random.key(0), 8_000))))

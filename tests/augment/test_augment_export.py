@@ -19,15 +19,24 @@ A = gx.augment
 KEY = jax.random.PRNGKey(0)
 PLATFORMS = ("cpu", "cuda", "tpu")
 AUGMENTATIONS: dict[str, Any] = {
-    "random_crop": A.random_crop(6, 1, border="reflect"), "center_crop": A.center_crop(5), "resize": A.resize((5, 9)),
-    "resize, nearest": A.resize((5, 9), interpolation="nearest"), "random_resized_crop": A.random_resized_crop(6),
-    "random_flip_left_right": A.random_flip_left_right(), "random_flip_up_down": A.random_flip_up_down(),
+    "random_crop": A.random_crop(6, 1, border="reflect"),
+    "center_crop": A.center_crop(5),
+    "resize": A.resize((5, 9)),
+    "resize, nearest": A.resize((5, 9), interpolation="nearest"),
+    "random_resized_crop": A.random_resized_crop(6),
+    "random_flip_left_right": A.random_flip_left_right(),
+    "random_flip_up_down": A.random_flip_up_down(),
     "random_rotation": A.random_rotation(20),
     "random_rotation, nearest": A.random_rotation(20, interpolation="nearest"),
     "random_affine": A.random_affine(20, (0.1, 0.1), (0.8, 1.2), (5, 5), border="edge"),
     "elastic_deformation": A.elastic_deformation(5.0, 1.0),
-    "chain": A.chain(A.random_crop(7), A.random_flip_left_right(), A.random_rotation(20), A.random_apply(A.invert()),
-                     A.two_views(A.one_of(A.chain(), A.random_flip_up_down()))),
+    "chain": A.chain(
+        A.random_crop(7),
+        A.random_flip_left_right(),
+        A.random_rotation(20),
+        A.random_apply(A.invert()),
+        A.two_views(A.one_of(A.chain(), A.random_flip_up_down())),
+    ),
 }
 
 

@@ -12,11 +12,18 @@ from devices import eight_devices
 pytestmark = pytest.mark.long
 
 PROGRAM = pathlib.Path(__file__).parent / "augment_sharded_program.py"
-CHECKS = [f"{chain}, uint8, {place}" for chain in ("moves", "colours")
-          for place in ("jit, auto mesh", "jit, explicit mesh", "shard_map, check_vma=True")]
+CHECKS = [
+    f"{chain}, uint8, {place}"
+    for chain in ("moves", "colours")
+    for place in ("jit, auto mesh", "jit, explicit mesh", "shard_map, check_vma=True")
+]
 CHECKS += ["policy, uint8, jit, auto mesh"]
-CHECKS += ["moves, uint8, shard_map, check_vma=False", "moves, float32, jit, auto mesh",
-           "moves, float32, shard_map, check_vma=True", "rows, float32, explicit mesh"]
+CHECKS += [
+    "moves, uint8, shard_map, check_vma=False",
+    "moves, float32, jit, auto mesh",
+    "moves, float32, shard_map, check_vma=True",
+    "rows, float32, explicit mesh",
+]
 
 
 @pytest.fixture(scope="module")

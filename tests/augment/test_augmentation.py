@@ -19,8 +19,13 @@ from gradxform.augment.stage import Stage
 A = gx.augment
 KEY = jax.random.key(11)
 SIZE = 6
-AUG = A.chain(A.random_crop((12, 12), 2, border="edge"), A.random_flip_left_right(), A.random_rotation(25),
-              A.random_apply(A.invert()), A.one_of(A.chain(), A.solarize(0.5), A.random_brightness(0.5)))
+AUG = A.chain(
+    A.random_crop((12, 12), 2, border="edge"),
+    A.random_flip_left_right(),
+    A.random_rotation(25),
+    A.random_apply(A.invert()),
+    A.one_of(A.chain(), A.solarize(0.5), A.random_brightness(0.5)),
+)
 """Something of each kind: moves that are one resampling, a coin, a choice."""
 
 
@@ -43,18 +48,24 @@ def same(a: Any, b: Any) -> None:
 # A value.
 
 
-
 def make() -> Any:
-    return A.chain(A.random_crop((24, 24), 2, border="edge"), A.random_rotation(15, interpolation="nearest"),
-                   A.random_apply(A.invert(), 0.25))
+    return A.chain(
+        A.random_crop((24, 24), 2, border="edge"),
+        A.random_rotation(15, interpolation="nearest"),
+        A.random_apply(A.invert(), 0.25),
+    )
 
 
 def test_it_prints_as_the_call() -> None:
     assert repr(A.random_flip_left_right()) == "augment.random_flip_left_right(p=0.5)"
     assert repr(A.chain()) == "augment.chain()"
     shown = repr(make())
-    for part in ("augment.chain(", "augment.random_crop(size=(24, 24), padding=2, border='edge'",
-                 "augment.random_rotation(max_degrees=15.0", "augment.random_apply(aug=augment.invert(), p=0.25)"):
+    for part in (
+        "augment.chain(",
+        "augment.random_crop(size=(24, 24), padding=2, border='edge'",
+        "augment.random_rotation(max_degrees=15.0",
+        "augment.random_apply(aug=augment.invert(), p=0.25)",
+    ):
         assert part in shown
     assert eval(shown, {"augment": A}) == make()
 
@@ -87,14 +98,18 @@ def test_arrays_as_numbers_are_traced_once() -> None:
         return aug(key, x)
 
     compiled, x = jax.jit(run), images(jnp.float32)[0]
-    augs = [A.chain(A.random_rotation(jnp.float32(d)), A.random_flip_left_right(jnp.float32(p)))
-            for d, p in ((0, 0), (20, 1), (40, 0.5))]
+    augs = [
+        A.chain(A.random_rotation(jnp.float32(d)), A.random_flip_left_right(jnp.float32(p)))
+        for d, p in ((0, 0), (20, 1), (40, 0.5))
+    ]
     got = [compiled(aug, jax.random.key(i), x) for i, aug in enumerate(augs)]
     assert traces == 1
     same(got[0], x)
     for i, (aug, one) in enumerate(zip(augs, got, strict=True)):
-        plain = A.chain(A.random_rotation(float(aug.arguments["augmentations"][0].arguments["max_degrees"])),
-                        A.random_flip_left_right(float(aug.arguments["augmentations"][1].arguments["p"])))
+        plain = A.chain(
+            A.random_rotation(float(aug.arguments["augmentations"][0].arguments["max_degrees"])),
+            A.random_flip_left_right(float(aug.arguments["augmentations"][1].arguments["p"])),
+        )
         np.testing.assert_allclose(one, plain(jax.random.key(i), x), atol=1e-5)
 
 
@@ -169,9 +184,17 @@ def column(tree: Any, count: int) -> np.ndarray:
 def test_what_is_drawn_is_not_correlated() -> None:
     """Between stages, within an image, and between an image and the next."""
     count = 4000
-    aug = A.chain(A.random_crop((8, 8)), A.random_flip_left_right(), A.random_rotation(10), A.random_brightness(0.5),
-                  A.random_flip_up_down(), A.random_apply(A.random_rotation(10), 0.5), A.random_rotation(10),
-                  A.one_of(A.random_rotation(10), A.random_brightness(0.5)), A.random_apply(A.random_brightness(0.5)))
+    aug = A.chain(
+        A.random_crop((8, 8)),
+        A.random_flip_left_right(),
+        A.random_rotation(10),
+        A.random_brightness(0.5),
+        A.random_flip_up_down(),
+        A.random_apply(A.random_rotation(10), 0.5),
+        A.random_rotation(10),
+        A.one_of(A.random_rotation(10), A.random_brightness(0.5)),
+        A.random_apply(A.random_brightness(0.5)),
+    )
     drawn = column(aug.sample(KEY, (count, 24, 24, 3)), count)
     assert len(drawn) == 14
     between = np.corrcoef(np.concatenate([drawn[:, 1:], drawn[:, :-1]]))
@@ -273,19 +296,28 @@ def test_all_strategies_give_the_same(batching: str, dtype: Any) -> None:
 @pytest.mark.as_in_use
 @pytest.mark.parametrize("batching", ["map", "vmap"])
 def test_strategies_on_all_targets_and_uneven_batches(batching: str) -> None:
-    aug = A.one_of(A.random_flip_left_right(1.0), A.invert(), A.chain(A.random_rotation(20), A.invert()),
-                   probabilities=(5, 1, 1))
+    aug = A.one_of(
+        A.random_flip_left_right(1.0), A.invert(), A.chain(A.random_rotation(20), A.invert()), probabilities=(5, 1, 1)
+    )
     for size in (1, 7):
-        inputs = {"image": images(size=size), "mask": images(size=size)[..., 0] > 99,
-                  "boxes": jnp.tile(jnp.float32([1, 2, 5, 6]), (size, 2, 1)), "label": jnp.arange(size)}
+        inputs = {
+            "image": images(size=size),
+            "mask": images(size=size)[..., 0] > 99,
+            "boxes": jnp.tile(jnp.float32([1, 2, 5, 6]), (size, 2, 1)),
+            "label": jnp.arange(size),
+        }
         got, wanted = (aug(KEY, inputs, batching=way) for way in (batching, "auto"))
-        same({name: got[name] for name in ("image", "mask", "label")},
-             {name: wanted[name] for name in ("image", "mask", "label")})
+        same(
+            {name: got[name] for name in ("image", "mask", "label")},
+            {name: wanted[name] for name in ("image", "mask", "label")},
+        )
         np.testing.assert_allclose(got["boxes"], wanted["boxes"], atol=1e-5)
 
 
-@pytest.mark.parametrize(("most", "size", "few"), [
-    (5, 64, 4), (256, 256, 256), (8, 64, 8), (4, 2, 2), (5, 1, 1), (5, 61, 5), (6, 49, 6), (1, 7, 1)])
+@pytest.mark.parametrize(
+    ("most", "size", "few"),
+    [(5, 64, 4), (256, 256, 256), (8, 64, 8), (4, 2, 2), (5, 1, 1), (5, 61, 5), (6, 49, 6), (1, 7, 1)],
+)
 def test_chunks_leave_no_rest_where_that_can_be(most: int, size: int, few: int) -> None:
     assert images_at_a_time(most, size) == few
 
@@ -340,7 +372,8 @@ def test_gradients_of_a_batch_that_chooses(batching: str) -> None:
     def made(key: Any, image: Any, amount: Any, **options: Any) -> Any:
         inner = A.one_of(A.invert(), A.random_brightness((amount, amount)))
         return A.chain(inner, A.random_apply(A.one_of(A.random_rotation(9), A.gaussian_blur(amount, 3))))(
-            key, image, **options)
+            key, image, **options
+        )
 
     def loss(image: Any, amount: Any) -> Any:
         return jnp.sum(made(KEY, image, amount, batching=batching) ** 2)

@@ -46,7 +46,7 @@ def test_a_crop_is_a_copy_at_every_place(channels: int, dtype: Any) -> None:
     places = np.array(list(itertools.product(range(4), range(2))), np.int32)
     got = gx.augment.random_crop((4, 5)).apply(({"top": places[:, 0], "left": places[:, 1]},), many(image, 8))
     for one, (top, left) in zip(got, places, strict=True):
-        assert_copy(one, image[top:top + 4, left:left + 5])
+        assert_copy(one, image[top : top + 4, left : left + 5])
 
 
 @pytest.mark.parametrize("border", oracles.MODES)
@@ -59,11 +59,20 @@ def test_a_padded_crop_is_one_of_numpys_padding(border: str, channels: int, dtyp
     places = np.array(list(itertools.product(range(-7, 7), range(-2, 2))), np.int32)
     got = crop.apply(({"top": places[:, 0], "left": places[:, 1]},), many(image, len(places)))
     color = (np.round(np.array(fill) * 255) if dtype == jnp.uint8 else np.array(fill, np.float32)).astype(image.dtype)
-    padded = np.stack([np.pad(np.asarray(image)[..., c], ((down, down), (across, across)), oracles.MODES[border],
-                              **({"constant_values": color[c]} if border == "constant" else {}))
-                       for c in range(channels)], -1)
+    padded = np.stack(
+        [
+            np.pad(
+                np.asarray(image)[..., c],
+                ((down, down), (across, across)),
+                oracles.MODES[border],
+                **({"constant_values": color[c]} if border == "constant" else {}),
+            )
+            for c in range(channels)
+        ],
+        -1,
+    )
     for one, (top, left) in zip(got, places, strict=True):
-        assert_copy(one, padded[top + down:top + down + 4, left + across:left + across + 6])
+        assert_copy(one, padded[top + down : top + down + 4, left + across : left + across + 6])
 
 
 def test_the_whole_of_a_padded_image_is_a_crop() -> None:
@@ -77,7 +86,7 @@ def test_a_crop_of_the_middle(shape: tuple[int, int], size: tuple[int, int]) -> 
     image = oracles.noise(*shape, 3)
     top, left = (shape[0] - size[0]) // 2, (shape[1] - size[1]) // 2
     got = gx.augment.center_crop(size)(KEY, image)
-    np.testing.assert_array_equal(got, image[top:top + size[0], left:left + size[1]])
+    np.testing.assert_array_equal(got, image[top : top + size[0], left : left + size[1]])
 
 
 @pytest.mark.as_in_use
@@ -97,23 +106,36 @@ def test_a_mirror_image_is_exact(channels: int, dtype: Any) -> None:
 def test_a_crop_of_a_mirror_image(pad: int) -> None:
     """One resampling: the window is slid on the mirrored image, and the other way round."""
     image = oracles.noise(6, 7, 3)
-    crop, across, down = (gx.augment.random_crop((4, 4), pad), gx.augment.random_flip_left_right(),
-                          gx.augment.random_flip_up_down())
+    crop, across, down = (
+        gx.augment.random_crop((4, 4), pad),
+        gx.augment.random_flip_left_right(),
+        gx.augment.random_flip_up_down(),
+    )
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     both = gx.augment.chain(across, crop, down)
     for top, left, flip, turn in itertools.product((-pad, 1 + pad), (-pad, 3 + pad), (False, True), (False, True)):
-        params = (({"flip": jnp.array(flip)}, {"top": jnp.array(top), "left": jnp.array(left)},
-                   {"flip": jnp.array(turn)}),)
+        params = (
+            ({"flip": jnp.array(flip)}, {"top": jnp.array(top), "left": jnp.array(left)}, {"flip": jnp.array(turn)}),
+        )
         wanted = padded[:, ::-1] if flip else padded
-        wanted = wanted[top + pad:top + pad + 4, left + pad:left + pad + 4]
+        wanted = wanted[top + pad : top + pad + 4, left + pad : left + pad + 4]
         np.testing.assert_array_equal(both.apply(params, image), wanted[::-1] if turn else wanted)
 
 
 # New sizes.
 
 
-SIZES = [((37, 53), (16, 20)), ((37, 53), (64, 99)), ((37, 53), (80, 7)), ((37, 53), (37, 53)), ((64, 64), (32, 32)),
-         ((224, 200), (9, 17)), ((1, 5), (4, 1)), ((3, 2), (7, 11)), ((100, 90), (33, 45))]
+SIZES = [
+    ((37, 53), (16, 20)),
+    ((37, 53), (64, 99)),
+    ((37, 53), (80, 7)),
+    ((37, 53), (37, 53)),
+    ((64, 64), (32, 32)),
+    ((224, 200), (9, 17)),
+    ((1, 5), (4, 1)),
+    ((3, 2), (7, 11)),
+    ((100, 90), (33, 45)),
+]
 
 
 @pytest.mark.as_in_use
@@ -201,7 +223,7 @@ def test_a_mirrored_resized_crop_is_the_mirror_image() -> None:
     image = jnp.asarray(oracles.photo(30, 41))
     aug = gx.augment.chain(gx.augment.random_resized_crop((16, 12)), gx.augment.random_flip_left_right(1.0))
     key = jax.random.key(3)
-    (params, flip), = aug.sample(key, image.shape)
+    ((params, flip),) = aug.sample(key, image.shape)
     assert bool(flip["flip"])
     wanted = gx.augment.random_resized_crop((16, 12)).apply((params,), image)[:, ::-1]
     assert np.abs(np.int32(aug(key, image)) - np.int32(wanted)).max() <= 1
@@ -261,9 +283,15 @@ def test_of_the_draws_the_first_that_fits_is_taken() -> None:
     assert scipy.stats.ks_2samp(width, wanted_w).pvalue > 1e-4
 
 
-@pytest.mark.parametrize(("shape", "ratio", "window"), [
-    ((10, 100), (3 / 4, 4 / 3), (0, 43, 10, 13)), ((100, 10), (3 / 4, 4 / 3), (43, 0, 13, 10)),
-    ((1, 100), (0.2, 0.3), (0, 49, 1, 1)), ((90, 100), (1e-9, 1e9), (0, 0, 90, 100))])
+@pytest.mark.parametrize(
+    ("shape", "ratio", "window"),
+    [
+        ((10, 100), (3 / 4, 4 / 3), (0, 43, 10, 13)),
+        ((100, 10), (3 / 4, 4 / 3), (43, 0, 13, 10)),
+        ((1, 100), (0.2, 0.3), (0, 49, 1, 1)),
+        ((90, 100), (1e-9, 1e9), (0, 0, 90, 100)),
+    ],
+)
 def test_without_a_draw_that_fits_the_largest_window_in_the_middle(shape: Any, ratio: Any, window: Any) -> None:
     """torchvision's rule; a window of the whole area fits into none of these."""
     got = gx.augment.random_resized_crop(4, (1.0, 1.0), ratio).sample(KEY, (*shape, 3))[0]
@@ -281,10 +309,16 @@ def test_the_share_of_mirror_images(p: float) -> None:
 # Look-ups.
 
 
-@pytest.mark.parametrize("aug", [
-    gx.augment.random_rotation(20), gx.augment.random_rotation(20, interpolation="nearest", border="edge"),
-    gx.augment.elastic_deformation(5.0, 2.0, border="reflect"), gx.augment.resize((5, 9), interpolation="nearest"),
-    ], ids=["rotation", "nearest", "elastic", "resize"])
+@pytest.mark.parametrize(
+    "aug",
+    [
+        gx.augment.random_rotation(20),
+        gx.augment.random_rotation(20, interpolation="nearest", border="edge"),
+        gx.augment.elastic_deformation(5.0, 2.0, border="reflect"),
+        gx.augment.resize((5, 9), interpolation="nearest"),
+    ],
+    ids=["rotation", "nearest", "elastic", "resize"],
+)
 def test_wide_types_change_nothing_about_types(aug: Any) -> None:
     """With JAX's 64-bit types on."""
     images = jnp.stack([jnp.asarray(oracles.noise(8, 8, 3, jnp.uint8, i)) for i in range(2)])

@@ -19,13 +19,21 @@ from gradxform.core.platform import by_platform
 
 pytestmark = pytest.mark.long
 
-TURNS: Any = np.array([[0.8, -0.6, 3.0, 0.6, 0.8, -4.0], [1, 0, 0, 0, 1, 0], [0.9, 0.2, 1.3, -0.1, 1.3, 0.7],
-                    [-1.5, 0.2, 130.0, 0.3, 0.5, 1.0]], np.float32)
+TURNS: Any = np.array(
+    [
+        [0.8, -0.6, 3.0, 0.6, 0.8, -4.0],
+        [1, 0, 0, 0, 1, 0],
+        [0.9, 0.2, 1.3, -0.1, 1.3, 0.7],
+        [-1.5, 0.2, 130.0, 0.3, 0.5, 1.0],
+    ],
+    np.float32,
+)
 
 
 @pytest.fixture
 def on_tpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """From then on the form of TPUs is taken here, interpreted, a row a turn."""
+
     def taken() -> None:
         walk = lookup_tpu.looked_up
         monkeypatch.setattr(lookup_tpu, "AHEAD", 1)
@@ -86,8 +94,9 @@ def test_nearest_elements(case: str, on_tpu: Any) -> None:
     array: Any = np.random.RandomState(0).randint(0, 256, shape).astype(dtype)
 
     def moved(numbers: Any) -> Any:
-        return lookup.picked(jnp.asarray(array), Border(mode, 0.0, 0), maps(numbers, *shape[:2]), *shape[:2],
-                             jnp.asarray(7), fixed)
+        return lookup.picked(
+            jnp.asarray(array), Border(mode, 0.0, 0), maps(numbers, *shape[:2]), *shape[:2], jnp.asarray(7), fixed
+        )
 
     turns = TURNS * np.array([1, 0.5, 0.3, 1, 1, 1], np.float32) if fixed else TURNS
     wanted = jax.jit(jax.vmap(moved))(turns)
@@ -113,8 +122,7 @@ def test_slopes_are_those_of_the_portable_form(on_tpu: Any) -> None:
 
     wanted = slopes(value)
     on_tpu()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-                 slopes(lambda *args: value(*args)), wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), slopes(lambda *args: value(*args)), wanted)
 
 
 def test_a_large_image_is_left_to_the_portable_form() -> None:

@@ -134,8 +134,10 @@ def test_behind_another_in_a_chain(name: str, per_image: bool, dtype: str, chann
 
 @gx.augment.augmentation
 def inverted() -> Any:
-    return gx.augment.Pixelwise(lambda key, shape: (), lambda params, planes: [
-        (255 if plane.dtype == jnp.int32 else 1) - plane for plane in planes])
+    return gx.augment.Pixelwise(
+        lambda key, shape: (),
+        lambda params, planes: [(255 if plane.dtype == jnp.int32 else 1) - plane for plane in planes],
+    )
 
 
 def test_behind_a_flip() -> None:
@@ -204,8 +206,15 @@ def paper_boxes(alpha: float, height: int, width: int, count: int) -> np.ndarray
     cut = np.sqrt(1 - random.beta(alpha, alpha, count))
     x, y = random.randint(width, size=count), random.randint(height, size=count)
     w, h = np.int64(width * cut), np.int64(height * cut)
-    return np.stack([np.clip(x - w // 2, 0, width), np.clip(y - h // 2, 0, height),
-                     np.clip(x + w // 2, 0, width), np.clip(y + h // 2, 0, height)], 1)
+    return np.stack(
+        [
+            np.clip(x - w // 2, 0, width),
+            np.clip(y - h // 2, 0, height),
+            np.clip(x + w // 2, 0, width),
+            np.clip(y + h // 2, 0, height),
+        ],
+        1,
+    )
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
@@ -215,9 +224,15 @@ def test_boxes_are_those_of_the_paper(alpha: float) -> None:
     box = params["box"]
     assert box.dtype == np.int32 and box.shape == (len(KEYS), 4)
     want = paper_boxes(alpha, height, width, 40_000)
-    for measure in (lambda b: b[:, 0], lambda b: b[:, 1], lambda b: b[:, 2], lambda b: b[:, 3],
-                    lambda b: b[:, 2] - b[:, 0], lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
-                    lambda b: b[:, 0] + b[:, 2] - b[:, 1] - b[:, 3]):
+    for measure in (
+        lambda b: b[:, 0],
+        lambda b: b[:, 1],
+        lambda b: b[:, 2],
+        lambda b: b[:, 3],
+        lambda b: b[:, 2] - b[:, 0],
+        lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
+        lambda b: b[:, 0] + b[:, 2] - b[:, 1] - b[:, 3],
+    ):
         assert scipy.stats.ks_2samp(measure(box), measure(want)).pvalue > 1e-3
     size = box[:, 2:] - box[:, :2]
     assert np.all(size >= 0) and np.all(box >= 0) and np.all(box[:, 2:] <= [width, height])
@@ -269,7 +284,7 @@ def test_the_boxes_of_images_are_independent() -> None:
 def test_the_coin(per_image: bool) -> None:
     params = draws(mixup_or_cutmix(0.7, 1.0, cutmix_probability=0.3, per_image=per_image))
     cut = params["cut"]
-    assert cut.shape == params["lam"].shape == params["box"].shape[:-1] == (len(KEYS), 2)[:1 + per_image]
+    assert cut.shape == params["lam"].shape == params["box"].shape[:-1] == (len(KEYS), 2)[: 1 + per_image]
     assert scipy.stats.binomtest(int(cut.sum()), cut.size, 0.3).pvalue > 1e-3
     assert off(params["lam"][~cut], scipy.stats.beta(0.7, 0.7)) < 1
     x1, y1, x2, y2 = np.moveaxis(params["box"], -1, 0)
@@ -325,8 +340,10 @@ def test_a_label_outside_of_the_classes_is_of_none() -> None:
 
 def test_soft_labels_are_widened() -> None:
     params, narrow = sampled("mixup"), jnp.asarray(SOFT, jnp.bfloat16)
-    same(mixup().apply(params, batch(label=narrow))["label"],
-         mixup().apply(params, batch(label=narrow.astype(jnp.float32)))["label"])
+    same(
+        mixup().apply(params, batch(label=narrow))["label"],
+        mixup().apply(params, batch(label=narrow.astype(jnp.float32)))["label"],
+    )
 
 
 @pytest.mark.exhaustive
@@ -391,8 +408,10 @@ def test_new_keys_and_numbers_do_not_retrace() -> None:
         traces.append(aug)
         return aug(key, batch())
 
-    results = [run(mixup_or_cutmix(alpha, 1.0, per_image=True, num_classes=K), jax.random.key(seed))["label"]
-               for seed, alpha in enumerate((0.5, 0.6, 0.7))]
+    results = [
+        run(mixup_or_cutmix(alpha, 1.0, per_image=True, num_classes=K), jax.random.key(seed))["label"]
+        for seed, alpha in enumerate((0.5, 0.6, 0.7))
+    ]
     assert len(traces) == 1
     assert np.any(results[0] != results[1]) and np.any(results[1] != results[2])
 
@@ -415,7 +434,8 @@ def test_gradients_of_images(name: str) -> None:
     params = sampled(name, seed=4)
     weights = np.float32(RANDOM.standard_normal((B, H, W, C)))
     got = jax.grad(lambda x: jnp.sum(weights * aug.apply(params, {"image": x, "label": LABELS})["image"]))(
-        images("float32"))
+        images("float32")
+    )
     share = np.broadcast_to(np.asarray(each(params["lam"]), np.float64).reshape(-1, 1, 1, 1), weights.shape).copy()
     for i in range(B):
         if "box" in params and ("cut" not in params or params["cut"][i]):
@@ -472,18 +492,32 @@ MISFITS: dict[str, tuple[type[Exception], str, Callable[[Any], Any]]] = {
     "another number of classes": (ValueError, "label", lambda f: f(num_classes=K + 1)(KEY, batch(label=SOFT))),
     "integers (B, K)": (ValueError, "label", lambda f: f(num_classes=K)(KEY, batch(label=np.eye(B, dtype=np.int32)))),
     "floats (B,)": (ValueError, "label", lambda f: f(num_classes=K)(KEY, batch(label=LABELS.astype(np.float32)))),
-    "smoothed numbers": (ValueError, "label_smoothing", lambda f: f(label_smoothing=0.1)(
-        KEY, batch(label=LABELS.astype(np.float32)))),
+    "smoothed numbers": (
+        ValueError,
+        "label_smoothing",
+        lambda f: f(label_smoothing=0.1)(KEY, batch(label=LABELS.astype(np.float32))),
+    ),
     "truth values": (TypeError, "label", lambda f: f(num_classes=K)(KEY, batch(label=LABELS > 2))),
     "a single image": (ValueError, "image", lambda f: f(num_classes=K)(KEY, images("uint8")[0])),
     "shape of a single image": (ValueError, "image", lambda f: f(num_classes=K).sample(KEY, (H, W, C))),
-    "params for a single image": (ValueError, "image", lambda f: f(num_classes=K).apply(
-        f().sample(KEY, (B, H, W, C)), {"image": images("uint8")[0], "label": np.int32(1)})),
-    "params of another batch": (ValueError, "params", lambda f: f(num_classes=K).apply(
-        f().sample(KEY, (B + 1, H, W, C)), batch())),
+    "params for a single image": (
+        ValueError,
+        "image",
+        lambda f: f(num_classes=K).apply(
+            f().sample(KEY, (B, H, W, C)), {"image": images("uint8")[0], "label": np.int32(1)}
+        ),
+    ),
+    "params of another batch": (
+        ValueError,
+        "params",
+        lambda f: f(num_classes=K).apply(f().sample(KEY, (B + 1, H, W, C)), batch()),
+    ),
     "boxes": (TypeError, "boxes", lambda f: f(num_classes=K)(KEY, batch() | {"boxes": np.zeros((B, 1, 4))})),
-    "keypoints": (TypeError, "keypoints", lambda f: f(num_classes=K)(
-        KEY, batch() | {"keypoints": np.zeros((B, 1, 2), np.float32)})),
+    "keypoints": (
+        TypeError,
+        "keypoints",
+        lambda f: f(num_classes=K)(KEY, batch() | {"keypoints": np.zeros((B, 1, 2), np.float32)}),
+    ),
 }
 
 
@@ -496,8 +530,10 @@ def test_misfits(name: str, what: str) -> None:
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize(("argument", "value"), [("mixup_alpha", 0.0), ("cutmix_alpha", -1.0),
-                                                 ("cutmix_probability", 1.5), ("cutmix_probability", -0.5)])
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("mixup_alpha", 0.0), ("cutmix_alpha", -1.0), ("cutmix_probability", 1.5), ("cutmix_probability", -0.5)],
+)
 def test_misfits_of_both(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{argument}: "):
         mixup_or_cutmix(**{argument: value})

@@ -19,9 +19,13 @@ B, H, W = 5, 12, 16
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(1, 256, (B, H, W, 3), np.uint8)
 LOW = RNG.uniform(0, 10, (B, 2, 2))
-INPUTS = {"image": IMAGES, "mask": RNG.integers(1, 9, (B, H, W)).astype(np.int32),
-          "boxes": np.concatenate([LOW, LOW + 2], -1).astype(np.float32),
-          "keypoints": LOW.astype(np.float32), "label": np.arange(2 * B).reshape(B, 2)}
+INPUTS = {
+    "image": IMAGES,
+    "mask": RNG.integers(1, 9, (B, H, W)).astype(np.int32),
+    "boxes": np.concatenate([LOW, LOW + 2], -1).astype(np.float32),
+    "keypoints": LOW.astype(np.float32),
+    "label": np.arange(2 * B).reshape(B, 2),
+}
 KEY = jax.random.key(3)
 
 
@@ -46,8 +50,7 @@ def by_numpy(params: Any, size: tuple[int, int], fill: Any, mask_fill: int) -> d
     return {"image": image.astype(np.uint8), "mask": mask, "boxes": boxes, "keypoints": points, "label": labels}
 
 
-@pytest.mark.parametrize("size", [
-    pytest.param((H, W), marks=pytest.mark.exhaustive), (2 * H, 2 * W)])
+@pytest.mark.parametrize("size", [pytest.param((H, W), marks=pytest.mark.exhaustive), (2 * H, 2 * W)])
 def test_mosaics_are_numpys(size: tuple[int, int]) -> None:
     aug = A.mosaic(size, fill=0.4, mask_fill=255)
     params = aug.sample(KEY, IMAGES.shape)
@@ -77,11 +80,14 @@ def test_what_a_mosaic_draws() -> None:
     assert abs(np.corrcoef(center[:, 0].T)[0, 1]) < 4 / np.sqrt(1000)
 
 
-@pytest.mark.parametrize(("inputs", "message"), [
-    (IMAGES[0], r"^image: expected a batch"),
-    ({"image": IMAGES, "label": np.arange(B)}, r"^label: expected one for each of 'boxes'"),
-    (INPUTS | {"label": np.arange(B)}, r"^label: expected one for each of 'boxes'.*\(5,\)"),
-])
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (IMAGES[0], r"^image: expected a batch"),
+        ({"image": IMAGES, "label": np.arange(B)}, r"^label: expected one for each of 'boxes'"),
+        (INPUTS | {"label": np.arange(B)}, r"^label: expected one for each of 'boxes'.*\(5,\)"),
+    ],
+)
 def test_misfits(inputs: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         A.mosaic(8)(KEY, inputs)

@@ -21,8 +21,13 @@ from gradxform.augment.pixels.canvas import Canvas
 pytestmark = pytest.mark.long
 
 NUMBERS: dict[str, Any] = {
-    "brightness": FACTORS, "contrast": FACTORS, "saturation": FACTORS, "sharpness": FACTORS, "hue": SHIFTS,
-    "posterize": np.arange(9, dtype=np.int32), "solarize": THRESHOLDS,
+    "brightness": FACTORS,
+    "contrast": FACTORS,
+    "saturation": FACTORS,
+    "sharpness": FACTORS,
+    "hue": SHIFTS,
+    "posterize": np.arange(9, dtype=np.int32),
+    "solarize": THRESHOLDS,
 }
 PLAIN = ("grayscale", "invert", "equalize", "autocontrast")
 SMALL = ["china 32x32", "flower 57x91", "noise", "one colour", "two levels"]
@@ -249,5 +254,7 @@ def test_thresholds_of_pillow_are_ours() -> None:
     """The oracle of the test above, checked itself: Pillow's rule is below, not at."""
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert_equal(np.asarray(ImageOps.solarize(Image.fromarray(ramp), 100)), np.where(ramp < 100, ramp, 255 - ramp))
-    assert_equal(np.asarray(tone.solarize([jnp.asarray(ramp, jnp.int32)], 100)[0]).astype(np.uint8),
-                 np.where(ramp < 100, ramp, 255 - ramp))
+    assert_equal(
+        np.asarray(tone.solarize([jnp.asarray(ramp, jnp.int32)], 100)[0]).astype(np.uint8),
+        np.where(ramp < 100, ramp, 255 - ramp),
+    )

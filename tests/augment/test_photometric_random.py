@@ -94,10 +94,17 @@ def test_float_dtypes_stay(dtype: str) -> None:
         assert got.min() >= 0 and got.max() <= 1, name
 
 
-@pytest.mark.parametrize("aug", [
-    jitter.color_jitter(0.8, contrast=(0.2, 1.8)), jitter.color_jitter(hue=0.3),
-    levels.gaussian_blur((0.1, 1.0), 5), erase.random_erasing(0.6, fill="random"),
-    levels.equalize()], ids=repr)
+@pytest.mark.parametrize(
+    "aug",
+    [
+        jitter.color_jitter(0.8, contrast=(0.2, 1.8)),
+        jitter.color_jitter(hue=0.3),
+        levels.gaussian_blur((0.1, 1.0), 5),
+        erase.random_erasing(0.6, fill="random"),
+        levels.equalize(),
+    ],
+    ids=repr,
+)
 def test_all_ways_through_a_batch_are_one(aug: Augmentation) -> None:
     """Also one image alone, and params that were drawn before."""
     x = jnp.asarray(IMAGES)
@@ -118,8 +125,13 @@ def test_it_is_a_value(name: str) -> None:
 
 
 def test_only_the_image_changes() -> None:
-    inputs = {"image": jnp.asarray(IMAGES), "mask": jnp.ones((6, 32, 32), jnp.int32),
-              "boxes": jnp.full((6, 2, 4), 3.0), "keypoints": jnp.full((6, 5, 2), 3.0), "label": jnp.arange(6)}
+    inputs = {
+        "image": jnp.asarray(IMAGES),
+        "mask": jnp.ones((6, 32, 32), jnp.int32),
+        "boxes": jnp.full((6, 2, 4), 3.0),
+        "keypoints": jnp.full((6, 5, 2), 3.0),
+        "label": jnp.arange(6),
+    }
     for name in ("cutout", "invert"):
         got = ALL[name](KEY, inputs)
         assert not jnp.array_equal(got["image"], inputs["image"])
@@ -163,8 +175,13 @@ def test_what_jitter_draws() -> None:
 
 def test_jitter_leaves_out_what_has_no_strength() -> None:
     """And draws the rest as it would with all of them."""
-    whole, some = (jax.tree.map(np.asarray, aug.sample(KEY, (500, 8, 8, 3))) for aug in (
-        jitter.color_jitter(0.4, 0.3, 0.2, 0.1), jitter.color_jitter(contrast=0.3, saturation=(1.0, 1.0), hue=0.1)))
+    whole, some = (
+        jax.tree.map(np.asarray, aug.sample(KEY, (500, 8, 8, 3)))
+        for aug in (
+            jitter.color_jitter(0.4, 0.3, 0.2, 0.1),
+            jitter.color_jitter(contrast=0.3, saturation=(1.0, 1.0), hue=0.1),
+        )
+    )
     assert len(some["strengths"]) == 2
     np.testing.assert_array_equal(some["strengths"][0], whole["strengths"][1])
     np.testing.assert_array_equal(some["strengths"][1], whole["strengths"][3])
@@ -180,11 +197,16 @@ def test_a_traced_strength_of_0_leaves_out_too() -> None:
         np.testing.assert_array_equal(jitter.color_jitter(jnp.float32(0.0))(KEY, x), x)
 
 
-@pytest.mark.parametrize(("factory", "amount", "low", "high"), [
-    (jitter.random_brightness, 0.4, 0.6, 1.4), (jitter.random_contrast, 1.5, 0.0, 2.5),
-    (jitter.random_saturation, (0.5, 0.75), 0.5, 0.75), (jitter.random_hue, 0.3, -0.3, 0.3),
-    (jitter.random_hue, (0.1, 0.5), 0.1, 0.5),
-])
+@pytest.mark.parametrize(
+    ("factory", "amount", "low", "high"),
+    [
+        (jitter.random_brightness, 0.4, 0.6, 1.4),
+        (jitter.random_contrast, 1.5, 0.0, 2.5),
+        (jitter.random_saturation, (0.5, 0.75), 0.5, 0.75),
+        (jitter.random_hue, 0.3, -0.3, 0.3),
+        (jitter.random_hue, (0.1, 0.5), 0.1, 0.5),
+    ],
+)
 def test_single_changes(factory: Any, amount: Any, low: float, high: float) -> None:
     assert_uniform_between(draws(factory(amount))["strength"], np.float32(low), np.float32(high))
     aug = factory(amount)
@@ -199,8 +221,9 @@ def test_gray_for_a_share_of_the_images(p: float) -> None:
     gray = draws(jitter.random_grayscale(p))["gray"]
     assert_share(gray, p) if 0 < p < 1 else np.testing.assert_array_equal(gray, bool(p))
     got = np.asarray(jitter.random_grayscale(p)(KEY, jnp.asarray(IMAGES)))
-    for image, result, is_gray in zip(IMAGES, got, jitter.random_grayscale(p).sample(KEY, IMAGES.shape)["gray"],
-                                      strict=True):
+    for image, result, is_gray in zip(
+        IMAGES, got, jitter.random_grayscale(p).sample(KEY, IMAGES.shape)["gray"], strict=True
+    ):
         np.testing.assert_array_equal(result, oracles.pillow("grayscale", image) if is_gray else image)
 
 
@@ -302,8 +325,12 @@ def test_noise_is_uniform_and_each_images_own() -> None:
         black = jnp.zeros((20, 32, 32, 3), dtype)
         params = aug.sample(KEY, black.shape)
         got = np.asarray(aug.apply(params, black), np.float64)
-        inside = np.stack([got[i, top:below, left:right] for i, (top, left, below, right) in
-                           enumerate(boxes_of(params, params["height"], params["width"]).T)])
+        inside = np.stack(
+            [
+                got[i, top:below, left:right]
+                for i, (top, left, below, right) in enumerate(boxes_of(params, params["height"], params["width"]).T)
+            ]
+        )
         assert (got != 0).sum() == (inside != 0).sum()
         spread = np.random.default_rng(0).uniform(-0.5, 0.5, inside.size) if dtype == jnp.uint8 else 0
         assert_uniform_between(inside.ravel() + spread, low, high)
@@ -311,42 +338,45 @@ def test_noise_is_uniform_and_each_images_own() -> None:
         assert_independent(*inside.reshape(-1, 3).T)  # channels
 
 
-@pytest.mark.parametrize(("make", "error", "message"), [
-    (lambda: jitter.color_jitter(brightness=-0.1), ValueError, "brightness: .*>= 0.*-0.1"),
-    (lambda: jitter.color_jitter(contrast=(0.5,)), TypeError, "contrast: .*pair"),
-    (lambda: jitter.color_jitter(saturation=(1.5, 0.5)), ValueError, "saturation: .*lower bound first"),
-    (lambda: jitter.color_jitter(hue=0.6), ValueError, "hue: .*<= 0.5.*0.6"),
-    (lambda: jitter.color_jitter(hue=(-0.6, 0.1)), ValueError, "hue: .*>= -0.5.*-0.6"),
-    (lambda: jitter.color_jitter("strong"), TypeError, "brightness: .*real number.*'strong'"),
-    (lambda: jitter.random_brightness(-1), ValueError, "amount: .*>= 0"),
-    (lambda: jitter.random_contrast(None), TypeError, "amount: "),
-    (lambda: jitter.random_saturation((0.5, -1)), ValueError, "amount: .*>= 0"),
-    (lambda: jitter.random_hue(1), ValueError, "amount: .*<= 0.5"),
-    (lambda: jitter.random_grayscale(1.5), ValueError, "p: .*<= 1.*1.5"),
-    (lambda: levels.gaussian_blur(-1.0), ValueError, "sigma: .*>= 0"),
-    (lambda: levels.gaussian_blur((2.0, 0.1)), ValueError, "sigma: .*lower bound first"),
-    (lambda: levels.gaussian_blur(1.0, kernel_size=4), ValueError, "kernel_size: .*odd.*4"),
-    (lambda: levels.gaussian_blur(1.0, kernel_size=0), ValueError, "kernel_size: .*>= 1"),
-    (lambda: levels.gaussian_blur(1.0, kernel_size=2.5), TypeError, "kernel_size: .*integer"),
-    (lambda: levels.gaussian_blur(jnp.float32(1)), TypeError, "kernel_size: .*sigma"),
-    (lambda: levels.sharpness(-1), ValueError, "factor: .*>= 0"),
-    (lambda: levels.posterize(9), ValueError, "bits: .*<= 8.*9"),
-    (lambda: levels.posterize(2.5), TypeError, "bits: .*integer"),
-    (lambda: levels.solarize(257), ValueError, "threshold: .*<= 256"),
-    (lambda: normalize.normalize(None, 1.0), TypeError, "mean: "),
-    (lambda: normalize.normalize(0.5, (1.0, 0.0)), ValueError, "std: .*> 0"),
-    (lambda: erase.cutout(0), ValueError, "size: .*>= 1"),
-    (lambda: erase.cutout(2.0), TypeError, "size: .*integer"),
-    (lambda: erase.cutout(2, fill=2), ValueError, "fill: .*<= 1"),
-    (lambda: erase.random_erasing(-0.5), ValueError, "p: .*>= 0"),
-    (lambda: erase.random_erasing(scale=(0.5, 1.5)), ValueError, "scale: .*<= 1"),
-    (lambda: erase.random_erasing(ratio=(0.0, 1.0)), ValueError, "ratio: .*> 0"),
-    (lambda: erase.random_erasing(ratio=3.0), TypeError, "ratio: .*pair"),
-    (lambda: erase.random_erasing(fill="white"), ValueError, "fill: .*'random'.*'white'"),
-    (lambda: erase.cutout(2, fill=(0.1, 0.2))(KEY, jnp.ones((4, 4, 3))), ValueError, "fill: .*3 channels, got 2"),
-    (lambda: jitter.color_jitter(0.1)(KEY, jnp.ones((4, 4, 2))), ValueError, "image: .*1 channel.*got 2"),
-    (lambda: jitter.random_hue(0.1)(KEY, jnp.ones((4, 4, 4))), ValueError, "image: .*1 channel.*got 4"),
-])
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: jitter.color_jitter(brightness=-0.1), ValueError, "brightness: .*>= 0.*-0.1"),
+        (lambda: jitter.color_jitter(contrast=(0.5,)), TypeError, "contrast: .*pair"),
+        (lambda: jitter.color_jitter(saturation=(1.5, 0.5)), ValueError, "saturation: .*lower bound first"),
+        (lambda: jitter.color_jitter(hue=0.6), ValueError, "hue: .*<= 0.5.*0.6"),
+        (lambda: jitter.color_jitter(hue=(-0.6, 0.1)), ValueError, "hue: .*>= -0.5.*-0.6"),
+        (lambda: jitter.color_jitter("strong"), TypeError, "brightness: .*real number.*'strong'"),
+        (lambda: jitter.random_brightness(-1), ValueError, "amount: .*>= 0"),
+        (lambda: jitter.random_contrast(None), TypeError, "amount: "),
+        (lambda: jitter.random_saturation((0.5, -1)), ValueError, "amount: .*>= 0"),
+        (lambda: jitter.random_hue(1), ValueError, "amount: .*<= 0.5"),
+        (lambda: jitter.random_grayscale(1.5), ValueError, "p: .*<= 1.*1.5"),
+        (lambda: levels.gaussian_blur(-1.0), ValueError, "sigma: .*>= 0"),
+        (lambda: levels.gaussian_blur((2.0, 0.1)), ValueError, "sigma: .*lower bound first"),
+        (lambda: levels.gaussian_blur(1.0, kernel_size=4), ValueError, "kernel_size: .*odd.*4"),
+        (lambda: levels.gaussian_blur(1.0, kernel_size=0), ValueError, "kernel_size: .*>= 1"),
+        (lambda: levels.gaussian_blur(1.0, kernel_size=2.5), TypeError, "kernel_size: .*integer"),
+        (lambda: levels.gaussian_blur(jnp.float32(1)), TypeError, "kernel_size: .*sigma"),
+        (lambda: levels.sharpness(-1), ValueError, "factor: .*>= 0"),
+        (lambda: levels.posterize(9), ValueError, "bits: .*<= 8.*9"),
+        (lambda: levels.posterize(2.5), TypeError, "bits: .*integer"),
+        (lambda: levels.solarize(257), ValueError, "threshold: .*<= 256"),
+        (lambda: normalize.normalize(None, 1.0), TypeError, "mean: "),
+        (lambda: normalize.normalize(0.5, (1.0, 0.0)), ValueError, "std: .*> 0"),
+        (lambda: erase.cutout(0), ValueError, "size: .*>= 1"),
+        (lambda: erase.cutout(2.0), TypeError, "size: .*integer"),
+        (lambda: erase.cutout(2, fill=2), ValueError, "fill: .*<= 1"),
+        (lambda: erase.random_erasing(-0.5), ValueError, "p: .*>= 0"),
+        (lambda: erase.random_erasing(scale=(0.5, 1.5)), ValueError, "scale: .*<= 1"),
+        (lambda: erase.random_erasing(ratio=(0.0, 1.0)), ValueError, "ratio: .*> 0"),
+        (lambda: erase.random_erasing(ratio=3.0), TypeError, "ratio: .*pair"),
+        (lambda: erase.random_erasing(fill="white"), ValueError, "fill: .*'random'.*'white'"),
+        (lambda: erase.cutout(2, fill=(0.1, 0.2))(KEY, jnp.ones((4, 4, 3))), ValueError, "fill: .*3 channels, got 2"),
+        (lambda: jitter.color_jitter(0.1)(KEY, jnp.ones((4, 4, 2))), ValueError, "image: .*1 channel.*got 2"),
+        (lambda: jitter.random_hue(0.1)(KEY, jnp.ones((4, 4, 4))), ValueError, "image: .*1 channel.*got 4"),
+    ],
+)
 def test_bad_arguments_are_named(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
@@ -354,10 +384,12 @@ def test_bad_arguments_are_named(make: Any, error: type[Exception], message: str
 
 TRACED: dict[str, Any] = {
     "color_jitter": (jitter.color_jitter, (0.8, 0.3)),  # and nothing else
-    "random_brightness": (jitter.random_brightness, (0.4,)), "random_hue": (jitter.random_hue, (0.4,)),
+    "random_brightness": (jitter.random_brightness, (0.4,)),
+    "random_hue": (jitter.random_hue, (0.4,)),
     "random_grayscale": (jitter.random_grayscale, (0.5,)),
     "gaussian_blur": (lambda sigma: levels.gaussian_blur((0.1, sigma), kernel_size=5), (1.5,)),
-    "sharpness": (levels.sharpness, (1.7,)), "solarize": (levels.solarize, (100.5,)),
+    "sharpness": (levels.sharpness, (1.7,)),
+    "solarize": (levels.solarize, (100.5,)),
     "random_erasing": (lambda p, least: erase.random_erasing(p, (least, 0.33)), (0.6, 0.02)),
 }
 
@@ -389,8 +421,7 @@ def test_traced_bits() -> None:
         np.testing.assert_array_equal(run(jnp.asarray(IMAGES[:2]), jnp.int32(bits)), wanted)
 
 
-@pytest.mark.parametrize("dtype", [
-    jnp.uint8, pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("dtype", [jnp.uint8, pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive)])
 def test_one_export_for_all_platforms(dtype: Any) -> None:
     def everything(key: jax.Array, x: jax.Array) -> jax.Array:
         for name in ("color_jitter", "random_grayscale", "gaussian_blur", "cutout", "noise", *FIXED):
@@ -399,6 +430,7 @@ def test_one_export_for_all_platforms(dtype: Any) -> None:
 
     key = jax.random.PRNGKey(0)
     exported = jax.export.export(jax.jit(everything), platforms=["cpu", "cuda", "tpu"])(
-        key, jax.ShapeDtypeStruct((2, 16, 16, 3), dtype))
+        key, jax.ShapeDtypeStruct((2, 16, 16, 3), dtype)
+    )
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert exported.out_avals[0].dtype == (jnp.float32 if dtype == jnp.uint8 else dtype)

@@ -96,8 +96,11 @@ def test_channels_in_any_order(channels: int) -> None:
         assert sum(counts) == MANY and scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
-BETWEEN = {"posterize": (A.posterize((2, 5)), "bits"), "solarize": (A.solarize((20.0, 230.0)), "threshold"),
-           "sharpness": (A.sharpness((0.0, 3.0)), "factor")}
+BETWEEN = {
+    "posterize": (A.posterize((2, 5)), "bits"),
+    "solarize": (A.solarize((20.0, 230.0)), "threshold"),
+    "sharpness": (A.sharpness((0.0, 3.0)), "factor"),
+}
 
 
 @pytest.mark.parametrize("name", BETWEEN)
@@ -120,7 +123,7 @@ def test_erased_by_normal_noise() -> None:
     plain = np.asarray(A.normalize("imagenet")(KEY, IMAGES))
     got = np.asarray(aug(KEY, IMAGES))
     inside = (np.abs(got - plain) > 1e-4).any(-1)
-    np.testing.assert_array_equal(inside.sum((1, 2)), 15 ** 2)
+    np.testing.assert_array_equal(inside.sum((1, 2)), 15**2)
     noise = got[inside]
     assert scipy.stats.kstest(noise.ravel(), scipy.stats.norm.cdf).pvalue > 1e-3
     assert np.abs(np.corrcoef(noise.T) - np.eye(3)).max() < 5 / np.sqrt(len(noise))
@@ -135,10 +138,18 @@ def test_presets_of_normalize(name: str) -> None:
     assert eval(repr(A.normalize(name)), {"augment": A}) == A.normalize(name) != A.normalize(mean, std)
 
 
-UNIT = {"brightness": A.random_brightness(0.1), "jitter": A.color_jitter(0.1, 0.1), "equalize": A.equalize(),
-        "policy": A.rand_augment(), "aug_mix": A.aug_mix(), "noise": A.random_erasing(fill="random"),
-        "sharpness": A.sharpness((0.5, 2.0)), "posterize": A.posterize((3, 8)), "normalize": A.normalize("half"),
-        "nested": A.random_apply(A.chain(A.random_flip_left_right(), A.random_gamma()))}
+UNIT = {
+    "brightness": A.random_brightness(0.1),
+    "jitter": A.color_jitter(0.1, 0.1),
+    "equalize": A.equalize(),
+    "policy": A.rand_augment(),
+    "aug_mix": A.aug_mix(),
+    "noise": A.random_erasing(fill="random"),
+    "sharpness": A.sharpness((0.5, 2.0)),
+    "posterize": A.posterize((3, 8)),
+    "normalize": A.normalize("half"),
+    "nested": A.random_apply(A.chain(A.random_flip_left_right(), A.random_gamma())),
+}
 
 
 @pytest.mark.parametrize("name", UNIT)
@@ -175,20 +186,23 @@ def test_contrast_of_any_number_of_channels(channels: int) -> None:
     assert A.random_contrast(0.5)(KEY, image).shape == A.random_brightness(0.5)(KEY, image).shape == image.shape
 
 
-@pytest.mark.parametrize(("make", "error", "message"), [
-    (lambda: A.gaussian_noise(-0.1), ValueError, "std: .*>= 0"),
-    (lambda: A.gaussian_noise((0.2, 0.1)), ValueError, "std: .*lower bound first"),
-    (lambda: A.gaussian_noise(clip=1), TypeError, "clip: .*bool"),
-    (lambda: A.random_gamma(0.0), ValueError, "gamma: .*> 0"),
-    (lambda: A.posterize((3, 9)), ValueError, "bits: .*<= 8"),
-    (lambda: A.posterize((3, 4.5)), TypeError, "bits: .*integer"),
-    (lambda: A.posterize((5, 3)), ValueError, "bits: .*lower bound first"),
-    (lambda: A.solarize((0.0, 300.0)), ValueError, "threshold: .*<= 256"),
-    (lambda: A.sharpness("strong"), TypeError, "factor: "),
-    (lambda: A.normalize("mnist"), ValueError, "mean: .*'imagenet'.*'mnist'"),
-    (lambda: A.normalize("half", 0.5), ValueError, "std: expected none.*'half'"),
-    (lambda: A.normalize(0.5), TypeError, "std: .*got None"),
-])
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: A.gaussian_noise(-0.1), ValueError, "std: .*>= 0"),
+        (lambda: A.gaussian_noise((0.2, 0.1)), ValueError, "std: .*lower bound first"),
+        (lambda: A.gaussian_noise(clip=1), TypeError, "clip: .*bool"),
+        (lambda: A.random_gamma(0.0), ValueError, "gamma: .*> 0"),
+        (lambda: A.posterize((3, 9)), ValueError, "bits: .*<= 8"),
+        (lambda: A.posterize((3, 4.5)), TypeError, "bits: .*integer"),
+        (lambda: A.posterize((5, 3)), ValueError, "bits: .*lower bound first"),
+        (lambda: A.solarize((0.0, 300.0)), ValueError, "threshold: .*<= 256"),
+        (lambda: A.sharpness("strong"), TypeError, "factor: "),
+        (lambda: A.normalize("mnist"), ValueError, "mean: .*'imagenet'.*'mnist'"),
+        (lambda: A.normalize("half", 0.5), ValueError, "std: expected none.*'half'"),
+        (lambda: A.normalize(0.5), TypeError, "std: .*got None"),
+    ],
+)
 def test_bad_arguments_are_named(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()

@@ -30,9 +30,13 @@ LIKELY = 1e-4
 
 
 def policy(name: str, num_ops: int = 2, magnitude: Any = 9.0, **options: Any) -> Any:
-    return (augment.trivial_augment(**options) if name == "trivial"
-            else augment.auto_augment("cifar10", **options) if name == "learned"
-            else augment.rand_augment(num_ops, magnitude, name, **options))
+    return (
+        augment.trivial_augment(**options)
+        if name == "trivial"
+        else augment.auto_augment("cifar10", **options)
+        if name == "learned"
+        else augment.rand_augment(num_ops, magnitude, name, **options)
+    )
 
 
 def drawn(aug: Any, count: int, shape: tuple[int, ...] = (32, 32, 3), seed: int = 0) -> dict[str, np.ndarray]:
@@ -93,8 +97,13 @@ def test_sampled_numbers_are_those_of_the_magnitude(name: str) -> None:
 
 
 def cases() -> list[tuple[str, str]]:
-    return sorted({(op, oracles.INTERPOLATION[name] if op in oracles.MOVES else "nearest")
-                   for name in oracles.PRESETS for op in oracles.OPERATIONS[name]})
+    return sorted(
+        {
+            (op, oracles.INTERPOLATION[name] if op in oracles.MOVES else "nearest")
+            for name in oracles.PRESETS
+            for op in oracles.OPERATIONS[name]
+        }
+    )
 
 
 @pytest.mark.as_in_use
@@ -103,11 +112,18 @@ def test_operations_are_pillows(op: str, interpolation: str) -> None:
     """At every magnitude of every policy, with both signs, for photographs of three sizes."""
     for i, (height, width) in enumerate(oracles.SIZES):
         image = photograph("china.jpg" if i % 2 else "flower.jpg", height, width)
-        todo = {(oracles.number_of(name, op, m, sign, height, width), 0.5 if name in oracles.GRAY_FILL else 0.0,
-                 oracles.PRESETS[name].entries[oracles.entry(name, op)].name)
-                for name in oracles.PRESETS if op in oracles.OPERATIONS[name]
-                if op not in oracles.MOVES or oracles.INTERPOLATION[name] == interpolation
-                for m in oracles.MAGNITUDES[name] for sign in (1.0, -1.0)}
+        todo = {
+            (
+                oracles.number_of(name, op, m, sign, height, width),
+                0.5 if name in oracles.GRAY_FILL else 0.0,
+                oracles.PRESETS[name].entries[oracles.entry(name, op)].name,
+            )
+            for name in oracles.PRESETS
+            if op in oracles.OPERATIONS[name]
+            if op not in oracles.MOVES or oracles.INTERPOLATION[name] == interpolation
+            for m in oracles.MAGNITUDES[name]
+            for sign in (1.0, -1.0)
+        }
         for n, (number, fill, name) in enumerate(sorted(todo) if op not in oracles.BARE else [(0.0, 0.0, op)]):
             place = (n * 0.37 % 1, n * 0.71 % 1)
             want = oracles.pillow(op, interpolation, image, number, place, fill).astype(int)
@@ -147,9 +163,21 @@ def test_operations_of_floats_are_those_of_bytes(op: str) -> None:
                     apart = np.abs(got.astype(np.float64) * 255 - want)
                     steps = op in ("posterize", "solarize", "solarize_add", "equalize") and dtype == jnp.bfloat16
                     assert apart.mean() <= (4 if steps else most), (number, dtype, apart.mean())
-                    if dtype == jnp.float32 and how == "nearest" and op in (
-                            "posterize", "solarize", "solarize_add", "invert", "identity", "equalize", "cutout",
-                            "shear_x"):
+                    if (
+                        dtype == jnp.float32
+                        and how == "nearest"
+                        and op
+                        in (
+                            "posterize",
+                            "solarize",
+                            "solarize_add",
+                            "invert",
+                            "identity",
+                            "equalize",
+                            "cutout",
+                            "shear_x",
+                        )
+                    ):
                         assert apart.max() < 0.51, (number, apart.max())
 
 
@@ -232,7 +260,8 @@ def test_trivial_augment_draws_one_of_31_magnitudes() -> None:
     names, value = oracles.names_of("trivial", params["op"])[:, 0], params["value"][:, 0]
     assert_uniform(params["op"], 14)
     scales = {"rotate": (0, 4.5), "shear_x": (0, 0.033), "shear_y": (0, 0.033)} | dict.fromkeys(
-        oracles.ENHANCE, (1, 0.033))
+        oracles.ENHANCE, (1, 0.033)
+    )
     for op, (start, step) in scales.items():
         bins = np.abs(value[names == op] - start) / step
         np.testing.assert_allclose(bins, np.round(bins), atol=1e-3)
@@ -281,10 +310,16 @@ def test_auto_augment_draws_its_rows() -> None:
 # Whole policies.
 
 
-@pytest.mark.parametrize(("name", "num_ops"), [
-    ("torchvision", 2), pytest.param("timm", 4, marks=pytest.mark.exhaustive),
-    pytest.param("google", 3, marks=pytest.mark.exhaustive), pytest.param("trivial", 1, marks=pytest.mark.exhaustive),
-    ("learned", 2)])
+@pytest.mark.parametrize(
+    ("name", "num_ops"),
+    [
+        ("torchvision", 2),
+        pytest.param("timm", 4, marks=pytest.mark.exhaustive),
+        pytest.param("google", 3, marks=pytest.mark.exhaustive),
+        pytest.param("trivial", 1, marks=pytest.mark.exhaustive),
+        ("learned", 2),
+    ],
+)
 def test_a_policy_is_its_operations_one_by_one(name: str, num_ops: int) -> None:
     images = oracles.photographs(48, 32, 32)
     aug, fill = policy(name, num_ops, interpolation="nearest"), 0.5 if name in oracles.GRAY_FILL else 0.0
@@ -360,11 +395,17 @@ def test_masks_boxes_and_points_move_along() -> None:
         top, left = rng.integers(8, side - 13, (2, count))
         mask = np.zeros((count, side, side), np.int32)
         for i in range(count):
-            mask[i, top[i]:top[i] + 5, left[i]:left[i] + 5] = 7
-        done = aug.apply(params, {
-            "image": images, "mask": mask, "label": np.arange(count),
-            "boxes": np.stack([left, top, left + 5, top + 5], -1)[:, None].astype(np.float32),
-            "keypoints": np.stack([left + 2.5, top + 2.5], -1)[:, None].astype(np.float32)})
+            mask[i, top[i] : top[i] + 5, left[i] : left[i] + 5] = 7
+        done = aug.apply(
+            params,
+            {
+                "image": images,
+                "mask": mask,
+                "label": np.arange(count),
+                "boxes": np.stack([left, top, left + 5, top + 5], -1)[:, None].astype(np.float32),
+                "keypoints": np.stack([left + 2.5, top + 2.5], -1)[:, None].astype(np.float32),
+            },
+        )
         np.testing.assert_array_equal(done["label"], np.arange(count))
         shifts = []
         for i in range(count):
@@ -416,8 +457,10 @@ def test_options_of_the_border() -> None:
     key = jax.random.key(0)
     batch = np.stack([image] * 64)
     for name, options, colors in (
-            ("torchvision", {"fill": 0.2}, {51}), ("trivial", {"border": "reflect"}, set()),
-            ("timm", {"interpolation": "nearest"}, {128})):
+        ("torchvision", {"fill": 0.2}, {51}),
+        ("trivial", {"border": "reflect"}, set()),
+        ("timm", {"interpolation": "nearest"}, {128}),
+    ):
         aug = policy(name, 1, 5.0, **options)
         params = aug.sample(key, batch.shape)
         moved = np.isin(oracles.names_of(name, np.asarray(params["op"])[:, 0]), oracles.MOVES)
@@ -463,15 +506,27 @@ def test_values() -> None:
     assert 12.0 in jax.tree.leaves(aug)
 
 
-@pytest.mark.parametrize(("options", "error", "words"), [
-    ({"num_ops": 0}, ValueError, "num_ops"), ({"num_ops": 1.5}, TypeError, "num_ops"),
-    ({"num_ops": True}, TypeError, "num_ops"), ({"magnitude": -0.1}, ValueError, "magnitude"),
-    ({"magnitude": 30.5}, ValueError, "magnitude"), ({"magnitude": 10.5, "preset": "timm"}, ValueError, "magnitude"),
-    ({"magnitude": -1.0, "preset": "google"}, ValueError, "magnitude"), ({"magnitude": "9"}, TypeError, "magnitude"),
-    ({"magnitude": float("nan")}, ValueError, "magnitude"), ({"preset": "keras"}, ValueError, "preset"),
-    ({"probability": 1.1}, ValueError, "probability"), ({"probability": -0.1}, ValueError, "probability"),
-    ({"interpolation": "bicubic"}, ValueError, "interpolation"), ({"border": "wrap"}, ValueError, "border"),
-    ({"fill": 128}, ValueError, "fill"), ({"mask_fill": 0.5}, TypeError, "mask_fill")])
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"num_ops": 0}, ValueError, "num_ops"),
+        ({"num_ops": 1.5}, TypeError, "num_ops"),
+        ({"num_ops": True}, TypeError, "num_ops"),
+        ({"magnitude": -0.1}, ValueError, "magnitude"),
+        ({"magnitude": 30.5}, ValueError, "magnitude"),
+        ({"magnitude": 10.5, "preset": "timm"}, ValueError, "magnitude"),
+        ({"magnitude": -1.0, "preset": "google"}, ValueError, "magnitude"),
+        ({"magnitude": "9"}, TypeError, "magnitude"),
+        ({"magnitude": float("nan")}, ValueError, "magnitude"),
+        ({"preset": "keras"}, ValueError, "preset"),
+        ({"probability": 1.1}, ValueError, "probability"),
+        ({"probability": -0.1}, ValueError, "probability"),
+        ({"interpolation": "bicubic"}, ValueError, "interpolation"),
+        ({"border": "wrap"}, ValueError, "border"),
+        ({"fill": 128}, ValueError, "fill"),
+        ({"mask_fill": 0.5}, TypeError, "mask_fill"),
+    ],
+)
 def test_errors_name_the_argument(options: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=rf"^{words}: "):
         jax.block_until_ready(augment.rand_augment(**options)(jax.random.key(0), np.zeros((4, 4, 3), np.uint8)))
@@ -482,8 +537,14 @@ def test_errors_name_the_argument(options: dict[str, Any], error: type[Exception
 
 
 def test_the_ends_of_the_ranges_are_taken() -> None:
-    for options in ({"magnitude": 30}, {"magnitude": 10, "preset": "timm"}, {"magnitude": 14.0, "preset": "google"},
-                    {"magnitude": 0}, {"probability": 0}, {"num_ops": 1}):
+    for options in (
+        {"magnitude": 30},
+        {"magnitude": 10, "preset": "timm"},
+        {"magnitude": 14.0, "preset": "google"},
+        {"magnitude": 0},
+        {"probability": 0},
+        {"num_ops": 1},
+    ):
         aug = augment.rand_augment(**options)
         params = jax.eval_shape(lambda key: aug.sample(key, (4, 4, 3)), jax.random.key(0))
         assert params["op"].shape == (options.get("num_ops", 2),)
@@ -500,6 +561,7 @@ def test_exports_for_every_platform(name: str) -> None:
     images, key = oracles.photographs(3, 8, 8), jax.random.PRNGKey(0)
     aug = policy(name)
     exported = jax.export.export(jax.jit(lambda key, images: aug(key, images)), platforms=["cpu", "cuda", "tpu"])(
-        key, images)
+        key, images
+    )
     assert exported.platforms == ("cpu", "cuda", "tpu")
     np.testing.assert_array_equal(jax.export.deserialize(exported.serialize()).call(key, images), aug(key, images))

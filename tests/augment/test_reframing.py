@@ -28,8 +28,9 @@ def pillow(image: np.ndarray, size: tuple[int, int], how: str = "bilinear") -> n
 # Frames.
 
 
-@pytest.mark.parametrize(("padding", "widths"), [(3, ((3, 3), (3, 3))), ((1, 4), ((1, 1), (4, 4))),
-                                                 (((0, 70), (2, 5)), ((0, 70), (2, 5)))])
+@pytest.mark.parametrize(
+    ("padding", "widths"), [(3, ((3, 3), (3, 3))), ((1, 4), ((1, 1), (4, 4))), (((0, 70), (2, 5)), ((0, 70), (2, 5)))]
+)
 @pytest.mark.parametrize("border", oracles.MODES)
 def test_a_frame_is_numpys(padding: Any, widths: Any, border: str) -> None:
     mask = np.arange(57 * 91).reshape(57, 91)
@@ -64,9 +65,14 @@ def test_a_letterbox_is_the_resized_image_in_a_frame() -> None:
 
 # Sizes.
 
-SIDES = [((427, 640), {"shorter": 256}, (256, 383)), ((640, 427), {"shorter": 256}, (383, 256)),
-         ((427, 640), {"shorter": 800, "longer": 1000}, (667, 1000)), ((427, 640), {"longer": 320}, (213, 320)),
-         ((5, 640), {"longer": 32}, (1, 32)), ((300, 300), {"shorter": 7}, (7, 7))]
+SIDES = [
+    ((427, 640), {"shorter": 256}, (256, 383)),
+    ((640, 427), {"shorter": 256}, (383, 256)),
+    ((427, 640), {"shorter": 800, "longer": 1000}, (667, 1000)),
+    ((427, 640), {"longer": 320}, (213, 320)),
+    ((5, 640), {"longer": 32}, (1, 32)),
+    ((300, 300), {"shorter": 7}, (7, 7)),
+]
 
 
 @pytest.mark.parametrize(("shape", "asked", "size"), SIDES)
@@ -91,8 +97,9 @@ def test_a_bicubic_window_is_pillows_with_a_box() -> None:
     top, left, height, width = windows.T.astype(np.int32)
     params = ({"top": top, "left": left, "height": height, "width": width},)
     image = jnp.broadcast_to(PHOTO, (3, *PHOTO.shape))
-    for (y, x, h, w), got in zip(windows, A.random_resized_crop(24, interpolation="bicubic").apply(params, image),
-                                 strict=True):
+    for (y, x, h, w), got in zip(
+        windows, A.random_resized_crop(24, interpolation="bicubic").apply(params, image), strict=True
+    ):
         wanted = np.asarray(Image.fromarray(PHOTO).resize((24, 24), Image.Resampling.BICUBIC, (x, y, x + w, y + h)))
         difference = np.abs(np.int32(got) - wanted)
         assert difference.max() <= 1 and np.mean(difference > 0) < 0.02
@@ -111,9 +118,9 @@ def test_scale_jitter_is_resize_then_crop_or_frame() -> None:
     for i in range(keys):
         h, w, top, left = (int(params[0][name][i]) for name in ("height", "width", "top", "left"))
         sizes.add(h > 40)
-        shown = pillow(PHOTO, (h, w))[top:top + 40, left:left + 48]
+        shown = pillow(PHOTO, (h, w))[top : top + 40, left : left + 48]
         wanted = np.full((40, 48, 3), 51, np.uint8)
-        wanted[:shown.shape[0], :shown.shape[1]] = shown
+        wanted[: shown.shape[0], : shown.shape[1]] = shown
         difference = np.abs(np.int32(got["image"][i]) - wanted)
         assert difference.max() <= 1 and np.mean(difference > 0) < 0.01
         corners = np.float64([20 * w / 91 - left, 10 * h / 57 - top, 60 * w / 91 - left, 40 * h / 57 - top])
@@ -123,8 +130,10 @@ def test_scale_jitter_is_resize_then_crop_or_frame() -> None:
 
 def test_what_scale_jitter_draws() -> None:
     """Of a factor of 1 the image just fits in; a smaller one has its corner at (0, 0), a larger one is cut anywhere."""
-    got = {name: np.asarray(x) for name, x in
-           A.random_scale_jitter(100, (0.5, 1.5)).sample(KEY, (4000, 200, 400, 3))[0].items()}
+    got = {
+        name: np.asarray(x)
+        for name, x in A.random_scale_jitter(100, (0.5, 1.5)).sample(KEY, (4000, 200, 400, 3))[0].items()
+    }
     assert scipy.stats.kstest(got["width"] + 0.5, scipy.stats.uniform(50, 100).cdf).pvalue > 1e-4
     assert np.abs(got["height"] - got["width"] / 2).max() <= 0.5
     assert not got["top"].any() and not got["left"][got["width"] <= 100].any()
@@ -141,10 +150,10 @@ def test_zoom_out_is_the_smaller_image_on_a_canvas() -> None:
     for i in range(6):
         h, w, top, left = (int(params[0][name][i]) for name in ("height", "width", "top", "left"))
         wanted = np.full(PHOTO.shape, 51, np.uint8)
-        wanted[top:top + h, left:left + w] = pillow(PHOTO, (h, w))
+        wanted[top : top + h, left : left + w] = pillow(PHOTO, (h, w))
         difference = np.abs(np.int32(got["image"][i]) - wanted)
         assert difference.max() <= 1 and np.mean(difference > 0) < (0.01 if h < 57 else 1e-9)
-        assert got["mask"][i].sum() == h * w == got["mask"][i, top:top + h, left:left + w].sum()
+        assert got["mask"][i].sum() == h * w == got["mask"][i, top : top + h, left : left + w].sum()
     assert 0 < np.sum(params[0]["height"] == 57) < 6
 
 
@@ -188,15 +197,21 @@ def test_a_crop_keeps_enough_of_a_box() -> None:
     assert 0 < whole < keys
 
 
-@pytest.mark.parametrize("steps", [(A.pad_to(24), A.resize(12)), (A.resize((12, 12)), A.random_crop(12, padding=2))],
-                         ids=["padded and resized", "resized and padded"])
+@pytest.mark.parametrize(
+    "steps",
+    [(A.pad_to(24), A.resize(12)), (A.resize((12, 12)), A.random_crop(12, padding=2))],
+    ids=["padded and resized", "resized and padded"],
+)
 def test_a_border_stays_where_it_was_put(steps: Any) -> None:
     """In a chain as one after the other: white does not darken at a rim that has no frame."""
     image, key = jnp.ones((16, 24, 1)), jax.random.key(3)
     params = A.chain(*steps).sample(key, image.shape)
     alone, shape = image, image.shape
     for step in steps:
-        alone = step(jax.random.key(0), alone) if not jax.tree.leaves(step.sample(key, shape)) else step.apply(
-            (jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, dict))[-1],), alone)
+        alone = (
+            step(jax.random.key(0), alone)
+            if not jax.tree.leaves(step.sample(key, shape))
+            else step.apply((jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, dict))[-1],), alone)
+        )
         shape = alone.shape
     np.testing.assert_allclose(A.chain(*steps).apply(params, image), alone, atol=1e-6)

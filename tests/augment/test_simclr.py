@@ -35,7 +35,7 @@ def named(view: Any) -> dict[str, Any]:
     (crop, flip), (jittered, (_, jitter)), gray, *rest = view
     found = crop | flip | gray | {"jittered": jittered, "order": jitter["order"], "strengths": jitter["strengths"]}
     if rest:
-        (blurred, (_, blur)), = rest
+        ((blurred, (_, blur)),) = rest
         found |= blur | {"blurred": blurred}
     return jax.tree.map(np.asarray, found)
 
@@ -118,10 +118,14 @@ def test_sigmas_are_uniform_and_the_kernel_a_tenth_of_the_height() -> None:
     whole = {"top": jnp.int32(0), "left": jnp.int32(0), "height": jnp.int32(60), "width": jnp.int32(40)}
     aug = augment.simclr_views((60, 40), 0.0)
     jitter = aug.sample(jax.random.key(0), image.shape)[0][1]
-    view = ((whole, {"flip": jnp.bool_(False)}), jitter, {"gray": jnp.bool_(False)},
-            (jnp.int32(1), ((), {"sigma": jnp.float32(2.0)})))
+    view = (
+        (whole, {"flip": jnp.bool_(False)}),
+        jitter,
+        {"gray": jnp.bool_(False)},
+        (jnp.int32(1), ((), {"sigma": jnp.float32(2.0)})),
+    )
     got = np.asarray(aug.apply((view, view), image)[1])[..., 0]
-    x = np.exp(-np.arange(-3, 4) ** 2 / 8)
+    x = np.exp(-(np.arange(-3, 4) ** 2) / 8)
     want = np.zeros((60, 40))
     want[27:34, 17:24] = np.outer(x, x) / x.sum() ** 2
     np.testing.assert_allclose(got, want, atol=1e-6)
@@ -160,9 +164,12 @@ def test_the_steps_are_those_of_the_recipe_one_by_one() -> None:
 def test_it_is_two_views_of_the_chain_of_its_steps() -> None:
     images, key = oracles.photographs(24, 30, 42), jax.random.key(3)
     steps = augment.chain(
-        augment.random_resized_crop(24), augment.random_flip_left_right(),
-        augment.random_apply(augment.color_jitter(0.8, 0.8, 0.8, 0.2), p=0.8), augment.random_grayscale(p=0.2),
-        augment.random_apply(augment.gaussian_blur((0.1, 2.0), kernel_size=3), p=0.5))
+        augment.random_resized_crop(24),
+        augment.random_flip_left_right(),
+        augment.random_apply(augment.color_jitter(0.8, 0.8, 0.8, 0.2), p=0.8),
+        augment.random_grayscale(p=0.2),
+        augment.random_apply(augment.gaussian_blur((0.1, 2.0), kernel_size=3), p=0.5),
+    )
     for one, other in zip(augment.simclr_views(24)(key, images), augment.two_views(steps)(key, images), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -197,8 +204,9 @@ def test_a_program_serves_every_key_and_strength() -> None:
         return augment.simclr_views(16, strength, blur=False)(key, images)
 
     images = oracles.photographs(4, 20, 20)
-    results = [run(jax.random.key(seed), jnp.float32(strength), images)
-               for seed, strength in ((0, 1.0), (0, 0.5), (1, 1.0))]
+    results = [
+        run(jax.random.key(seed), jnp.float32(strength), images) for seed, strength in ((0, 1.0), (0, 0.5), (1, 1.0))
+    ]
     assert len(traces) == 1
     assert len({np.asarray(one).tobytes() for one, _ in results}) == 3
 
@@ -212,10 +220,17 @@ def test_values() -> None:
     assert aug != augment.simclr_views((32, 24), 0.5)
 
 
-@pytest.mark.parametrize(("options", "error", "word"), [
-    ({"size": 0}, ValueError, "size"), ({"size": 2.5}, TypeError, "size"), ({"size": (3, 4, 5)}, TypeError, "size"),
-    ({"strength": -0.1}, ValueError, "strength"), ({"strength": 2.6}, ValueError, "strength"),
-    ({"strength": "1"}, TypeError, "strength")])
+@pytest.mark.parametrize(
+    ("options", "error", "word"),
+    [
+        ({"size": 0}, ValueError, "size"),
+        ({"size": 2.5}, TypeError, "size"),
+        ({"size": (3, 4, 5)}, TypeError, "size"),
+        ({"strength": -0.1}, ValueError, "strength"),
+        ({"strength": 2.6}, ValueError, "strength"),
+        ({"strength": "1"}, TypeError, "strength"),
+    ],
+)
 def test_errors_name_the_argument(options: dict[str, Any], error: type[Exception], word: str) -> None:
     with pytest.raises(error, match=rf"^{word}: "):
         augment.simclr_views(**{"size": 8} | options)(jax.random.key(0), np.zeros((8, 8, 3), np.uint8))
@@ -226,7 +241,8 @@ def test_exports_for_every_platform() -> None:
     images, key = oracles.photographs(3, 8, 8), jax.random.PRNGKey(0)
     aug = augment.simclr_views((20, 8))
     exported = jax.export.export(jax.jit(lambda key, images: aug(key, images)), platforms=["cpu", "cuda", "tpu"])(
-        key, images)
+        key, images
+    )
     assert exported.platforms == ("cpu", "cuda", "tpu")
     for a, b in zip(jax.export.deserialize(exported.serialize()).call(key, images), aug(key, images), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -26,9 +26,13 @@ def photographs() -> np.ndarray:
 IMAGES = photographs()
 
 
-@pytest.mark.parametrize("aug", [
-    A.chain(A.random_crop((20, 20), (6, 2), fill=0.25, mask_fill=16384), A.random_flip_left_right(), A.random_d4()),
-    A.random_affine(30, (0.2, 0.2), interpolation="nearest", fill=0.75, mask_fill=49151)])
+@pytest.mark.parametrize(
+    "aug",
+    [
+        A.chain(A.random_crop((20, 20), (6, 2), fill=0.25, mask_fill=16384), A.random_flip_left_right(), A.random_d4()),
+        A.random_affine(30, (0.2, 0.2), interpolation="nearest", fill=0.75, mask_fill=49151),
+    ],
+)
 def test_pixels_that_only_move_are_copied(aug: Any) -> None:
     """A mask of the same numbers moves alike; colours are shares of 65535."""
     got = aug(KEY, {"image": IMAGES, "mask": IMAGES})
@@ -48,8 +52,13 @@ def test_a_resize_is_pillows_to_a_level(how: str) -> None:
 
 
 def test_they_become_what_their_floats_do() -> None:
-    aug = A.chain(A.random_rotation(20, fill=0.25), A.random_contrast(0.5), A.sharpness(1.5),
-                  A.random_gamma(), A.cutout(6, fill=0.5))
+    aug = A.chain(
+        A.random_rotation(20, fill=0.25),
+        A.random_contrast(0.5),
+        A.sharpness(1.5),
+        A.random_gamma(),
+        A.cutout(6, fill=0.5),
+    )
     got, floats = (np.float64(aug(KEY, images)) for images in (IMAGES, IMAGES.astype(np.float32) / WHITE))
     assert np.abs(got - WHITE * floats).max() < 0.6
     assert np.abs(got - np.round(got / 257) * 257).max() > 100

@@ -26,6 +26,7 @@ TURN = A.random_rotation(40, border="reflect", mask_fill=5)
 @A.augmentation
 def nudged() -> Any:
     """Whole pixels to the side, of a user's own making."""
+
     def draw(key: jax.Array, shape: Any) -> Any:
         return jax.random.randint(key, (2,), -4, 5)
 
@@ -49,8 +50,14 @@ STAGES: dict[str, Any] = {
     "policy": A.rand_augment(2, 9),
     "fixed": A.chain(A.random_resized_crop(16), A.color_jitter(0.4, 0.4, 0.4), A.elastic_deformation(10.0, 3.0)),
 }
-QUICK = [("padded crop", np.uint8), ("resized crop", np.uint8), ("flips and a shift", np.uint8), ("nearest", np.uint8),
-         ("statistics", np.uint8), ("rotation", np.float32)]
+QUICK = [
+    ("padded crop", np.uint8),
+    ("resized crop", np.uint8),
+    ("flips and a shift", np.uint8),
+    ("nearest", np.uint8),
+    ("statistics", np.uint8),
+    ("rotation", np.float32),
+]
 """One of each mechanism; the others take minutes to compile."""
 FLOATS = ["mirrored crop", "resized crop", "rotation", "statistics", "neighbours"]
 
@@ -61,24 +68,51 @@ def alone(dtype: Any) -> list[dict[str, np.ndarray]]:
     for i, (height, width) in enumerate(SIZES):
         image = oracles.photo(height, width) if dtype == np.uint8 else oracles.noise(height, width, 3, np.float32, i)
         image = np.asarray(image)
-        found.append({"image": image, "mask": np.int32(image[..., 0] > image.mean()) + 1,
-                      "boxes": np.float32([[1, 0, width / 2, height / 2], [width / 3, height / 3, width, height]]),
-                      "keypoints": np.float32([[2, 1, 0], [width - 1.5, height - 0.5, 2]])})
+        found.append(
+            {
+                "image": image,
+                "mask": np.int32(image[..., 0] > image.mean()) + 1,
+                "boxes": np.float32([[1, 0, width / 2, height / 2], [width / 3, height / 3, width, height]]),
+                "keypoints": np.float32([[2, 1, 0], [width - 1.5, height - 0.5, 2]]),
+            }
+        )
     return found
 
 
 def padded(dtype: Any) -> dict[str, np.ndarray]:
     """Rubbish stands beyond the images."""
-    batch = {name: np.stack([np.pad(one[name], [(0, ROOM[0] - one[name].shape[0]), (0, ROOM[1] - one[name].shape[1]),
-                                                *[(0, 0)] * (one[name].ndim - 2)], constant_values=77)
-                             for one in alone(dtype)]) for name in ("image", "mask")}
-    return batch | {name: np.stack([one[name] for one in alone(dtype)]) for name in ("boxes", "keypoints")} | {
-        "size": SIZES, "image_id": np.arange(3)}
+    batch = {
+        name: np.stack(
+            [
+                np.pad(
+                    one[name],
+                    [
+                        (0, ROOM[0] - one[name].shape[0]),
+                        (0, ROOM[1] - one[name].shape[1]),
+                        *[(0, 0)] * (one[name].ndim - 2),
+                    ],
+                    constant_values=77,
+                )
+                for one in alone(dtype)
+            ]
+        )
+        for name in ("image", "mask")
+    }
+    return (
+        batch
+        | {name: np.stack([one[name] for one in alone(dtype)]) for name in ("boxes", "keypoints")}
+        | {"size": SIZES, "image_id": np.arange(3)}
+    )
 
 
-@pytest.mark.parametrize(("name", "dtype"), [
-    pytest.param(name, dtype, marks=[] if (name, dtype) in QUICK else pytest.mark.exhaustive)
-    for dtype, names in ((np.uint8, STAGES), (np.float32, FLOATS)) for name in names])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=[] if (name, dtype) in QUICK else pytest.mark.exhaustive)
+        for dtype, names in ((np.uint8, STAGES), (np.float32, FLOATS))
+        for name in names
+    ],
+)
 def test_an_image_of_a_padded_batch_comes_out_as_by_itself(name: str, dtype: Any) -> None:
     aug, batch = STAGES[name], padded(dtype)
     got = jax.tree.map(np.asarray, aug(KEY, batch))

@@ -29,16 +29,24 @@ MOVES: dict[str, tuple[Any, float]] = {
     "middle": (A.center_crop((30, 37)), 0.01),
     "left to right": (A.random_flip_left_right(), 0.01),
     "up and down": (A.random_flip_up_down(), 0.01),
-    "crops and flips": (A.chain(A.random_crop((36, 44)), A.random_flip_left_right(), A.random_flip_up_down(),
-                                A.random_crop((36, 44), 3)), 0.01),
+    "crops and flips": (
+        A.chain(
+            A.random_crop((36, 44)), A.random_flip_left_right(), A.random_flip_up_down(), A.random_crop((36, 44), 3)
+        ),
+        0.01,
+    ),
     "larger": (A.resize((80, 144)), 1),
     "smaller": (A.resize((30, 24)), 1),
     "resized crop": (A.random_resized_crop((60, 60), (0.7, 1.0)), 1.5),
     "rotation": (A.random_rotation(40), 1),
     "affine": (A.random_affine(20, (0.1, 0.1), (0.8, 1.2), (10, 10)), 1),
     "elastic": (A.elastic_deformation(20.0, 5.0), 1.5),
-    "all": (A.chain(A.random_crop((38, 46)), A.random_rotation(15), A.random_flip_left_right(),
-                    A.elastic_deformation(10.0, 5.0)), 1.5),
+    "all": (
+        A.chain(
+            A.random_crop((38, 46)), A.random_rotation(15), A.random_flip_left_right(), A.elastic_deformation(10.0, 5.0)
+        ),
+        1.5,
+    ),
 }
 RIGID = [name for name, (_, far) in MOVES.items() if far == 0.01]
 
@@ -58,8 +66,13 @@ def painted(dtype: Any = np.float32) -> np.ndarray:
 def moved(name: str) -> dict[str, np.ndarray]:
     """A batch of the painted image with all its targets, each moved in its own way."""
     image = painted()
-    inputs = {"image": image, "mask": image[..., 0] > 0.5, "boxes": np.float32([BOX, (0, 0, 0, 0), (22, 15, 23, 16)]),
-              "keypoints": POINTS, "label": np.int32(7)}
+    inputs = {
+        "image": image,
+        "mask": image[..., 0] > 0.5,
+        "boxes": np.float32([BOX, (0, 0, 0, 0), (22, 15, 23, 16)]),
+        "keypoints": POINTS,
+        "label": np.int32(7),
+    }
     batch = {key: np.stack([value] * BATCH) for key, value in inputs.items()}
     got = MOVES[name][0](jax.random.key(1), batch)
     assert sorted(got) == sorted(batch)
@@ -159,10 +172,12 @@ def test_a_box_is_cut_and_one_out_of_sight_is_zeros() -> None:
     boxes = np.float32([[0, 0, 8, 8], [3, 4, 12, 20], [26, 1, 30, 20], [6, 5, 7, 6], [0, 0, 5, 20], [10, 6, 10, 9]])
     params = ({"top": jnp.array(5), "left": jnp.array(5)},)
     got = A.random_crop((10, 12)).apply(params, {"image": image, "boxes": boxes})["boxes"]
-    np.testing.assert_array_equal(got, [[0, 0, 3, 3], [0, 0, 7, 10], [0, 0, 0, 0], [1, 0, 2, 1], [0, 0, 0, 0],
-                                        [0, 0, 0, 0]])
-    padded = A.random_crop((24, 34), 2).apply(({"top": jnp.array(-2), "left": jnp.array(-2)},),
-                                              {"image": image, "boxes": boxes})["boxes"]
+    np.testing.assert_array_equal(
+        got, [[0, 0, 3, 3], [0, 0, 7, 10], [0, 0, 0, 0], [1, 0, 2, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    )
+    padded = A.random_crop((24, 34), 2).apply(
+        ({"top": jnp.array(-2), "left": jnp.array(-2)},), {"image": image, "boxes": boxes}
+    )["boxes"]
     np.testing.assert_array_equal(padded[:5], boxes[:5] + 2)
 
 
@@ -178,8 +193,11 @@ def test_a_point_out_of_sight_stays_there() -> None:
 
 def test_without_boxes_or_points_there_are_none() -> None:
     for count, size in ((2, 9), (5, 300)):  # all at once, and two at a time with a rest
-        inputs = {"image": jnp.zeros((count, size, size, 1)), "boxes": jnp.zeros((count, 0, 4)),
-                  "keypoints": jnp.zeros((count, 0, 2))}
+        inputs = {
+            "image": jnp.zeros((count, size, size, 1)),
+            "boxes": jnp.zeros((count, 0, 4)),
+            "keypoints": jnp.zeros((count, 0, 2)),
+        }
         got = A.random_rotation(10)(jax.random.key(0), inputs)
         assert got["boxes"].shape == (count, 0, 4)
         assert got["keypoints"].shape == (count, 0, 2)
@@ -188,8 +206,13 @@ def test_without_boxes_or_points_there_are_none() -> None:
 # Masks.
 
 
-MASKS = [(jnp.bool_, (), 0), (jnp.int32, (), -1), (jnp.uint8, (2,), 255), (jnp.float32, (3,), 2),
-         (jnp.bfloat16, (1,), 0)]
+MASKS = [
+    (jnp.bool_, (), 0),
+    (jnp.int32, (), -1),
+    (jnp.uint8, (2,), 255),
+    (jnp.float32, (3,), 2),
+    (jnp.bfloat16, (1,), 0),
+]
 
 
 @pytest.mark.parametrize(("dtype", "channels", "fill"), MASKS)
@@ -199,8 +222,16 @@ def test_a_mask_keeps_its_dtype_and_its_values(dtype: Any, channels: tuple[int, 
     mask = jnp.asarray(random.randint(0, 200, (14, 18, *channels)) % (2 if dtype == jnp.bool_ else 256), dtype)
     image = jnp.asarray(oracles.noise(14, 18, 3))
     aug = A.random_affine(mask_fill=fill, fill=0.5)
-    params = ({"degrees": jnp.float32(33), "down": jnp.float32(1.2), "right": jnp.float32(2), "scale": jnp.float32(0.9),
-               "shear_x": jnp.float32(0.1), "shear_y": jnp.float32(0)},)
+    params = (
+        {
+            "degrees": jnp.float32(33),
+            "down": jnp.float32(1.2),
+            "right": jnp.float32(2),
+            "scale": jnp.float32(0.9),
+            "shear_x": jnp.float32(0.1),
+            "shear_y": jnp.float32(0),
+        },
+    )
     got = aug.apply(params, {"image": image, "mask": mask})["mask"]
     assert got.dtype == dtype
     assert got.shape == mask.shape
@@ -217,8 +248,9 @@ def test_a_mask_of_a_padded_crop(border: str) -> None:
     mask = np.random.RandomState(1).randint(0, 99, (6, 7)).astype(np.int32)
     aug = A.random_crop((10, 11), 2, border=border, mask_fill=-5)
     got = aug(jax.random.key(0), {"image": jnp.zeros((6, 7, 3)), "mask": mask})["mask"]
-    np.testing.assert_array_equal(got, np.pad(mask, 2, oracles.MODES[border],
-                                              **({"constant_values": -5} if border == "constant" else {})))
+    np.testing.assert_array_equal(
+        got, np.pad(mask, 2, oracles.MODES[border], **({"constant_values": -5} if border == "constant" else {}))
+    )
 
 
 def test_a_mask_of_another_size_has_the_nearest_pixels() -> None:
@@ -245,8 +277,12 @@ def test_boxes_on_the_rim_are_cut_compiled_or_not() -> None:
 
 
 # A box in an image 30 wide and 20 high, and in its mirror image.
-LAYOUTS = {"xyxy": ([4, 5, 10, 9], [20, 5, 26, 9]), "yxyx": ([5, 4, 9, 10], [5, 20, 9, 26]),
-           "xywh": ([4, 5, 6, 4], [20, 5, 6, 4]), "cxcywh": ([7, 7, 6, 4], [23, 7, 6, 4])}
+LAYOUTS = {
+    "xyxy": ([4, 5, 10, 9], [20, 5, 26, 9]),
+    "yxyx": ([5, 4, 9, 10], [5, 20, 9, 26]),
+    "xywh": ([4, 5, 6, 4], [20, 5, 6, 4]),
+    "cxcywh": ([7, 7, 6, 4], [23, 7, 6, 4]),
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -288,8 +324,13 @@ def test_points_keep_their_other_columns_and_change_sides() -> None:
     inputs = {"image": np.zeros((2, 10, 12, 1), np.uint8), "keypoints": points}
     flip = A.random_flip_left_right(joints=((1, 2), (4, 3)))
     aug = A.chain(flip, A.random_crop((8, 8)), A.random_flip_up_down(1.0, joints=((0, 4),)))
-    params = (({"flip": jnp.array([True, False])}, {"top": jnp.array([1, 2]), "left": jnp.array([3, 0])},
-               {"flip": jnp.array([True, True])}),)
+    params = (
+        (
+            {"flip": jnp.array([True, False])},
+            {"top": jnp.array([1, 2]), "left": jnp.array([3, 0])},
+            {"flip": jnp.array([True, True])},
+        ),
+    )
     got = aug.apply(params, inputs)["keypoints"]
     wanted = points.copy()
     wanted[0, ..., 0] = 12 - points[0, ..., 0]
@@ -322,8 +363,12 @@ def test_how_much_of_a_box_is_left() -> None:
     got = A.chain(crops[0], A.invert(), crops[1])(jax.random.key(0), inputs)
     np.testing.assert_allclose(got["visibility"], [0.5 * 4 * 5 / 100, 1, 0.25 * 7 / 8], rtol=1e-6)
     np.testing.assert_allclose(got["boxes"], [[0, 0, 4, 5], [2, 3, 6, 7], [3, 0, 4.5, 7]])
-    for aug, kept in ((A.drop_slivers(0.0, 0.0), [1, 1, 1]), (A.drop_slivers(0.15, 0.0), [0, 1, 1]),
-                      (A.drop_slivers(0.0, 2.0), [1, 1, 0]), (A.drop_slivers(0.5), [0, 1, 0])):
+    for aug, kept in (
+        (A.drop_slivers(0.0, 0.0), [1, 1, 1]),
+        (A.drop_slivers(0.15, 0.0), [0, 1, 1]),
+        (A.drop_slivers(0.0, 2.0), [1, 1, 0]),
+        (A.drop_slivers(0.5), [0, 1, 0]),
+    ):
         cut = A.chain(*crops, aug)(jax.random.key(0), inputs)
         np.testing.assert_array_equal(cut["boxes"], got["boxes"] * np.float32(kept)[:, None])
         np.testing.assert_allclose(cut["visibility"], got["visibility"] * np.float32(kept), rtol=1e-6)
@@ -333,26 +378,37 @@ def test_how_much_of_a_box_is_left() -> None:
 
 
 def test_what_changes_colours_leaves_the_rest() -> None:
-    inputs = {"image": jnp.asarray(oracles.noise(8, 8, 3)), "mask": jnp.arange(64).reshape(8, 8),
-              "boxes": jnp.asarray([[1.0, 2, 5, 6]]), "keypoints": jnp.asarray([[3.5, 9.0]]), "label": jnp.asarray(3)}
+    inputs = {
+        "image": jnp.asarray(oracles.noise(8, 8, 3)),
+        "mask": jnp.arange(64).reshape(8, 8),
+        "boxes": jnp.asarray([[1.0, 2, 5, 6]]),
+        "keypoints": jnp.asarray([[3.5, 9.0]]),
+        "label": jnp.asarray(3),
+    }
     got = A.invert()(jax.random.key(0), inputs)
     for name in ("mask", "boxes", "keypoints", "label"):
         assert jnp.array_equal(got[name], inputs[name])
     assert not jnp.array_equal(got["image"], inputs["image"])
 
 
-@pytest.mark.parametrize("wrap", [lambda aug: A.random_apply(aug, 0.5), lambda aug: A.one_of(aug, A.chain()),
-                                  lambda aug: A.chain(A.invert(), aug)])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda aug: A.random_apply(aug, 0.5), lambda aug: A.one_of(aug, A.chain()), lambda aug: A.chain(A.invert(), aug)],
+)
 def test_targets_move_in_what_is_made_of_others(wrap: Any) -> None:
     aug = wrap(A.random_flip_left_right(1.0))
     image = np.zeros((8, 6, 10, 1), np.uint8)
     image[:, 2, 3] = 255
-    inputs = {"image": image, "mask": image[..., 0] == 255, "keypoints": np.tile(np.float32([3.5, 2.5]), (8, 1, 1)),
-              "boxes": np.tile(np.float32([3, 2, 4, 3]), (8, 1, 1))}
+    inputs = {
+        "image": image,
+        "mask": image[..., 0] == 255,
+        "keypoints": np.tile(np.float32([3.5, 2.5]), (8, 1, 1)),
+        "boxes": np.tile(np.float32([3, 2, 4, 3]), (8, 1, 1)),
+    }
     got = {name: np.asarray(x) for name, x in aug(jax.random.key(0), inputs).items()}
     places = set()
     for i in range(8):
-        (row, column), = np.argwhere(got["mask"][i])
+        ((row, column),) = np.argwhere(got["mask"][i])
         places.add(int(column))
         np.testing.assert_array_equal(got["keypoints"][i], [[column + 0.5, row + 0.5]])
         np.testing.assert_array_equal(got["boxes"][i], [[column, row, column + 1, row + 1]])
@@ -362,8 +418,11 @@ def test_targets_move_in_what_is_made_of_others(wrap: Any) -> None:
 
 
 def test_both_views_have_their_targets() -> None:
-    inputs = {"image": np.zeros((3, 8, 8, 1), np.uint8), "keypoints": np.full((3, 1, 2), 2.0, np.float32),
-              "label": np.arange(3)}
+    inputs = {
+        "image": np.zeros((3, 8, 8, 1), np.uint8),
+        "keypoints": np.full((3, 1, 2), 2.0, np.float32),
+        "label": np.arange(3),
+    }
     views = A.two_views(A.random_flip_left_right(0.0), A.random_flip_left_right(1.0))(jax.random.key(0), inputs)
     assert len(views) == 2
     for view, x in zip(views, (2, 6), strict=True):

@@ -34,14 +34,18 @@ def test_every_symmetry_is_a_copy(dtype: Any) -> None:
     """With its mask, and points and boxes where their pixels are."""
     image = np.asarray(oracles.noise(8, 8, 3, dtype))
     points = np.tile(np.float32([[2.5, 1.5], [9, -1]]), (8, 1, 1))
-    inputs = {"image": np.stack([image] * 8), "mask": np.stack([np.arange(64).reshape(8, 8)] * 8), "keypoints": points,
-              "boxes": np.tile(np.float32([[2, 1, 3, 2]]), (8, 1, 1))}
+    inputs = {
+        "image": np.stack([image] * 8),
+        "mask": np.stack([np.arange(64).reshape(8, 8)] * 8),
+        "keypoints": points,
+        "boxes": np.tile(np.float32([[2, 1, 3, 2]]), (8, 1, 1)),
+    }
     got = A.random_d4().apply(({"symmetry": jnp.arange(8)},), inputs)
     for i, (swap, right, below) in enumerate(itertools.product((False, True), repeat=3)):
         np.testing.assert_array_equal(got["image"][i], symmetry(image, swap, right, below))
         mask = np.asarray(got["mask"][i])
         np.testing.assert_array_equal(mask, symmetry(inputs["mask"][0], swap, right, below))
-        (row, column), = np.argwhere(mask == 10)
+        ((row, column),) = np.argwhere(mask == 10)
         np.testing.assert_array_equal(got["keypoints"][i, 0], [column + 0.5, row + 0.5])
         np.testing.assert_array_equal(got["boxes"][i, 0], [column, row, column + 1, row + 1])
 
@@ -59,8 +63,14 @@ def test_quarters_are_numpys() -> None:
 @pytest.mark.parametrize("before", [A.random_crop(8, 1), A.random_resized_crop(8)])
 def test_turns_join_what_is_around_them(before: Any) -> None:
     """A window, turned and mirrored, then cut: the same pixels as one after another."""
-    around = (before, A.random_flip_left_right(1.0), A.random_rot90(1.0), A.random_flip_up_down(), A.random_d4(),
-              A.random_crop((6, 4)))
+    around = (
+        before,
+        A.random_flip_left_right(1.0),
+        A.random_rot90(1.0),
+        A.random_flip_up_down(),
+        A.random_d4(),
+        A.random_crop((6, 4)),
+    )
     aug, image = A.chain(*around), PHOTO[:12, :10]
     params = aug.sample(jax.random.key(3), image.shape)
     split = image
@@ -121,9 +131,15 @@ def test_perspective_is_pillows() -> None:
     got = aug.apply(params, {"image": np.stack([PHOTO] * 6), "keypoints": np.stack([points] * 6)})
     for i in range(6):
         numbers = coefficients(PHOTO.shape, inward[i])
-        wanted = np.asarray(Image.fromarray(PHOTO).transform(
-            PHOTO.shape[1::-1], Image.Transform.PERSPECTIVE, numbers.tolist(), Image.Resampling.BILINEAR,
-            fillcolor=(51, 51, 51)))
+        wanted = np.asarray(
+            Image.fromarray(PHOTO).transform(
+                PHOTO.shape[1::-1],
+                Image.Transform.PERSPECTIVE,
+                numbers.tolist(),
+                Image.Resampling.BILINEAR,
+                fillcolor=(51, 51, 51),
+            )
+        )
         assert np.mean(np.abs(np.int32(got["image"][i]) - wanted) > 0) <= 2e-3
         back = np.linalg.inv(np.append(numbers, 1).reshape(3, 3)) @ np.float64([*points.T, np.ones(3)])
         np.testing.assert_allclose(got["keypoints"][i], (back[:2] / back[2]).T, atol=2e-3)
@@ -159,8 +175,9 @@ def test_projective_maps_compose_with_affine_ones() -> None:
 
 def test_stripes_made_smaller_are_gray_and_others_as_they_were() -> None:
     stripes = np.uint8(np.indices((64, 64))[1] % 2 * 255)[..., None]
-    plain, smooth = (A.random_affine(20, scale=(0.4, 1.5), shear=(5, 5), border="edge", antialias=one)
-                     for one in (False, True))
+    plain, smooth = (
+        A.random_affine(20, scale=(0.4, 1.5), shear=(5, 5), border="edge", antialias=one) for one in (False, True)
+    )
     scales = np.float32([0.4, 0.7, 1.0, 1.5])
     params = jax.tree.map(np.asarray, plain.sample(jax.random.key(1), (4, *stripes.shape)))
     params[0]["scale"] = scales
@@ -184,9 +201,15 @@ def test_points_and_boxes_of_strong_fields(alpha: float, sigma: float) -> None:
     inside = [(x > x1) & (x < x2) & (y > y1) & (y < y2) for x1, y1, x2, y2 in boxes]
     aug = A.elastic_deformation(alpha, sigma, border="edge")
     params = aug.sample(jax.random.key(3), (count, height, width, 2))
-    got = aug.apply(params, {"image": np.zeros((count, height, width, 1), np.uint8),
-                             "mask": np.stack([np.stack(inside, -1)] * count), "keypoints": np.stack([points] * count),
-                             "boxes": np.stack([boxes] * count)})
+    got = aug.apply(
+        params,
+        {
+            "image": np.zeros((count, height, width, 1), np.uint8),
+            "mask": np.stack([np.stack(inside, -1)] * count),
+            "keypoints": np.stack([points] * count),
+            "boxes": np.stack([boxes] * count),
+        },
+    )
     far, off = [], []
     for i in range(count):
         dx, dy = oracles.elastic_field(params[0]["noise"][i], (height, width), alpha, sigma)

@@ -94,6 +94,7 @@ def test_byol_views_are_their_steps() -> None:
 
 def test_googles_pixels_in_proportion_to_the_size() -> None:
     """The same for images of 224; of 32 a seventh, where as published 90 pixels leave nothing."""
+
     def numbers(scaled: bool, shape: tuple[int, int, int]) -> dict[str, float]:
         level, one = jnp.float32(0.9), jnp.float32(1.0)
         return {entry.name: float(entry.number(level, one, shape)) for entry in presets.google(scaled).entries}
@@ -102,9 +103,16 @@ def test_googles_pixels_in_proportion_to_the_size() -> None:
     assert [published[name] for name in ("translate_x", "translate_y", "cutout")] == [90.0, 90.0, 36.0]
     assert published == numbers(False, (224, 224, 3)) == numbers(True, (224, 224, 3))
     scaled = numbers(True, (32, 64, 3))
-    np.testing.assert_allclose([scaled.pop(name) for name in ("translate_x", "translate_y", "cutout")],
-                               [90 * 64 / 224, 90 * 32 / 224, 5], rtol=1e-6)
+    np.testing.assert_allclose(
+        [scaled.pop(name) for name in ("translate_x", "translate_y", "cutout")],
+        [90 * 64 / 224, 90 * 32 / 224, 5],
+        rtol=1e-6,
+    )
     assert scaled == {name: published[name] for name in scaled}
-    taken = [A.rand_augment(preset="google", scaled=one).stage.preset.entries[-1].number(
-        jnp.float32(0.9), jnp.float32(1), (32, 64, 3)) for one in (False, True)]
+    taken = [
+        A.rand_augment(preset="google", scaled=one)
+        .stage.preset.entries[-1]
+        .number(jnp.float32(0.9), jnp.float32(1), (32, 64, 3))
+        for one in (False, True)
+    ]
     assert [float(one) for one in taken] == [36.0, 5.0]

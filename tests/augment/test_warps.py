@@ -70,9 +70,13 @@ def test_a_rotation_is_pillows(at: tuple[int, int, int]) -> None:
 
 
 AFFINE: dict[str, np.ndarray] = {
-    "degrees": np.float32([0, 0, 0, 20, -75]), "down": np.float32([0, 0, 5, 1.5, -3]),
-    "right": np.float32([0, 0, -3, 2.25, 7]), "scale": np.float32([1, 1, 1, 1.5, 0.6]),
-    "shear_x": np.float32([0.25, 0, 0, 0.2, -0.1]), "shear_y": np.float32([0, -0.3125, 0, -0.1, 0.3])}
+    "degrees": np.float32([0, 0, 0, 20, -75]),
+    "down": np.float32([0, 0, 5, 1.5, -3]),
+    "right": np.float32([0, 0, -3, 2.25, 7]),
+    "scale": np.float32([1, 1, 1, 1.5, 0.6]),
+    "shear_x": np.float32([0.25, 0, 0, 0.2, -0.1]),
+    "shear_y": np.float32([0, -0.3125, 0, -0.1, 0.3]),
+}
 
 
 def affine_params() -> tuple[dict[str, Any]]:
@@ -91,9 +95,15 @@ def test_an_affine_map_is_pillows(at: tuple[int, int, int]) -> None:
     for interpolation in ("nearest", "bilinear"):
         got = A.random_affine(interpolation=interpolation, fill=0.2).apply(affine_params(), images)
         for i, matrix in enumerate(matrices(image.shape)):
-            wanted = np.asarray(Image.fromarray(image).transform(
-                at[1::-1], Image.Transform.AFFINE, matrix[:2].ravel().tolist(),
-                getattr(Image.Resampling, interpolation.upper()), fillcolor=(51, 51, 51)))
+            wanted = np.asarray(
+                Image.fromarray(image).transform(
+                    at[1::-1],
+                    Image.Transform.AFFINE,
+                    matrix[:2].ravel().tolist(),
+                    getattr(Image.Resampling, interpolation.upper()),
+                    fillcolor=(51, 51, 51),
+                )
+            )
             difference = np.abs(np.int32(got[i]) - wanted)
             if interpolation == "nearest" and i < 3:
                 # Shears and shifts by whole pixels alone are exact.
@@ -108,7 +118,8 @@ def test_an_affine_map_of_floats_is_scipys(interpolation: str, border: str) -> N
     """Of an image so small that a reflected one is met three times over."""
     image = oracles.noise(9, 12, 2, np.float32)
     got = A.random_affine(interpolation=interpolation, border=border, fill=(0.25, 0.75)).apply(
-        affine_params(), many(image, 5))
+        affine_params(), many(image, 5)
+    )
     x, y = oracles.centers(9, 12)
     for i, matrix in enumerate(matrices(image.shape)):
         source_x, source_y = oracles.placed(matrix, x, y)
@@ -125,8 +136,9 @@ def test_an_affine_map_of_floats_is_scipys(interpolation: str, border: str) -> N
         for channel in range(2):
             flipped = matrix[1::-1, [1, 0]]
             offset = matrix[1::-1, 2] + flipped @ [0.5, 0.5] - 0.5
-            found = scipy.ndimage.affine_transform(np.asarray(image, np.float64)[..., channel], flipped, offset,
-                                                   order=1, mode=oracles.SCIPY[border])
+            found = scipy.ndimage.affine_transform(
+                np.asarray(image, np.float64)[..., channel], flipped, offset, order=1, mode=oracles.SCIPY[border]
+            )
             np.testing.assert_allclose(got[i][..., channel], found, atol=1e-5)
 
 
@@ -175,8 +187,9 @@ def test_an_elastic_deformation_is_scipys(border: str, sigma: float) -> None:
     assert np.mean(np.abs(got - wanted) > 3e-5) < 0.01
     if border in oracles.SCIPY:
         for channel in range(2):
-            found = scipy.ndimage.map_coordinates(np.float64(image[..., channel]), [y + dy - 0.5, x + dx - 0.5],
-                                                  order=1, mode=oracles.SCIPY[border])
+            found = scipy.ndimage.map_coordinates(
+                np.float64(image[..., channel]), [y + dy - 0.5, x + dx - 0.5], order=1, mode=oracles.SCIPY[border]
+            )
             np.testing.assert_allclose(got[..., channel], found, atol=3e-5)
 
 
@@ -195,7 +208,8 @@ def test_an_elastic_field_is_smoothed_noise(sigma: float) -> None:
         for lag in (1, round(sigma), round(2 * sigma)):
             for shifted, rest in ((field[lag:], field[:-lag]), (field[:, lag:], field[:, :-lag])):
                 assert abs(np.mean(shifted * rest) / np.mean(field**2) - np.exp(-(lag**2) / (4 * sigma**2))) < (
-                    5 / np.sqrt(pieces))
+                    5 / np.sqrt(pieces)
+                )
     assert abs(np.mean(dx * dy)) / variance < 5 / np.sqrt(pieces)
 
 
@@ -216,8 +230,9 @@ def at_once(image: np.ndarray, params: Any) -> np.ndarray:
 def test_a_chain_is_one_resampling() -> None:
     """What a crop cuts off a rotation brings back: with a resampling each it would be black."""
     image = oracles.smooth(30, 36, 2)
-    aug = A.chain(A.random_crop((18, 20)), A.random_flip_left_right(1.0), A.random_rotation(30),
-                  A.elastic_deformation(8.0, 3.0))
+    aug = A.chain(
+        A.random_crop((18, 20)), A.random_flip_left_right(1.0), A.random_rotation(30), A.elastic_deformation(8.0, 3.0)
+    )
     key = jax.random.key(5)
     params = aug.sample(key, image.shape)
     got = np.asarray(aug(key, image))
@@ -232,7 +247,8 @@ def test_a_chain_is_one_resampling() -> None:
 
 def gathers(aug: Any, shape: tuple[int, ...] = (12, 12, 3), dtype: Any = jnp.uint8) -> int:
     program = jax.make_jaxpr(lambda params, image: aug.apply(params, image))(
-        aug.sample(KEY, shape), jnp.zeros(shape, dtype))
+        aug.sample(KEY, shape), jnp.zeros(shape, dtype)
+    )
     return oracles.count(program.jaxpr, "gather")
 
 
@@ -248,8 +264,12 @@ def test_a_chain_looks_at_the_image_once() -> None:
     assert gathers(A.chain(A.random_crop(10, 2), A.random_flip_left_right())) == 0
 
 
-SLIDES = {"shear_x": (1, 0.3, 0, 0, 1, 0), "shear_y": (1, 0, 0, -0.2, 1, 0), "translate_x": (1, 0, -2.3, 0, 1, 0),
-          "translate_y": (1, 0, 0, 0, 1, 5.6)}
+SLIDES = {
+    "shear_x": (1, 0.3, 0, 0, 1, 0),
+    "shear_y": (1, 0, 0, -0.2, 1, 0),
+    "translate_x": (1, 0, -2.3, 0, 1, 0),
+    "translate_y": (1, 0, 0, 0, 1, 5.6),
+}
 """Maps that leave the rows, or the columns, where they are."""
 
 
@@ -292,8 +312,10 @@ def test_the_slope_at_whole_pixels_is_that_to_a_neighbour(border: str) -> None:
     np.testing.assert_allclose(slopes, np.float32([[-1, -2, 0], [95, -1, 0]]) / 100, atol=1e-6)
 
 
-@pytest.mark.parametrize("other", [
-    {"border": "edge"}, {"interpolation": "nearest"}, {"fill": 0.5}, {"mask_fill": 3}, {"fill": (0.0, 0.0, 0.0)}])
+@pytest.mark.parametrize(
+    "other",
+    [{"border": "edge"}, {"interpolation": "nearest"}, {"fill": 0.5}, {"mask_fill": 3}, {"fill": (0.0, 0.0, 0.0)}],
+)
 def test_what_asks_for_other_borders_is_not_fused(other: dict[str, Any]) -> None:
     first, second = A.random_rotation(10), A.random_rotation(10, **other)
     image = jnp.asarray(oracles.photo(12, 12))

@@ -18,9 +18,18 @@ import pytest
 pytestmark = [pytest.mark.as_in_use, pytest.mark.long]
 
 ROOT = pathlib.Path(__file__).parents[2]
-ONE_OF_EACH = ("check: adamw", "check: siglip", "check: flip", "check: patchify", "copy",
-               "matmul, float32", "clip + AdamW, 8 leaves", "RMSNorm, float32", "nt_xent, 16 x 8, t=0.5, float32",
-               "flip up and down")
+ONE_OF_EACH = (
+    "check: adamw",
+    "check: siglip",
+    "check: flip",
+    "check: patchify",
+    "copy",
+    "matmul, float32",
+    "clip + AdamW, 8 leaves",
+    "RMSNorm, float32",
+    "nt_xent, 16 x 8, t=0.5, float32",
+    "flip up and down",
+)
 Load = Callable[[str], types.ModuleType]
 
 
@@ -44,6 +53,7 @@ def quick() -> Iterator[None]:
 @pytest.fixture
 def runs(load: Load) -> Callable[..., Any]:
     """Runs cases against a file in a number of seconds, and gives the record."""
+
     def run(path: pathlib.Path | None, cases: list[Any], seconds: float = 60.0, now: Any = time.monotonic) -> Any:
         record = load("accelerator.record").Record(path, head())
         budget = load("accelerator.budget").Budget(seconds, now=now)
@@ -55,8 +65,14 @@ def runs(load: Load) -> Callable[..., Any]:
 
 
 def head(sizes: str = "tiny") -> dict[str, Any]:
-    environment = {"platform": "gpu", "device": "Some GPU", "versions": {"jax": "0.10.2"}, "source": "abc",
-                   "driver": "Some GPU, 580.1", "date": "2026-11-27T10:00:00+00:00"}
+    environment = {
+        "platform": "gpu",
+        "device": "Some GPU",
+        "versions": {"jax": "0.10.2"},
+        "source": "abc",
+        "driver": "Some GPU, 580.1",
+        "date": "2026-11-27T10:00:00+00:00",
+    }
     return {"suite": "accelerator", "environment": environment, "settings": {"sizes": sizes}}
 
 
@@ -78,8 +94,15 @@ def test_one_case_of_each_kind_runs_on_a_cpu(load: Load, quick: None, tmp_path: 
     content = run_suite(load, path, "--only", *ONE_OF_EACH)
     cases = content["cases"]
     assert {name: entry["status"] for name, entry in cases.items() if name.startswith("check")} == dict.fromkeys(
-        ["check: adamw, 20 steps", "check: RMSNorm, float32, forward and backward",
-         "check: siglip, value and gradients", "check: flip, 8 bits", "check: patchify"], "passed")
+        [
+            "check: adamw, 20 steps",
+            "check: RMSNorm, float32, forward and backward",
+            "check: siglip, value and gradients",
+            "check: flip, 8 bits",
+            "check: patchify",
+        ],
+        "passed",
+    )
     step = cases["clip + AdamW, 8 leaves"]
     assert step["bytes_a_parameter"] == 32 and step["parameters"] == 2 * (64 * 64 + 64 + 128 + 32 * 32)
     ours = step["peers"]["gradxform"]
@@ -89,8 +112,9 @@ def test_one_case_of_each_kind_runs_on_a_cpu(load: Load, quick: None, tmp_path: 
     np.testing.assert_allclose(loss["floor_s"], 16 * 16**2 * 8 / cases["matmul, float32"]["flops_per_s"])
     assert {"gradxform", "dense jax"} <= loss["peers"].keys()
     flip = cases["flip up and down"]
-    np.testing.assert_allclose(flip["peers"]["gradxform"]["images_per_s"],
-                               flip["images"] / flip["peers"]["gradxform"]["median_s"])
+    np.testing.assert_allclose(
+        flip["peers"]["gradxform"]["images_per_s"], flip["images"] / flip["peers"]["gradxform"]["median_s"]
+    )
     printed = capsys.readouterr().out
     assert "| clip + AdamW, 8 leaves (0.0M in 8 leaves) |" in printed and "These times say nothing" in printed
 
@@ -123,8 +147,11 @@ def test_a_run_goes_on_where_the_last_one_ended(load: Load, runs: Any, tmp_path:
         if len(made) == 2:
             raise KeyboardInterrupt
 
-    cases = [case(load, "first", lambda: made.append("first")), case(load, "second", stops),
-             case(load, "third", lambda: made.append("third"))]
+    cases = [
+        case(load, "first", lambda: made.append("first")),
+        case(load, "second", stops),
+        case(load, "third", lambda: made.append("third")),
+    ]
     with pytest.raises(KeyboardInterrupt):
         runs(path, cases)
     # What was done before the interrupt is in the file, which is whole.
@@ -185,7 +212,11 @@ def test_what_has_no_time_is_not_run(load: Load, runs: Any, tmp_path: pathlib.Pa
     assert record.cases["third"]["reason"] == "time: the 1.5 minutes of the run were over"
     # For want of time is no failure: the next run has time.
     assert runs(path, cases, seconds=90.0, now=lambda: clock[0]).cases["third"] == {
-        "room": "norm", "status": "measured", "seconds": 0.0, "attempts": 1}
+        "room": "norm",
+        "status": "measured",
+        "seconds": 0.0,
+        "attempts": 1,
+    }
 
 
 def test_a_share_of_the_time(load: Load) -> None:
@@ -222,8 +253,10 @@ def test_a_compiler_that_takes_too_long_is_not_waited_for(load: Load) -> None:
     assert built == {} and set(missing.values()) == {"time: not compiled within the case's share"}
     assert build.unfinished() == cores
     # Its cores are free for others.
-    built, missing = build.build({"fast": build.Program(lambda x: x + 1, (x,)), "wrong": build.Program(wrong, (x,))},
-                                 lap(time.monotonic() + 60.0))
+    built, missing = build.build(
+        {"fast": build.Program(lambda x: x + 1, (x,)), "wrong": build.Program(wrong, (x,))},
+        lap(time.monotonic() + 60.0),
+    )
     assert missing == {"wrong": "ValueError: x: expected another"}
     np.testing.assert_array_equal(built["fast"].call(x), [2.0, 2.0, 2.0])
     go_on.set()
@@ -266,8 +299,9 @@ def test_the_largest_difference(load: Load) -> None:
 
 
 @pytest.mark.parametrize(("largest", "status"), [(0.25, "passed"), (0.26, "failed")])
-def test_a_check_fails_beyond_its_tolerance(load: Load, monkeypatch: pytest.MonkeyPatch, largest: float,
-                                            status: str) -> None:
+def test_a_check_fails_beyond_its_tolerance(
+    load: Load, monkeypatch: pytest.MonkeyPatch, largest: float, status: str
+) -> None:
     compare, cases, sizes = load("accelerator.compare"), load("accelerator.cases"), load("accelerator.sizes")
     monkeypatch.setattr(compare, "difference", lambda ours, theirs: compare.Difference(largest, 0.5, "a"))
     lap = load("accelerator.budget").Lap(time.monotonic() + 60.0)
@@ -281,9 +315,14 @@ def test_the_table_of_a_record(load: Load) -> None:
     cases = {
         "check: a": {"room": "norm", "status": "passed", "largest": 1e-7, "against": "CPU"},
         "check: b": {"room": "norm", "status": "failed", "largest": 0.5, "against": "CPU"},
-        "AdamW, 46M": {"room": "optimizers", "status": "measured", "leaves": 145, "parameters": 45_996_032,
-                       "peers": {"gradxform": figures, "optax": figures | {"median_s": 0.25, "dispatch_s": 0.24}},
-                       "missing": {}},
+        "AdamW, 46M": {
+            "room": "optimizers",
+            "status": "measured",
+            "leaves": 145,
+            "parameters": 45_996_032,
+            "peers": {"gradxform": figures, "optax": figures | {"median_s": 0.25, "dispatch_s": 0.24}},
+            "missing": {},
+        },
         "rotation": {"room": "augment", "status": "not run", "reason": "time: over"},
         "blur": {"room": "augment", "status": "not run", "reason": "time: over"},
     }

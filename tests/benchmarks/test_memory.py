@@ -42,8 +42,10 @@ def test_an_average_that_does_not_follow_is_seen() -> None:
     """Rounded to the nearest, the mean of squares of gradients that fell to a hundredth stays far above."""
     exact = peers.averages(peers.PEERS["optax.adamw"], 400)
     assert exact == pytest.approx({"fallen": 1, "others": 1, "spread": 0, "fallen_mean": 1, "others_mean": 1}, abs=1e-4)
-    right, wrong = (peers.averages(peers.ours(gx.precision.int8_blockwise(rounding=rounding)), 400)
-                    for rounding in ("stochastic", "nearest"))
+    right, wrong = (
+        peers.averages(peers.ours(gx.precision.int8_blockwise(rounding=rounding)), 400)
+        for rounding in ("stochastic", "nearest")
+    )
     assert isinstance(right, dict) and abs(right["fallen"] - 1) < 0.15 and abs(right["others"] - 1) < 0.02
     assert isinstance(wrong, dict) and wrong["fallen"] > 1.5
 

@@ -40,28 +40,36 @@ def bound(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
 
 
 LOSSES: Calls = {
-    "barlow_twins": both(L.barlow_twins, *PAIRS), "byol": both(L.byol, *PAIRS),
+    "barlow_twins": both(L.barlow_twins, *PAIRS),
+    "byol": both(L.byol, *PAIRS),
     "clip_loss": both(bound(L.clip_loss, logit_scale=10.0), *PAIRS),
     "ema_update": (L.ema_update, (PARAMS, PARAMS)),
     "enqueue": (L.enqueue, (L.MemoryQueue(jnp.ones((512, D)), jnp.int32(0)), PAIRS[0])),
-    "info_nce": both(L.info_nce, *PAIRS), "init_queue": (lambda key: L.init_queue(key, 512, D), (KEY,)),
+    "info_nce": both(L.info_nce, *PAIRS),
+    "init_queue": (lambda key: L.init_queue(key, 512, D), (KEY,)),
     "jensen_shannon": both(L.jensen_shannon, *PAIRS, PAIRS[0]),
     "masked_cross_entropy": both(L.masked_cross_entropy, PAIRS[0], LABELS, MASKED),
-    "masked_l1": both(L.masked_l1, *PAIRS, MASKED), "masked_mse": both(L.masked_mse, *PAIRS, MASKED),
-    "masked_smooth_l1": both(L.masked_smooth_l1, *PAIRS, MASKED), "nt_xent": both(L.nt_xent, *PAIRS),
+    "masked_l1": both(L.masked_l1, *PAIRS, MASKED),
+    "masked_mse": both(L.masked_mse, *PAIRS, MASKED),
+    "masked_smooth_l1": both(L.masked_smooth_l1, *PAIRS, MASKED),
+    "nt_xent": both(L.nt_xent, *PAIRS),
     "siglip": both(bound(L.siglip, logit_scale=10.0, logit_bias=-10.0), *PAIRS),
-    "simsiam": both(L.simsiam, *PAIRS, *PAIRS), "sup_con": both(L.sup_con, PAIRS[0], LABELS),
+    "simsiam": both(L.simsiam, *PAIRS, *PAIRS),
+    "sup_con": both(L.sup_con, PAIRS[0], LABELS),
     "vicreg": both(L.vicreg, *PAIRS),
 }
 NORMS: Calls = {
-    "batch_norm": both(lambda x, scale, bias: gx.norm.batch_norm(x, STATS, scale, bias, use_running_average=False),
-                       X, SCALE, SCALE),
-    "batch_renorm": both(lambda x, scale, bias: gx.norm.batch_renorm(x, STATS, scale, bias, use_running_average=False),
-                         X, SCALE, SCALE),
+    "batch_norm": both(
+        lambda x, scale, bias: gx.norm.batch_norm(x, STATS, scale, bias, use_running_average=False), X, SCALE, SCALE
+    ),
+    "batch_renorm": both(
+        lambda x, scale, bias: gx.norm.batch_renorm(x, STATS, scale, bias, use_running_average=False), X, SCALE, SCALE
+    ),
     "group_norm": both(bound(gx.norm.group_norm, num_groups=4), X, SCALE, SCALE),
     "instance_norm": both(gx.norm.instance_norm, X, SCALE, SCALE),
     "layer_norm": both(gx.norm.layer_norm, X, SCALE, SCALE),
-    "rms_norm": both(gx.norm.rms_norm, X, SCALE), "weight_standardize": both(gx.norm.weight_standardize, X, SCALE),
+    "rms_norm": both(gx.norm.rms_norm, X, SCALE),
+    "weight_standardize": both(gx.norm.weight_standardize, X, SCALE),
     "init_batch_stats": (lambda x: gx.norm.init_batch_stats(16).mean + x, (SCALE,)),
 }
 MASKING: Calls = {
@@ -90,7 +98,8 @@ PRECISION: Calls = {
     "decompress": (gx.precision.decompress, (CODES,)),
 }
 FLAT: Calls = {
-    "all_finite": (gx.all_finite, (PARAMS,)), "apply_updates": (gx.apply_updates, (PARAMS, PARAMS)),
+    "all_finite": (gx.all_finite, (PARAMS,)),
+    "apply_updates": (gx.apply_updates, (PARAMS, PARAMS)),
     "global_norm": (gx.global_norm, (PARAMS,)),
     "incremental_update": (lambda new, old: gx.incremental_update(new, old, 0.25), (PARAMS, PARAMS)),
 }
@@ -102,29 +111,93 @@ PRECISION |= {
     "loss_scale": (gx.precision.loss_scale, (SCALED,)),
     "value_and_grad": (gx.precision.value_and_grad(lambda x: jnp.sum(x * x), SCALED), (jnp.ones((N, D)),)),
 }
-CALLS: dict[str, Calls] = {"losses": LOSSES, "norm": NORMS, "masking": MASKING, "precision": PRECISION,
-                           "transfer": TRANSFER, "": FLAT}
-ROOMS: dict[str, Any] = {"": gx, "schedules": gx.schedules, "augment": gx.augment, "losses": L, "norm": gx.norm,
-                         "masking": M, "precision": gx.precision, "resume": gx.resume, "sharding": gx.sharding,
-                         "transfer": T}
+CALLS: dict[str, Calls] = {
+    "losses": LOSSES,
+    "norm": NORMS,
+    "masking": MASKING,
+    "precision": PRECISION,
+    "transfer": TRANSFER,
+    "": FLAT,
+}
+ROOMS: dict[str, Any] = {
+    "": gx,
+    "schedules": gx.schedules,
+    "augment": gx.augment,
+    "losses": L,
+    "norm": gx.norm,
+    "masking": M,
+    "precision": gx.precision,
+    "resume": gx.resume,
+    "sharding": gx.sharding,
+    "transfer": T,
+}
 
 NO_PROGRAM = {
-    "a type": {"DType", "Leafwise", "NonfiniteError", "Scalar", "ScalarOrSchedule", "Schedule", "Selector",
-               "ShardingError", "Slot", "Transformation", "resume.MismatchError", "resume.Run", "sharding.Layout",
-               "sharding.Traffic", "augment.Affine", "augment.Augmentation", "augment.Border", "augment.Displacement",
-               "augment.Geometric", "augment.Map", "augment.Mix", "augment.Pixelwise", "augment.Projective",
-               "augment.Resampling", "augment.Stage", "losses.MemoryQueue",
-               "norm.BatchStats", "norm.Pending", "masking.CorruptedTokens",
-               "masking.RandomMask", "precision.Codec", "precision.Coded", "precision.Memory", "precision.Policy",
-               "transfer.Copy", "transfer.Join", "transfer.LoadReport"},
+    "a type": {
+        "DType",
+        "Leafwise",
+        "NonfiniteError",
+        "Scalar",
+        "ScalarOrSchedule",
+        "Schedule",
+        "Selector",
+        "ShardingError",
+        "Slot",
+        "Transformation",
+        "resume.MismatchError",
+        "resume.Run",
+        "sharding.Layout",
+        "sharding.Traffic",
+        "augment.Affine",
+        "augment.Augmentation",
+        "augment.Border",
+        "augment.Displacement",
+        "augment.Geometric",
+        "augment.Map",
+        "augment.Mix",
+        "augment.Pixelwise",
+        "augment.Projective",
+        "augment.Resampling",
+        "augment.Stage",
+        "losses.MemoryQueue",
+        "norm.BatchStats",
+        "norm.Pending",
+        "masking.CorruptedTokens",
+        "masking.RandomMask",
+        "precision.Codec",
+        "precision.Coded",
+        "precision.Memory",
+        "precision.Policy",
+        "transfer.Copy",
+        "transfer.Join",
+        "transfer.LoadReport",
+    },
     "a room": {*ROOMS, "plot"} - {""},
     "makes factories": {"augment.augmentation", "precision.codec", "schedule", "transformation"},
-    "runs in Python": {"check_finite", "from_config", "hyperparams", "metrics", "to_config", "masking.num_kept",
-                       "norm.batch_norm_from_torch", "norm.batch_norm_to_torch", "transfer.freeze_modules",
-                       "transfer.layer_scales", "transfer.layers_at_depth", "transfer.load_pretrained",
-                       "precision.memory", "precision.saturated", "resume.order", "sharding.fsdp",
-                       "sharding.global_batch", "sharding.init", "sharding.join", "sharding.layout",
-                       "sharding.state_sharding", "sharding.traffic"},
+    "runs in Python": {
+        "check_finite",
+        "from_config",
+        "hyperparams",
+        "metrics",
+        "to_config",
+        "masking.num_kept",
+        "norm.batch_norm_from_torch",
+        "norm.batch_norm_to_torch",
+        "transfer.freeze_modules",
+        "transfer.layer_scales",
+        "transfer.layers_at_depth",
+        "transfer.load_pretrained",
+        "precision.memory",
+        "precision.saturated",
+        "resume.order",
+        "sharding.fsdp",
+        "sharding.global_batch",
+        "sharding.init",
+        "sharding.join",
+        "sharding.layout",
+        "sharding.state_sharding",
+        "sharding.traffic",
+    },
     "asks for a mesh": {"sharding.zero1"},
     "compiles once a batch, by itself": {"transfer.fisher_diagonal"},
 }
@@ -137,11 +210,13 @@ def public() -> set[str]:
 
 def transformations() -> Calls:
     """A step of every transformation, from a fresh state."""
+
     def step(tx: gx.Transformation) -> Callable[..., Any]:
         return lambda grads, params: tx.update(grads, tx.init(params), params)
 
-    return {name: (step(value), (PARAMS, PARAMS)) for name, value in VALUES.items()
-            if isinstance(value, gx.Transformation)}
+    return {
+        name: (step(value), (PARAMS, PARAMS)) for name, value in VALUES.items() if isinstance(value, gx.Transformation)
+    }
 
 
 def schedules() -> Calls:
@@ -151,26 +226,35 @@ def schedules() -> Calls:
 
 def augmentations() -> Calls:
     """Every augmentation of a small batch."""
+
     def call(value: Any) -> Callable[..., Any]:
         return lambda key, images: value(key, images)
 
-    boxes = {name: {"boxes": jnp.tile(jnp.array([4.0, 4.0, 20.0, 16.0]), (8, 10, 1))}
-             for name in ("augment.random_iou_crop", "augment.mosaic")}
-    return {name: (call(value), (KEY, IMAGES | boxes.get(name, {}))) for name, value in VALUES.items()
-            if isinstance(value, gx.augment.Augmentation)}
+    boxes = {
+        name: {"boxes": jnp.tile(jnp.array([4.0, 4.0, 20.0, 16.0]), (8, 10, 1))}
+        for name in ("augment.random_iou_crop", "augment.mosaic")
+    }
+    return {
+        name: (call(value), (KEY, IMAGES | boxes.get(name, {})))
+        for name, value in VALUES.items()
+        if isinstance(value, gx.augment.Augmentation)
+    }
 
 
 def codecs() -> Calls:
     """There and back by every codec, of numbers of both signs and of squares."""
-    def call(codec: Any) -> Callable[..., Any]:
-        return lambda x: [codec.decode(codec.encode(y, nonnegative=above), nonnegative=above)
-                          for y, above in ((x, False), (x * x, True))]
 
-    return {name: (call(value), (PAIRS[0],)) for name, value in VALUES.items()
-            if isinstance(value, gx.precision.Codec)}
+    def call(codec: Any) -> Callable[..., Any]:
+        return lambda x: [
+            codec.decode(codec.encode(y, nonnegative=above), nonnegative=above)
+            for y, above in ((x, False), (x * x, True))
+        ]
+
+    return {name: (call(value), (PAIRS[0],)) for name, value in VALUES.items() if isinstance(value, gx.precision.Codec)}
 
 
 def kernels() -> Calls:
     """Every function that is no factory, and what a codec is for."""
-    return codecs() | {f"{room}.{name}" if room else name: call for room, calls in CALLS.items()
-                       for name, call in calls.items()}
+    return codecs() | {
+        f"{room}.{name}" if room else name: call for room, calls in CALLS.items() for name, call in calls.items()
+    }

@@ -37,9 +37,11 @@ def figures(call: Call, mesh: jax.sharding.Mesh, told: bool = True) -> Records:
     """The record of a program."""
     compiled = target.compile_for(call.function, call.arguments, mesh, call.donate, told=told)
     made = report.report_of(compiled, target.CHIPS["v5e"])
-    return made.record() | {"per": made.hbm_bytes / call.size if call.size else None,
-                            "sizes": sorted(size for _, _, size in made.work.collectives),
-                            "unknown": made.work.unknown_loops}
+    return made.record() | {
+        "per": made.hbm_bytes / call.size if call.size else None,
+        "sizes": sorted(size for _, _, size in made.work.collectives),
+        "unknown": made.work.unknown_loops,
+    }
 
 
 def together(calls: Mapping[str, tuple[Any, ...]], mesh: jax.sharding.Mesh) -> Records:
@@ -73,19 +75,30 @@ def half(calls: catalog.Calls, which: int) -> catalog.Calls:
 
 def small_tree(like: Any = jnp.float32) -> Any:
     """A transformer of 20.8M params in 37 leaves: more than fits VMEM with its moments."""
-    return jax.tree.map(lambda shape: shaped(shape, like), trees.transformer(layers=3, vocabulary=22000),
-                        is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(
+        lambda shape: shaped(shape, like),
+        trees.transformer(layers=3, vocabulary=22000),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
 
 
 def steps() -> Records:
-    found = {name: figures(programs_optimizers.step_of(name, OURS, small_tree()), mesh_of("v5e:1x1"))
-             for name in ("adamw", "clip_adamw")}
-    params, wrapped = small_tree(jnp.bfloat16), {"masters": gx.precision.master_weights,
-                                                 "stochastic rounding": gx.precision.stochastic_rounding}
+    found = {
+        name: figures(programs_optimizers.step_of(name, OURS, small_tree()), mesh_of("v5e:1x1"))
+        for name in ("adamw", "clip_adamw")
+    }
+    params, wrapped = (
+        small_tree(jnp.bfloat16),
+        {"masters": gx.precision.master_weights, "stochastic rounding": gx.precision.stochastic_rounding},
+    )
     for name, wrap in wrapped.items():
         tx = wrap(gx.adamw(1e-3, weight_decay=0.1))
-        call = Call(peers.jax_update(tx, gx.apply_updates), (params, jax.eval_shape(tx.init, params), params), (0, 1),
-                    sum(leaf.size for leaf in jax.tree.leaves(params)))
+        call = Call(
+            peers.jax_update(tx, gx.apply_updates),
+            (params, jax.eval_shape(tx.init, params), params),
+            (0, 1),
+            sum(leaf.size for leaf in jax.tree.leaves(params)),
+        )
         found[name] = figures(call, mesh_of("v5e:1x1"))
     return found
 
@@ -93,26 +106,41 @@ def steps() -> Records:
 def guarded() -> Records:
     """A guard and a loss scale around AdamW, alone and with a clip."""
     params, found = small_tree(), {}
-    for name, inner in (("adamw", gx.adamw(1e-3)), ("clip_adamw", gx.chain(gx.clip_by_global_norm(1.0),
-                                                                           gx.adamw(1e-3)))):
+    for name, inner in (
+        ("adamw", gx.adamw(1e-3)),
+        ("clip_adamw", gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(1e-3))),
+    ):
         for tx in (gx.skip_nonfinite(inner, 9), gx.precision.dynamic_loss_scale(inner)):
-            call = Call(peers.jax_update(tx, gx.apply_updates), (params, jax.eval_shape(tx.init, params), params),
-                        (0, 1), sum(leaf.size for leaf in jax.tree.leaves(params)))
+            call = Call(
+                peers.jax_update(tx, gx.apply_updates),
+                (params, jax.eval_shape(tx.init, params), params),
+                (0, 1),
+                sum(leaf.size for leaf in jax.tree.leaves(params)),
+            )
             found[f"{tx.name} of {name}"] = figures(call, mesh_of("v5e:1x1"))
     return found
 
 
 def passes() -> Records:
-    return {name: figures(programs_norms.both_of(norms.CASES[name], OURS, programs_norms.LARGE[name], jnp.float32),
-                          mesh_of("v5e:1x1")) for name in programs_norms.LARGE}
+    return {
+        name: figures(
+            programs_norms.both_of(norms.CASES[name], OURS, programs_norms.LARGE[name], jnp.float32), mesh_of("v5e:1x1")
+        )
+        for name in programs_norms.LARGE
+    }
 
 
 def losses() -> Records:
     x, mesh = shaped((4096, 128)), mesh_of("v5e:1x1")
     both = functools.partial(jax.value_and_grad, argnums=(0, 1))
-    return {name: figures(Call(both(loss), (x, x)), mesh)
-            for name, loss in (("nt_xent", programs_losses.nt_xent()), ("clip_loss", programs_losses.clip),
-                               ("siglip", programs_losses.siglip))}
+    return {
+        name: figures(Call(both(loss), (x, x)), mesh)
+        for name, loss in (
+            ("nt_xent", programs_losses.nt_xent()),
+            ("clip_loss", programs_losses.clip),
+            ("siglip", programs_losses.siglip),
+        )
+    }
 
 
 POINTWISE = ("posterize", "solarize", "invert", "brightness", "saturation", "hue", "grayscale", "contrast", "cutout 56")
@@ -124,10 +152,14 @@ def images() -> Records:
     small = shaped((64, 64, 64, 3), jnp.uint8)
     return {
         "pointwise": together({name: programs_augment.call_of(stages[name], batch) for name in POINTWISE}, mesh),
-        "moved": together({name: programs_augment.call_of(stages[name], batch)
-                           for name in ("flip", "random_crop 192", "sharpness")}, mesh),
-        "looked up": {name: figures(programs_augment.call_of(stages[name], batch), mesh)
-                      for name in ("rotation", "affine", "elastic", "equalize", "autocontrast")},
+        "moved": together(
+            {name: programs_augment.call_of(stages[name], batch) for name in ("flip", "random_crop 192", "sharpness")},
+            mesh,
+        ),
+        "looked up": {
+            name: figures(programs_augment.call_of(stages[name], batch), mesh)
+            for name in ("rotation", "affine", "elastic", "equalize", "autocontrast")
+        },
         "rand_augment": figures(programs_augment.call_of(A.rand_augment(), small), mesh),
     }
 
@@ -138,8 +170,10 @@ def replicated_steps() -> Records:
     calls = {}
     for name in harness.RECIPES:
         tx = gx.chain(gx.clip_by_global_norm(1.0), harness.recipe(name))
-        calls[name] = (lambda grads, state, params, tx=tx: tx.update(grads, state, params),
-                       (params, jax.eval_shape(tx.init, params), params))
+        calls[name] = (
+            lambda grads, state, params, tx=tx: tx.update(grads, state, params),
+            (params, jax.eval_shape(tx.init, params), params),
+        )
     return together(calls, mesh_of("v5e:2x2"))
 
 
@@ -165,35 +199,51 @@ def divided_step() -> Records:
 
     jitted = jax.jit(step, out_shardings=({"w": params["w"].sharding}, lies))
     found = gx.sharding.traffic(jitted.lower(params, state, x).compile(), params, sharded.AXIS)
-    return {"sent": sorted([one.kind, list(one.axes), one.count, one.bytes] for one in found.sent),
-            "least": found.least}
+    return {
+        "sent": sorted([one.kind, list(one.axes), one.count, one.bytes] for one in found.sent),
+        "least": found.least,
+    }
 
 
 def spread_images() -> Records:
     """Images on a mesh, and nothing said to the augmentation: each chip has its own."""
-    named = {AxisType.Explicit: {"flip": A.random_flip_left_right(), "random_resized_crop": A.random_resized_crop(32),
-                                 "color_jitter": A.color_jitter(0.4, 0.4, 0.4, 0.1)},
-             AxisType.Auto: {"random_crop": A.random_crop(32), "rotation": A.random_rotation(30),
-                             "color_jitter": A.color_jitter(0.4, 0.4), "rand_augment": A.rand_augment()}}
+    named = {
+        AxisType.Explicit: {
+            "flip": A.random_flip_left_right(),
+            "random_resized_crop": A.random_resized_crop(32),
+            "color_jitter": A.color_jitter(0.4, 0.4, 0.4, 0.1),
+        },
+        AxisType.Auto: {
+            "random_crop": A.random_crop(32),
+            "rotation": A.random_rotation(30),
+            "color_jitter": A.color_jitter(0.4, 0.4),
+            "rand_augment": A.rand_augment(),
+        },
+    }
     found = {}
     for kind, augmentations in named.items():
         mesh = mesh_of("v5e:2x2", kind)
-        found[kind.name] = together({name: sharded.augmented(mesh, augmentation, 8, 64)
-                                     for name, augmentation in augmentations.items()}, mesh)
+        found[kind.name] = together(
+            {name: sharded.augmented(mesh, augmentation, 8, 64) for name, augmentation in augmentations.items()}, mesh
+        )
     return found
 
 
 def spread_losses() -> Records:
     """Losses of pairs on a mesh, and nothing said to them; with the bytes of the vectors that each compares."""
-    cases = {"nt_xent, 4 chips": ("v5e:2x2", AxisType.Auto, programs_losses.nt_xent(), 2),
-             "clip_loss, 4 chips": ("v5e:2x2", AxisType.Explicit, programs_losses.clip, 1),
-             "siglip, 16 chips": ("v5e:4x4", AxisType.Auto, programs_losses.siglip, 1)}
+    cases = {
+        "nt_xent, 4 chips": ("v5e:2x2", AxisType.Auto, programs_losses.nt_xent(), 2),
+        "clip_loss, 4 chips": ("v5e:2x2", AxisType.Explicit, programs_losses.clip, 1),
+        "siglip, 16 chips": ("v5e:4x4", AxisType.Auto, programs_losses.siglip, 1),
+    }
     found = {}
     for name, (topology, kind, loss, views) in cases.items():
         mesh = mesh_of(topology, kind)
         call = sharded.pairs_loss(mesh, loss)
         found[name] = figures(call, mesh, told=False) | {
-            "vectors": views * call.arguments[0].size * 4, "chips": mesh.size}
+            "vectors": views * call.arguments[0].size * 4,
+            "chips": mesh.size,
+        }
     mesh = mesh_of("v5e:2x2")
     return found | {"batch_norm": figures(sharded.batch_normed(mesh), mesh, told=False)}
 
@@ -205,9 +255,13 @@ def spread_init() -> list[str]:
     params = {"kernel": shaped((256, 128), sharding=spread), "bias": shaped((128,), sharding=spread)}
     program = jax.jit(tx.init).lower(params).compile()
     shapes, placed = jax.eval_shape(tx.init, params), program.output_shardings
-    return [f"{jax.tree_util.keystr(path)}: {sharding}" for (path, leaf), sharding in zip(
-                jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(placed), strict=True)
-            if leaf.ndim and not sharding.is_equivalent_to(spread, leaf.ndim)]
+    return [
+        f"{jax.tree_util.keystr(path)}: {sharding}"
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(placed), strict=True
+        )
+        if leaf.ndim and not sharding.is_equivalent_to(spread, leaf.ndim)
+    ]
 
 
 def walk() -> Records:
@@ -225,15 +279,31 @@ def walk() -> Records:
 
 
 RUNS: dict[str, dict[str, Callable[[], Any]]] = {
-    "names": {"transformations": lambda: catalogued(catalog.transformations()),
-              "schedules": lambda: catalogued(catalog.schedules()), "kernels": lambda: catalogued(catalog.kernels())},
-    "augmentations": {"first": lambda: catalogued(half(catalog.augmentations(), 0)),
-                      "second": lambda: catalogued(half(catalog.augmentations(), 1))},
-    "one chip": {"walk": walk, "steps": steps, "guarded": guarded, "passes": passes, "losses": losses,
-                 "images": images},
-    "four chips": {"replicated": replicated_steps, "data-parallel": data_parallel, "divided": divided_step,
-                   "images": spread_images,
-                   "losses": spread_losses, "init": spread_init},
+    "names": {
+        "transformations": lambda: catalogued(catalog.transformations()),
+        "schedules": lambda: catalogued(catalog.schedules()),
+        "kernels": lambda: catalogued(catalog.kernels()),
+    },
+    "augmentations": {
+        "first": lambda: catalogued(half(catalog.augmentations(), 0)),
+        "second": lambda: catalogued(half(catalog.augmentations(), 1)),
+    },
+    "one chip": {
+        "walk": walk,
+        "steps": steps,
+        "guarded": guarded,
+        "passes": passes,
+        "losses": losses,
+        "images": images,
+    },
+    "four chips": {
+        "replicated": replicated_steps,
+        "data-parallel": data_parallel,
+        "divided": divided_step,
+        "images": spread_images,
+        "losses": spread_losses,
+        "init": spread_init,
+    },
 }
 """The parts of a process; a part that fails does not keep the others from compiling."""
 

@@ -48,8 +48,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], A
 def _made(run: str) -> str:
     from benchmarks.compiled.target import VARIABLES
 
-    done = subprocess.run([sys.executable, str(PROGRAM), run], check=False, capture_output=True, text=True,
-                          env=os.environ | VARIABLES | {"PYTHONPATH": os.pathsep.join(map(str, PLACES))})
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), run],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | VARIABLES | {"PYTHONPATH": os.pathsep.join(map(str, PLACES))},
+    )
     if done.returncode == 0:
         return done.stdout
     return json.dumps({"error": f"exit status {done.returncode}: {done.stderr[-4000:]}"})

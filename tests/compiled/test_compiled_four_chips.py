@@ -28,8 +28,10 @@ def test_a_data_parallel_step_sends_the_gradients_and_nothing_for_the_norm(compi
 
 def test_a_step_of_divided_state_scatters_the_sum_and_gathers_the_updates(compiled: Compiled) -> None:
     found, piece = part(compiled, "divided"), 3 / 4 * 4 * 512 * 512
-    assert found == {"sent": [["all-gather", ["chips"], 1, piece], ["reduce-scatter", ["chips"], 1, piece]],
-                     "least": 2 * piece}
+    assert found == {
+        "sent": [["all-gather", ["chips"], 1, piece], ["reduce-scatter", ["chips"], 1, piece]],
+        "least": 2 * piece,
+    }
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])

@@ -9,8 +9,13 @@ import compiled_catalog as catalog
 import pytest
 from value_catalog import CASES, VARIADIC
 
-PARTS = {"transformations": "names", "schedules": "names", "kernels": "names", "first": "augmentations",
-         "second": "augmentations"}
+PARTS = {
+    "transformations": "names",
+    "schedules": "names",
+    "kernels": "names",
+    "first": "augmentations",
+    "second": "augmentations",
+}
 
 
 def test_every_public_name_is_compiled_or_is_no_program() -> None:

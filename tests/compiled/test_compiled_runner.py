@@ -12,9 +12,22 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.compiled import report, runner, target
 
-MADE = {"unit": "", "unit_value": None, "fits": True, "hbm_bytes": 8, "temp_bytes": 0, "flop": 0.0, "hbm_us": 0.0,
-        "cycles_us": 0.0, "lookups": 0, "fusions": 1, "loops": 0, "unknown_loops": 0, "compile_cpu_s": 0.1,
-        "collectives": {}}
+MADE = {
+    "unit": "",
+    "unit_value": None,
+    "fits": True,
+    "hbm_bytes": 8,
+    "temp_bytes": 0,
+    "flop": 0.0,
+    "hbm_us": 0.0,
+    "cycles_us": 0.0,
+    "lookups": 0,
+    "fusions": 1,
+    "loops": 0,
+    "unknown_loops": 0,
+    "compile_cpu_s": 0.1,
+    "collectives": {},
+}
 
 
 @pytest.fixture
@@ -36,8 +49,9 @@ def run(output: pathlib.Path, *options: str) -> dict[str, Any]:
     return json.loads(output.read_text())
 
 
-def test_what_the_record_has_is_not_compiled_again(tmp_path: pathlib.Path, asked: list[str],
-                                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_record_has_is_not_compiled_again(
+    tmp_path: pathlib.Path, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "record.json"
     first = run(output, "--only", "posterize")
     assert list(first["programs"]) == ["augment | posterize, uint8 | gradxform"] == asked
@@ -53,8 +67,10 @@ def test_what_the_record_has_is_not_compiled_again(tmp_path: pathlib.Path, asked
 
 
 def test_one_chip_and_several_have_programs_of_their_own(tmp_path: pathlib.Path, asked: list[str]) -> None:
-    one, four = (run(tmp_path / f"{i}.json", "--topology", topology)["programs"]
-                 for i, topology in enumerate(("v5e:1x1", "v5e:2x2")))
+    one, four = (
+        run(tmp_path / f"{i}.json", "--topology", topology)["programs"]
+        for i, topology in enumerate(("v5e:1x1", "v5e:2x2"))
+    )
     assert {key.partition(" | ")[0] for key in one} == {"optimizers", "norms", "losses", "augment", "pipeline"}
     assert not set(one) & set(four)
     assert not any("small" in key for key in one)

@@ -33,12 +33,15 @@ ADDED = """
 
 
 def test_a_fusion_reads_its_operands_and_writes_its_results() -> None:
-    work = read(ADDED + """
+    work = read(
+        ADDED
+        + """
     ENTRY %main (x: f32[256]) -> f32[256] {
       %x = f32[256]{0:T(256)} parameter(0)
       ROOT %y = f32[256]{0:T(256)} fusion(%x), kind=kLoop, calls=%added, backend_config={"estimated_cycles":"700"}
     }
-    """)
+    """
+    )
     assert hbm(work) == 2 * 256 * 4
     assert [cost.cycles for cost in work.costs] == [700]
     assert [cost.seconds for cost in work.costs] == [2 * 256 * 4 / 1e9]
@@ -46,12 +49,15 @@ def test_a_fusion_reads_its_operands_and_writes_its_results() -> None:
 
 
 def test_what_is_in_vmem_is_free() -> None:
-    work = read(ADDED + """
+    work = read(
+        ADDED
+        + """
     ENTRY %main (x: f32[256]) -> f32[256] {
       %x = f32[256]{0:T(256)S(1)} parameter(0)
       ROOT %y = f32[256]{0:T(256)} fusion(%x), kind=kLoop, calls=%added
     }
-    """)
+    """
+    )
     assert hbm(work) == 256 * 4
 
 
@@ -104,14 +110,17 @@ LOOP = """
     """
 
 
-@pytest.mark.parametrize(("limit", "direction", "end", "known", "trips"), [
-    ("constant(10)", "LT", "constant(0)", "", 7),
-    ("constant(10)", "LE", "constant(0)", "", 8),
-    ("constant(0)", "GT", "constant(0)", "", 3),
-    ("get-tuple-element(%s), index=2", "LT", "constant(8)", "", 5),
-    ("get-tuple-element(%s), index=2", "LT", "copy(%m)", "", None),
-    ("get-tuple-element(%s), index=2", "LT", "copy(%m)", ', backend_config={"known_trip_count":{"n":"12"}}', 12),
-])
+@pytest.mark.parametrize(
+    ("limit", "direction", "end", "known", "trips"),
+    [
+        ("constant(10)", "LT", "constant(0)", "", 7),
+        ("constant(10)", "LE", "constant(0)", "", 8),
+        ("constant(0)", "GT", "constant(0)", "", 3),
+        ("get-tuple-element(%s), index=2", "LT", "constant(8)", "", 5),
+        ("get-tuple-element(%s), index=2", "LT", "copy(%m)", "", None),
+        ("get-tuple-element(%s), index=2", "LT", "copy(%m)", ', backend_config={"known_trip_count":{"n":"12"}}', 12),
+    ],
+)
 def test_trips_of_a_loop(limit: str, direction: str, end: str, known: str, trips: int | None) -> None:
     work = read(ADDED + LOOP.format(limit=limit, direction=direction, end=end, known=known), rounds=2.5)
     fusion = next(cost for cost in work.costs if cost.op.kind == "fusion")
@@ -122,7 +131,9 @@ def test_trips_of_a_loop(limit: str, direction: str, end: str, known: str, trips
 
 
 def test_of_a_conditional_the_dearest_branch_counts() -> None:
-    work = read(ADDED + """
+    work = read(
+        ADDED
+        + """
     %cheap (p: f32[256]) -> f32[256] {
       ROOT %p = f32[256]{0} parameter(0)
     }
@@ -143,7 +154,8 @@ def test_of_a_conditional_the_dearest_branch_counts() -> None:
       %i = s32[] parameter(1)
       ROOT %y = f32[256]{0} conditional(%i, %x, %x, %x), branch_computations={%cheap, %dear, %middling}
     }
-    """)
+    """
+    )
     assert hbm(work) == 2 * 2 * 256 * 4
 
 

@@ -49,8 +49,13 @@ def on_pieces(tx: gx.Transformation, params: Any, grads: Any, *, check_vma: bool
     mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     specs = {name: SPECS[name] for name in params}
     # That what is whole leaves as P() is itself a check: it may not differ from device to device.
-    mapped = jax.shard_map(lambda p, g: two_steps(tx, p, g), mesh=mesh, in_specs=(specs, specs),
-                           out_specs=(specs, P()), check_vma=check_vma)
+    mapped = jax.shard_map(
+        lambda p, g: two_steps(tx, p, g),
+        mesh=mesh,
+        in_specs=(specs, specs),
+        out_specs=(specs, P()),
+        check_vma=check_vma,
+    )
     placed = {name: jax.device_put(x, NamedSharding(mesh, specs[name])) for name, x in params.items()}
     return jax.jit(mapped)(placed, grads)
 
@@ -86,8 +91,9 @@ def refused() -> Iterator[str]:
             on_pieces(brick(None), PARAMS, GRADS)
             yield f"{name}: nothing was raised"
         except gx.ShardingError as error:
-            expected = {"lamb": "scale_by_trust_ratio", "lars": "scale_by_trust_ratio",
-                        "muon": "scale_by_muon"}.get(name, name)
+            expected = {"lamb": "scale_by_trust_ratio", "lars": "scale_by_trust_ratio", "muon": "scale_by_muon"}.get(
+                name, name
+            )
             if not str(error).startswith(f"{expected}: ") or "along 'x' at 'w'" not in str(error):
                 yield f"{name}: {error}"
     for name in ("adaptive_grad_clip", "centralize", "scale_by_factored_rms", "muon"):
@@ -105,8 +111,10 @@ def by_itself() -> Iterator[str]:
     for name, brick in BRICKS.items():
         if name in ("record_norms", "skip_nonfinite", "dynamic_loss_scale", "static_loss_scale"):
             continue  # its metrics differ from device to device, and leave as such
-        whole = [two_steps(brick(None), {"w": params["w"][i:i + 2]}, {"w": grads["w"][i:i + 2]})[0]["w"]
-                 for i in range(0, 8, 2)]
+        whole = [
+            two_steps(brick(None), {"w": params["w"][i : i + 2]}, {"w": grads["w"][i : i + 2]})[0]["w"]
+            for i in range(0, 8, 2)
+        ]
         pieces = on_pieces(brick(()), params, grads)[0]["w"]
         if not np.allclose(np.concatenate(whole), pieces, rtol=1e-5, atol=1e-6):
             yield name
@@ -127,11 +135,15 @@ def one_bad_piece() -> Iterator[str]:
     for check_vma in (True, False):
         clipped = gx.chain(gx.clip_by_global_norm(1.0, axis_name="x"), gx.sgd(0.1, 0.9))
         for name, inner in {"adam": gx.adam(0.1), "clip": clipped}.items():
-            for tx in (gx.skip_nonfinite(inner, 3, axis_name="x"),
-                       gx.precision.dynamic_loss_scale(inner, 8.0, axis_name="x")):
+            for tx in (
+                gx.skip_nonfinite(inner, 3, axis_name="x"),
+                gx.precision.dynamic_loss_scale(inner, 8.0, axis_name="x"),
+            ):
                 params, told = on_pieces(tx, PARAMS, bad, check_vma=check_vma)
-                same = all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(
-                    jax.tree.leaves(params), jax.tree.leaves(PARAMS), strict=True))
+                same = all(
+                    np.asarray(a).tobytes() == np.asarray(b).tobytes()
+                    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(PARAMS), strict=True)
+                )
                 if not same or int(told["skipped_steps"]) != 2 or told.get("loss_scale", 2.0) != 2.0:
                     yield f"{tx.name} of {name}, check_vma={check_vma}: {params}, {told}"
     alone = gx.skip_nonfinite(gx.sgd(0.1), 3, axis_name=())
@@ -141,7 +153,8 @@ def one_bad_piece() -> Iterator[str]:
         return updates, state.skipped_steps[None]
 
     updates, skips = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=P("x"), out_specs=(P("x"), P("x"))))(
-        PARAMS["w"], bad["w"])
+        PARAMS["w"], bad["w"]
+    )
     if skips.tolist() != [0, 0, 1, 0] or np.asarray(updates[4:6]).any() or not np.asarray(updates[:4]).any():
         yield f"alone: {skips}, {updates}"
 

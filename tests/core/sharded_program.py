@@ -17,8 +17,11 @@ from pieces import all_pieces
 
 import gradxform as gx
 
-TX = gx.chain(gx.clip_by_global_norm(0.5), gx.record_norms(), gx.adamw(
-    gx.schedules.cosine(0.1, 10), weight_decay=0.1, mask=gx.ndim_at_least(2)))
+TX = gx.chain(
+    gx.clip_by_global_norm(0.5),
+    gx.record_norms(),
+    gx.adamw(gx.schedules.cosine(0.1, 10), weight_decay=0.1, mask=gx.ndim_at_least(2)),
+)
 # A hidden width that only the second and third axis of a transformer tree would share.
 SPECS = {"embed": P("data", None), "dense": {"kernel": P(None, "model"), "bias": P("model")}, "scale": P()}
 SHAPES = {"embed": (8, 4), "dense": {"kernel": (4, 16), "bias": (16,)}, "scale": ()}
@@ -49,8 +52,11 @@ def differences(a: Any, b: Any) -> list[str]:
     if jax.tree.structure(a) != jax.tree.structure(b):
         return [f"{jax.tree.structure(a)} is not {jax.tree.structure(b)}"]
     pairs = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True)
-    return [jax.tree_util.keystr(path) for (path, x), y in pairs
-            if not np.allclose(np.asarray(x), np.asarray(y), rtol=1e-5, atol=1e-6)]
+    return [
+        jax.tree_util.keystr(path)
+        for (path, x), y in pairs
+        if not np.allclose(np.asarray(x), np.asarray(y), rtol=1e-5, atol=1e-6)
+    ]
 
 
 def misplaced(state: Any, shardings: Any) -> list[str]:
@@ -58,8 +64,9 @@ def misplaced(state: Any, shardings: Any) -> list[str]:
     wrong = []
     for name in ("mu", "nu"):
         moments = state[2][0]._asdict()[name]
-        for (path, leaf), sharding in zip(jax.tree_util.tree_leaves_with_path(moments), jax.tree.leaves(shardings),
-                                          strict=True):
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(moments), jax.tree.leaves(shardings), strict=True
+        ):
             if not leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
                 wrong.append(f"{name}{jax.tree_util.keystr(path)}: {leaf.sharding.spec}, expected {sharding.spec}")
     return wrong
@@ -82,7 +89,8 @@ def on_mesh(kind: AxisType) -> dict[str, list[str]]:
         factored = gx.adafactor(0.1, min_dim_size_to_factor=4)
         found["factored"] = differences(
             jitted(factored, PARAMS, factored.init(PARAMS), GRADS),
-            jitted(factored, params, factored.init(params), grads))
+            jitted(factored, params, factored.init(params), grads),
+        )
     return found
 
 
@@ -152,12 +160,16 @@ def sharded_population() -> list[str]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    print(json.dumps({
-        "devices": jax.device_count(),
-        "auto": on_mesh(AxisType.Auto),
-        "explicit": on_mesh(AxisType.Explicit),
-        "shard_map": in_shard_map(),
-        "shard_map with a mean": in_shard_map_with_a_mean(),
-        "a sharded population": sharded_population(),
-        **all_pieces(),
-    }))
+    print(
+        json.dumps(
+            {
+                "devices": jax.device_count(),
+                "auto": on_mesh(AxisType.Auto),
+                "explicit": on_mesh(AxisType.Explicit),
+                "shard_map": in_shard_map(),
+                "shard_map with a mean": in_shard_map_with_a_mean(),
+                "a sharded population": sharded_population(),
+                **all_pieces(),
+            }
+        )
+    )

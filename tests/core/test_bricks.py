@@ -28,6 +28,7 @@ class MeanSignState(NamedTuple):
 @gx.transformation
 def scale_by_mean_sign(decay: float = 0.9) -> gx.Leafwise:
     """README's brick, written without any helper."""
+
     def leaf(correct: Any, g: Any, p: Any, mean: Any) -> Any:
         mean = decay * mean + (1 - decay) * jnp.sign(g)
         return mean * correct, mean
@@ -182,28 +183,46 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "a dict": (lambda now, g, p, mean: {"update": g, "mean": mean}, PAIR + "a dict"),
     "a generator": (lambda now, g, p, mean: (x for x in (g, mean)), PAIR + "a generator"),
     "no update": (lambda now, g, p, mean: (None, mean), "expected leaf to return an array as update, got None"),
-    "a string as update": (lambda now, g, p, mean: ("g", mean),
-                           "expected leaf to return an array as update, got a str"),
+    "a string as update": (
+        lambda now, g, p, mean: ("g", mean),
+        "expected leaf to return an array as update, got a str",
+    ),
     "a list as update": (lambda now, g, p, mean: ([g], mean), "expected leaf to return an array as update, got a list"),
     "nothing kept": (lambda now, g, p, mean: (g, None), "expected leaf to return an array as mean, got None"),
-    "a slot of another shape": (lambda now, g, p, mean: (g, mean.mean()),
-                                "expected leaf to return mean of shape (3,), got shape ()"),
-    "a slot that would broadcast": (lambda now, g, p, mean: (g, mean[None]),
-                                    "expected leaf to return mean of shape (3,), got shape (1, 3)"),
-    "an update of another shape": (lambda now, g, p, mean: (g[:2], mean),
-                                   "expected leaf to return update of shape (3,), got shape (2,)"),
-    "an update that would broadcast": (lambda now, g, p, mean: (g.mean(), mean),
-                                       "expected leaf to return update of shape (3,), got shape ()"),
-    "a number as update": (lambda now, g, p, mean: (0.0, mean),
-                           "expected leaf to return update of shape (3,), got shape ()"),
-    "a complex update": (lambda now, g, p, mean: (1j * g, mean),
-                         "expected leaf to return real numbers as update, got complex64"),
-    "a complex slot": (lambda now, g, p, mean: (g, 1j * mean),
-                       "expected leaf to return real numbers as mean, got complex64"),
+    "a slot of another shape": (
+        lambda now, g, p, mean: (g, mean.mean()),
+        "expected leaf to return mean of shape (3,), got shape ()",
+    ),
+    "a slot that would broadcast": (
+        lambda now, g, p, mean: (g, mean[None]),
+        "expected leaf to return mean of shape (3,), got shape (1, 3)",
+    ),
+    "an update of another shape": (
+        lambda now, g, p, mean: (g[:2], mean),
+        "expected leaf to return update of shape (3,), got shape (2,)",
+    ),
+    "an update that would broadcast": (
+        lambda now, g, p, mean: (g.mean(), mean),
+        "expected leaf to return update of shape (3,), got shape ()",
+    ),
+    "a number as update": (
+        lambda now, g, p, mean: (0.0, mean),
+        "expected leaf to return update of shape (3,), got shape ()",
+    ),
+    "a complex update": (
+        lambda now, g, p, mean: (1j * g, mean),
+        "expected leaf to return real numbers as update, got complex64",
+    ),
+    "a complex slot": (
+        lambda now, g, p, mean: (g, 1j * mean),
+        "expected leaf to return real numbers as mean, got complex64",
+    ),
     "keys": (lambda now, g, p, mean: (key_like(g), mean), "expected leaf to return numbers as update, got key<fry>"),
     "too few arguments": (lambda now, g, p: (g,), "expected leaf to take (now, g, p, mean), got (now, g, p)"),
-    "too many arguments": (lambda now, g, p, mean, nu: (g, mean),
-                           "expected leaf to take (now, g, p, mean), got (now, g, p, mean, nu)"),
+    "too many arguments": (
+        lambda now, g, p, mean, nu: (g, mean),
+        "expected leaf to take (now, g, p, mean), got (now, g, p, mean, nu)",
+    ),
 }
 
 
@@ -233,10 +252,14 @@ WRONG_AT: dict[str, tuple[Callable[..., Any], str]] = {
     "nothing": (lambda count, total: None, AT + "None"),
     "one too many": (lambda count, total: (1, total, total), AT + "3 of them"),
     "a string": (lambda count, total: (1, "total"), "expected at to return an array as total, got a str"),
-    "a scalar of another shape": (lambda count, total: (1, jnp.ones(2)),
-                                  "expected at to return total of shape (), got shape (2,)"),
-    "a complex scalar": (lambda count, total: (1, 1j * total),
-                         "expected at to return real numbers as total, got complex64"),
+    "a scalar of another shape": (
+        lambda count, total: (1, jnp.ones(2)),
+        "expected at to return total of shape (), got shape (2,)",
+    ),
+    "a complex scalar": (
+        lambda count, total: (1, 1j * total),
+        "expected at to return real numbers as total, got complex64",
+    ),
     "too few arguments": (lambda count: (1, count), "expected at to take (count, total), got (count)"),
 }
 
@@ -270,16 +293,24 @@ class Defaulted(NamedTuple):
     nu: Any = ()
 
 
-@pytest.mark.parametrize(("state", "found"), [
-    (Lacking, "'Lacking' with ['count']"), (Beyond, "'Beyond' with ['mean', 'nu']"), (dict, "'dict' with []"),
-    (optax.EmptyState, "'EmptyState' with []")])
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        (Lacking, "'Lacking' with ['count']"),
+        (Beyond, "'Beyond' with ['mean', 'nu']"),
+        (dict, "'dict' with []"),
+        (optax.EmptyState, "'EmptyState' with []"),
+    ],
+)
 def test_a_state_that_does_not_hold_the_slots_is_refused_when_made(state: Any, found: str) -> None:
     @gx.transformation
     def with_state() -> gx.Leafwise:
         return gx.Leafwise(lambda now, g, p, mean: (g, mean), {"mean": gx.Slot()}, state=state)
 
-    with pytest.raises(TypeError, match=re.escape(
-            f"state: expected a NamedTuple with the fields ['mean'] and maybe 'count', got {found}")):
+    with pytest.raises(
+        TypeError,
+        match=re.escape(f"state: expected a NamedTuple with the fields ['mean'] and maybe 'count', got {found}"),
+    ):
         with_state()
 
 
@@ -290,8 +321,11 @@ def test_a_field_with_a_default_needs_no_slot() -> None:
 def test_params_of_integers_are_refused_by_path() -> None:
     tx, params = scale_by_mean_sign(), {"step": jnp.arange(2), "w": jnp.ones(2)}
     for init in (tx.init, jax.jit(tx.init), gx.chain(gx.clip(1.0), tx).init):
-        with pytest.raises(TypeError, match=r"^params: expected a leaf of floating-point or complex numbers at 'step', "
-                                            r"got int32"):
+        with pytest.raises(
+            TypeError,
+            match=r"^params: expected a leaf of floating-point or complex numbers at 'step', "
+            r"got int32",
+        ):
             init(params)
     state = gx.masked(tx, gx.path_matches("w")).init(params)
     assert isinstance(state.inner_state.mean["step"], optax.MaskedNode)

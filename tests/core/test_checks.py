@@ -49,8 +49,16 @@ def test_each_message_says_what_was_found_and_expected(name: str) -> None:
                     CASES[name](**{argument: bad})
 
 
-@pytest.mark.parametrize("make", [gx.chain, lambda tx: gx.named_chain(("a", tx)), lambda tx: gx.masked(tx, True),
-                                  lambda tx: gx.partition({"a": tx}, "a"), lambda tx: gx.accumulate(tx, 2)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        gx.chain,
+        lambda tx: gx.named_chain(("a", tx)),
+        lambda tx: gx.masked(tx, True),
+        lambda tx: gx.partition({"a": tx}, "a"),
+        lambda tx: gx.accumulate(tx, 2),
+    ],
+)
 @pytest.mark.parametrize("tx", [None, 0.1, "sgd", gx.sgd, (1, 2), gx.schedules.constant(0.1), gx.ndim_at_least(1)])
 def test_what_is_no_transformation_is_refused(make: Any, tx: Any) -> None:
     with pytest.raises(TypeError, match="expected a transformation, got"):
@@ -90,20 +98,23 @@ def test_ranges_of_arrays() -> None:
         gx.adam(0.1, b2=jnp.bfloat16(0.999))
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: checks.real("x", "1"), "x: expected a real number, got '1'"),
-    (lambda: checks.real("x", "1", schedule=True), "x: expected a real number or a schedule, got '1'"),
-    (lambda: checks.real("x", 2, at_least=0, below=1), "x: expected a real number >= 0 and < 1, got 2"),
-    (lambda: checks.real("x", 0.0, above=0), "x: expected a real number > 0, got 0.0"),
-    (lambda: checks.real("x", 2.0, at_most=1), "x: expected a real number <= 1, got 2.0"),
-    (lambda: checks.real("x", math.nan), "x: expected a real number, got nan"),
-    (lambda: checks.integer("n", 1.0), "n: expected an integer, got 1.0"),
-    (lambda: checks.integer("n", True), "n: expected an integer, got True"),
-    (lambda: checks.integer("n", 0, at_least=1), "n: expected an integer >= 1, got 0"),
-    (lambda: checks.integer("n", 9, at_most=8), "n: expected an integer <= 8, got 9"),
-    (lambda: checks.choice("mode", "c", ("a", "b")), "mode: expected one of 'a', 'b', got 'c'"),
-    (lambda: checks.function("f", 3), "f: expected a function, got 3"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: checks.real("x", "1"), "x: expected a real number, got '1'"),
+        (lambda: checks.real("x", "1", schedule=True), "x: expected a real number or a schedule, got '1'"),
+        (lambda: checks.real("x", 2, at_least=0, below=1), "x: expected a real number >= 0 and < 1, got 2"),
+        (lambda: checks.real("x", 0.0, above=0), "x: expected a real number > 0, got 0.0"),
+        (lambda: checks.real("x", 2.0, at_most=1), "x: expected a real number <= 1, got 2.0"),
+        (lambda: checks.real("x", math.nan), "x: expected a real number, got nan"),
+        (lambda: checks.integer("n", 1.0), "n: expected an integer, got 1.0"),
+        (lambda: checks.integer("n", True), "n: expected an integer, got True"),
+        (lambda: checks.integer("n", 0, at_least=1), "n: expected an integer >= 1, got 0"),
+        (lambda: checks.integer("n", 9, at_most=8), "n: expected an integer <= 8, got 9"),
+        (lambda: checks.choice("mode", "c", ("a", "b")), "mode: expected one of 'a', 'b', got 'c'"),
+        (lambda: checks.function("f", 3), "f: expected a function, got 3"),
+    ],
+)
 def test_messages(call: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         call()

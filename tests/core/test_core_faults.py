@@ -28,12 +28,16 @@ def equal(a: Any, b: Any) -> None:
         np.testing.assert_allclose(x, y, rtol=1e-6)
 
 
-@pytest.mark.parametrize("tx", [
-    gx.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), gx.sgd(0.1)),
-    gx.chain(optax.noisy_sgd(0.1, key=jax.random.key(0)), gx.scale(1.0)),
-    gx.masked(optax.add_noise(0.1, 0.5, jax.random.key(0)), "w"),
-    gx.accumulate(optax.noisy_sgd(0.1, key=jax.random.key(0)), 1),
-], ids=["add_noise", "noisy_sgd", "masked", "accumulate"])
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gx.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), gx.sgd(0.1)),
+        gx.chain(optax.noisy_sgd(0.1, key=jax.random.key(0)), gx.scale(1.0)),
+        gx.masked(optax.add_noise(0.1, 0.5, jax.random.key(0)), "w"),
+        gx.accumulate(optax.noisy_sgd(0.1, key=jax.random.key(0)), 1),
+    ],
+    ids=["add_noise", "noisy_sgd", "masked", "accumulate"],
+)
 def test_a_typed_key_in_another_librarys_state_steps_eagerly_as_under_jit(tx: Any) -> None:
     eager, jitted = tx.init(VECTOR), tx.init(VECTOR)
     for _ in range(2):
@@ -55,12 +59,16 @@ class Module:
         return x @ self.kernel + self.bias
 
 
-@pytest.mark.parametrize(("tx", "bias"), [
-    (gx.partition({"a": gx.sgd(1.0), "b": gx.set_to_zero()}, lambda params: Module("a", "b")), 0),
-    (gx.selective_transform(gx.sgd(1.0), freeze_mask=lambda params: Module(False, True)), 0),
-    (gx.masked(gx.sgd(1.0), lambda params: Module(True, False)), 1),
-    (gx.chain(gx.sgd(1.0), gx.freeze(lambda params: Module(False, True))), 0),
-], ids=["partition", "selective_transform", "masked", "freeze"])
+@pytest.mark.parametrize(
+    ("tx", "bias"),
+    [
+        (gx.partition({"a": gx.sgd(1.0), "b": gx.set_to_zero()}, lambda params: Module("a", "b")), 0),
+        (gx.selective_transform(gx.sgd(1.0), freeze_mask=lambda params: Module(False, True)), 0),
+        (gx.masked(gx.sgd(1.0), lambda params: Module(True, False)), 1),
+        (gx.chain(gx.sgd(1.0), gx.freeze(lambda params: Module(False, True))), 0),
+    ],
+    ids=["partition", "selective_transform", "masked", "freeze"],
+)
 def test_a_tree_that_a_function_returns_is_not_called(tx: Any, bias: float) -> None:
     params = Module(jnp.ones((2, 2)), jnp.ones(2))
     updates, _ = tx.update(params, tx.init(params), params)
@@ -71,15 +79,22 @@ def test_a_tree_that_a_function_returns_is_not_called(tx: Any, bias: float) -> N
 TYPO = gx.path_matches("^encodr/")
 
 
-@pytest.mark.parametrize(("name", "make"), [
-    ("mask", lambda which: gx.masked(gx.sgd(1.0), which)),
-    ("mask", lambda which: gx.freeze(which)),
-    ("freeze_mask", lambda which: gx.selective_transform(gx.sgd(1.0), freeze_mask=which)),
-    ("mask", lambda which: gx.add_decayed_weights(0.1, mask=which)),
-    ("mask", lambda which: gx.adamw(0.1, mask=which)),
-], ids=["masked", "freeze", "selective_transform", "add_decayed_weights", "adamw"])
-@pytest.mark.parametrize("which", [TYPO, ~TYPO, TYPO | gx.path_matches("^head/"), gx.ndim_at_least(1) & ~TYPO],
-                         ids=["it", "not it", "or it", "and not it"])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("mask", lambda which: gx.masked(gx.sgd(1.0), which)),
+        ("mask", lambda which: gx.freeze(which)),
+        ("freeze_mask", lambda which: gx.selective_transform(gx.sgd(1.0), freeze_mask=which)),
+        ("mask", lambda which: gx.add_decayed_weights(0.1, mask=which)),
+        ("mask", lambda which: gx.adamw(0.1, mask=which)),
+    ],
+    ids=["masked", "freeze", "selective_transform", "add_decayed_weights", "adamw"],
+)
+@pytest.mark.parametrize(
+    "which",
+    [TYPO, ~TYPO, TYPO | gx.path_matches("^head/"), gx.ndim_at_least(1) & ~TYPO],
+    ids=["it", "not it", "or it", "and not it"],
+)
 def test_a_pattern_that_matches_nothing_is_refused(name: str, make: Callable[[Any], Any], which: Any) -> None:
     tx, message = make(which), f"{name}: expected '^encodr/' to match some path, got the paths encoder/w, head/w"
     for init in (tx.init, jax.jit(tx.init), lambda p: jax.eval_shape(tx.init, p)):
@@ -89,8 +104,10 @@ def test_a_pattern_that_matches_nothing_is_refused(name: str, make: Callable[[An
 
 def test_a_head_that_matches_nothing_is_refused() -> None:
     tx = gx.transfer.add_l2_sp(None, 0.1, head_strength=0.2, head="^haed")
-    for call in (lambda: tx.init(LAYERS), lambda: gx.transfer.l2_sp_penalty(
-            LAYERS, LAYERS, strength=0.1, head_strength=0.2, head="^haed")):
+    for call in (
+        lambda: tx.init(LAYERS),
+        lambda: gx.transfer.l2_sp_penalty(LAYERS, LAYERS, strength=0.1, head_strength=0.2, head="^haed"),
+    ):
         with pytest.raises(ValueError, match=r"^head: expected '\^haed' to match some path, got the paths encoder/w"):
             call()
 
@@ -123,26 +140,36 @@ def refused(tx: Any, state: Any, message: str, updates: Any = VECTOR) -> None:
 
 def test_a_state_saved_without_a_schedule_is_refused_by_the_recipe_with_one() -> None:
     state = gx.adamw(1e-3).init(VECTOR)
-    refused(gx.adamw(gx.schedules.cosine(1e-3, 100)), state,
-            "adamw: expected the state of scale_by_learning_rate, ScaleByScheduleState, got EmptyState; "
-            "make it with init(params)")
+    refused(
+        gx.adamw(gx.schedules.cosine(1e-3, 100)),
+        state,
+        "adamw: expected the state of scale_by_learning_rate, ScaleByScheduleState, got EmptyState; "
+        "make it with init(params)",
+    )
 
 
 def test_a_state_read_without_its_classes_is_refused() -> None:
     tx = gx.adamw(1e-3)
     raw = [part._asdict() for part in tx.init(VECTOR)]
-    refused(tx, raw, "adamw: expected the state of 3 transformations in a tuple, got a list of 3; "
-                     "make it with init(params)")
-    refused(tx, tuple(raw), "adamw: expected the state of scale_by_adam, ScaleByAdamState, got a dict of 3; "
-                            "make it with init(params)")
+    refused(
+        tx, raw, "adamw: expected the state of 3 transformations in a tuple, got a list of 3; make it with init(params)"
+    )
+    refused(
+        tx,
+        tuple(raw),
+        "adamw: expected the state of scale_by_adam, ScaleByAdamState, got a dict of 3; make it with init(params)",
+    )
 
 
 def test_a_state_whose_tuple_became_a_list_is_refused() -> None:
     tx = gx.accumulate(gx.chain(gx.clip(1.0), gx.adam(0.1)), 1)
     state = tx.init(VECTOR)
     state = state._replace(inner_state=list(state.inner_state))
-    with pytest.raises(ValueError, match=r"^accumulate: expected the state of 2 transformations in a tuple, got a list "
-                                         r"of 2; make it with init\(params\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"^accumulate: expected the state of 2 transformations in a tuple, got a list "
+        r"of 2; make it with init\(params\)",
+    ):
         jax.jit(tx.update)(VECTOR, state, VECTOR)
 
 
@@ -150,14 +177,21 @@ def of_two_layers() -> nnx.Module:
     return nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Linear(2, 1, rngs=nnx.Rngs(1)))
 
 
-@pytest.mark.parametrize(("tx", "first", "second"), [
-    (gx.partition({"slow": gx.sgd(0.1), "fast": gx.sgd(1.0)}, {"layers": {0: "slow", 1: "fast"}}), -0.1, -1),
-    (gx.partition({"slow": gx.sgd(0.1), "fast": gx.sgd(1.0)}, lambda params: {"layers": {0: "slow", 1: "fast"}}),
-     -0.1, -1),
-    (gx.chain(gx.sgd(1.0), gx.masked(gx.scale(0.5), {"layers": {0: True, 1: False}})), -0.5, -1),
-    (gx.selective_transform(gx.sgd(1.0), freeze_mask={"layers": {0: True, 1: False}}), 0, -1),
-    (gx.chain(gx.sgd(1.0), gx.freeze({"layers": {0: False, 1: {"kernel": True, "bias": True}}})), -1, 0),
-], ids=["labels", "a function of labels", "masked", "selective_transform", "freeze"])
+@pytest.mark.parametrize(
+    ("tx", "first", "second"),
+    [
+        (gx.partition({"slow": gx.sgd(0.1), "fast": gx.sgd(1.0)}, {"layers": {0: "slow", 1: "fast"}}), -0.1, -1),
+        (
+            gx.partition({"slow": gx.sgd(0.1), "fast": gx.sgd(1.0)}, lambda params: {"layers": {0: "slow", 1: "fast"}}),
+            -0.1,
+            -1,
+        ),
+        (gx.chain(gx.sgd(1.0), gx.masked(gx.scale(0.5), {"layers": {0: True, 1: False}})), -0.5, -1),
+        (gx.selective_transform(gx.sgd(1.0), freeze_mask={"layers": {0: True, 1: False}}), 0, -1),
+        (gx.chain(gx.sgd(1.0), gx.freeze({"layers": {0: False, 1: {"kernel": True, "bias": True}}})), -1, 0),
+    ],
+    ids=["labels", "a function of labels", "masked", "selective_transform", "freeze"],
+)
 def test_dicts_of_labels_and_masks_fit_a_module_by_path(tx: Any, first: float, second: float) -> None:
     model = of_two_layers()
     before = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param))
@@ -205,16 +239,24 @@ def test_bfloat16_gradients_move_float32_params_as_float32_does(momentum: float 
     assert float(jnp.max(jnp.abs(ours - start))) > 0.1
 
 
-@pytest.mark.parametrize(("tx", "recipe", "brick"), [
-    (gx.adamw(0.1), "adamw", "add_decayed_weights"),
-    (gx.chain(gx.clip(1.0), gx.adaptive_grad_clip(0.1)), "chain", "adaptive_grad_clip"),
-    (gx.lamb(0.1, weight_decay=0.0), "lamb", "scale_by_trust_ratio"),
-    (gx.masked(gx.adamw(0.1), "w"), "masked", "add_decayed_weights"),
-], ids=["adamw", "chain", "lamb", "masked"])
+@pytest.mark.parametrize(
+    ("tx", "recipe", "brick"),
+    [
+        (gx.adamw(0.1), "adamw", "add_decayed_weights"),
+        (gx.chain(gx.clip(1.0), gx.adaptive_grad_clip(0.1)), "chain", "adaptive_grad_clip"),
+        (gx.lamb(0.1, weight_decay=0.0), "lamb", "scale_by_trust_ratio"),
+        (gx.masked(gx.adamw(0.1), "w"), "masked", "add_decayed_weights"),
+    ],
+    ids=["adamw", "chain", "lamb", "masked"],
+)
 def test_update_without_params_names_the_brick_that_needs_them(tx: Any, recipe: str, brick: str) -> None:
     for update in (tx.update, jax.jit(tx.update)):
-        with pytest.raises(ValueError, match=re.escape(f"{recipe}: expected params, got None; {brick} needs them: "
-                                                       "call update(updates, state, params)")):
+        with pytest.raises(
+            ValueError,
+            match=re.escape(
+                f"{recipe}: expected params, got None; {brick} needs them: call update(updates, state, params)"
+            ),
+        ):
             update(VECTOR, tx.init(VECTOR))
 
 

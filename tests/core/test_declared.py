@@ -19,8 +19,10 @@ from gradxform.core.stages import Chain, Stage
 
 STEPS = 4
 SMALL = {"min_dim_size_to_factor": 2}
-TXS = [*(value for name, value in VALUES.items() if isinstance(value, gx.Transformation) and "schedule" not in name),
-       gx.scale_by_factored_rms(**SMALL)]
+TXS = [
+    *(value for name, value in VALUES.items() if isinstance(value, gx.Transformation) and "schedule" not in name),
+    gx.scale_by_factored_rms(**SMALL),
+]
 FORMS = 2
 """Of a brick that are tried; recipes have most of them again."""
 RANDOM = np.random.RandomState(5)

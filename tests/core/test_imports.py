@@ -33,8 +33,10 @@ LATE = ["matplotlib", "safetensors", "orbax", "grain", "PIL", "sklearn", "tqdm",
 
 def imports() -> dict[str, set[str]]:
     """The modules of the library that each of them imports, at any place."""
-    names = {".".join(("gradxform", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
-             for path in ROOT.rglob("*.py")}
+    names = {
+        ".".join(("gradxform", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in ROOT.rglob("*.py")
+    }
     found: dict[str, set[str]] = {}
     for name, path in names.items():
         found[name] = set()

@@ -43,8 +43,9 @@ def plain(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def alike(make: Any, *args: Any) -> None:
     """That what is made of both functions is the same."""
-    for got, want in zip(*(jax.tree.leaves(jax.jit(make(function))(*args)) for function in (product, plain)),
-                         strict=True):
+    for got, want in zip(
+        *(jax.tree.leaves(jax.jit(make(function))(*args)) for function in (product, plain)), strict=True
+    ):
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
 
@@ -69,7 +70,8 @@ def test_forward_mode_and_second_derivatives() -> None:
 
 def test_a_batch_with_what_its_elements_share() -> None:
     for axes in ((0, None), (None, 0), (0, 0)):
-        args = [one if axis is None else jnp.stack([one, 2 * one, one - 1])
-                for one, axis in zip((X, Y), axes, strict=True)]
+        args = [
+            one if axis is None else jnp.stack([one, 2 * one, one - 1]) for one, axis in zip((X, Y), axes, strict=True)
+        ]
         alike(lambda f, axes=axes: jax.vmap(jax.grad(lambda x, y: jnp.sum(f(x, y) * G), (0, 1)), axes), *args)
         alike(lambda f, axes=axes: jax.grad(lambda x, y: jnp.sum(jax.vmap(f, axes)(x, y) * G), (0, 1)), *args)

@@ -11,9 +11,11 @@ from flax.core import freeze as frozen_dict
 
 import gradxform as gx
 
-PARAMS = {"embed": jnp.ones((5, 2)), "blocks": [{"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
-                                                {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}],
-          "temperature": jnp.ones(())}
+PARAMS = {
+    "embed": jnp.ones((5, 2)),
+    "blocks": [{"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}],
+    "temperature": jnp.ones(()),
+}
 
 
 def selected(selector: gx.Selector, params: Any = PARAMS) -> set[str]:
@@ -26,24 +28,27 @@ ALL = {"embed", "blocks/0/kernel", "blocks/0/bias", "blocks/1/kernel", "blocks/1
 KERNELS = {"blocks/0/kernel", "blocks/1/kernel"}
 
 
-@pytest.mark.parametrize(("selector", "paths"), [
-    (gx.path_matches("kernel$"), KERNELS),
-    (gx.path_matches("^blocks/0/"), {"blocks/0/kernel", "blocks/0/bias"}),
-    (gx.path_matches("embed|temp"), {"embed", "temperature"}),
-    (gx.path_matches(r"/1/(kernel|bias)"), {"blocks/1/kernel", "blocks/1/bias"}),
-    (gx.path_matches("nowhere"), set()),
-    (gx.path_matches(""), ALL),
-    (gx.ndim_at_least(0), ALL),
-    (gx.ndim_at_least(1), ALL - {"temperature"}),
-    (gx.ndim_at_least(2), KERNELS | {"embed"}),
-    (gx.ndim_at_least(3), set()),
-    (gx.ndim_at_least(2) & ~gx.path_matches("embed"), KERNELS),
-    (gx.path_matches("embed") | gx.path_matches("temperature"), {"embed", "temperature"}),
-    (~gx.ndim_at_least(1), {"temperature"}),
-    (~~gx.path_matches("kernel"), KERNELS),
-    (~(gx.ndim_at_least(2) | gx.path_matches("bias")), {"temperature"}),
-    (gx.ndim_at_least(2) & gx.path_matches("/0/") | gx.path_matches("embed"), {"blocks/0/kernel", "embed"}),
-])
+@pytest.mark.parametrize(
+    ("selector", "paths"),
+    [
+        (gx.path_matches("kernel$"), KERNELS),
+        (gx.path_matches("^blocks/0/"), {"blocks/0/kernel", "blocks/0/bias"}),
+        (gx.path_matches("embed|temp"), {"embed", "temperature"}),
+        (gx.path_matches(r"/1/(kernel|bias)"), {"blocks/1/kernel", "blocks/1/bias"}),
+        (gx.path_matches("nowhere"), set()),
+        (gx.path_matches(""), ALL),
+        (gx.ndim_at_least(0), ALL),
+        (gx.ndim_at_least(1), ALL - {"temperature"}),
+        (gx.ndim_at_least(2), KERNELS | {"embed"}),
+        (gx.ndim_at_least(3), set()),
+        (gx.ndim_at_least(2) & ~gx.path_matches("embed"), KERNELS),
+        (gx.path_matches("embed") | gx.path_matches("temperature"), {"embed", "temperature"}),
+        (~gx.ndim_at_least(1), {"temperature"}),
+        (~~gx.path_matches("kernel"), KERNELS),
+        (~(gx.ndim_at_least(2) | gx.path_matches("bias")), {"temperature"}),
+        (gx.ndim_at_least(2) & gx.path_matches("/0/") | gx.path_matches("embed"), {"blocks/0/kernel", "embed"}),
+    ],
+)
 def test_what_is_selected(selector: gx.Selector, paths: set[str]) -> None:
     assert selected(selector) == paths
     assert jax.tree.structure(selector(PARAMS)) == jax.tree.structure(PARAMS)
@@ -90,8 +95,12 @@ def test_on_an_nnx_state() -> None:
     """A leaf of nnx has the path of its variable, as in the pure dict of the same state."""
     state = nnx.state(Model(nnx.Rngs(0)), nnx.Param)
     pure = nnx.to_pure_dict(state)
-    for selector in (gx.ndim_at_least(2), gx.path_matches("^dense/kernel$"), gx.path_matches("bias$"),
-                     gx.path_matches("dense") & ~gx.path_matches("bias$")):
+    for selector in (
+        gx.ndim_at_least(2),
+        gx.path_matches("^dense/kernel$"),
+        gx.path_matches("bias$"),
+        gx.path_matches("dense") & ~gx.path_matches("bias$"),
+    ):
         assert nnx.to_pure_dict(selector(state)) == selector(pure)
         assert any(jax.tree.leaves(selector(pure)))
     tx = gx.selective_transform(gx.sgd(1.0), freeze_mask=gx.path_matches("bias$"))

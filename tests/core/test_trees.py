@@ -87,10 +87,18 @@ def test_a_state_of_other_params(misfit: str) -> None:
         TX.update(PARAMS, TX.init(other), PARAMS)
 
 
-@pytest.mark.parametrize("make", [
-    lambda tx: tx, gx.chain, lambda tx: gx.masked(tx, True), lambda tx: gx.accumulate(tx, 2),
-    lambda tx: gx.skip_nonfinite(tx, 2), lambda tx: gx.selective_transform(tx, freeze_mask=False)],
-                         ids=["plain", "chain", "masked", "accumulate", "skip_nonfinite", "selective"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda tx: tx,
+        gx.chain,
+        lambda tx: gx.masked(tx, True),
+        lambda tx: gx.accumulate(tx, 2),
+        lambda tx: gx.skip_nonfinite(tx, 2),
+        lambda tx: gx.selective_transform(tx, freeze_mask=False),
+    ],
+    ids=["plain", "chain", "masked", "accumulate", "skip_nonfinite", "selective"],
+)
 @pytest.mark.parametrize("misfit", ["missing", "shape"])
 def test_inside_combinators_and_under_jit(make: Any, misfit: str) -> None:
     tx = make(gx.adam(0.1))
@@ -101,17 +109,24 @@ def test_inside_combinators_and_under_jit(make: Any, misfit: str) -> None:
             update(updates, state, PARAMS)
 
 
-@pytest.mark.parametrize(("mask", "path"), [
-    ({"a": {"kernel": True}, "b": True}, "a/bias"),
-    ({"a": True}, "b"),
-    ({"a": True, "b": True, "c": True}, "c"),
-    ({"a": {"kernel": True, "bias": {"deep": True}}, "b": False}, "a/bias"),
-    ({"a": {"kernel": True, "bias": None}, "b": False}, "a/bias"),
-    ({"a": None, "b": True}, "a'"),
-])
+@pytest.mark.parametrize(
+    ("mask", "path"),
+    [
+        ({"a": {"kernel": True}, "b": True}, "a/bias"),
+        ({"a": True}, "b"),
+        ({"a": True, "b": True, "c": True}, "c"),
+        ({"a": {"kernel": True, "bias": {"deep": True}}, "b": False}, "a/bias"),
+        ({"a": {"kernel": True, "bias": None}, "b": False}, "a/bias"),
+        ({"a": None, "b": True}, "a'"),
+    ],
+)
 def test_masks_that_do_not_fit(mask: Any, path: str) -> None:
-    for tx in (gx.masked(gx.scale(0.5), mask), gx.adamw(0.1, mask=mask), gx.freeze(mask),
-               gx.selective_transform(gx.sgd(0.1), freeze_mask=mask)):
+    for tx in (
+        gx.masked(gx.scale(0.5), mask),
+        gx.adamw(0.1, mask=mask),
+        gx.freeze(mask),
+        gx.selective_transform(gx.sgd(0.1), freeze_mask=mask),
+    ):
         with pytest.raises(ValueError, match=f"mask do not fit at '{path}"):
             tx.init(PARAMS)
     with pytest.raises(ValueError, match=r"mask do not fit at '\(root\)': mask: PyTreeDef\(None\)"):
@@ -129,14 +144,16 @@ def test_the_same_leaves_in_other_containers_name_the_first_that_differs() -> No
         gx.masked(tx, [True, None]).init((X, theirs))
 
 
-@pytest.mark.parametrize("mask", [
-    True, False, {"a": True, "b": False}, {"a": {"kernel": True, "bias": False}, "b": True}])
+@pytest.mark.parametrize(
+    "mask", [True, False, {"a": True, "b": False}, {"a": {"kernel": True, "bias": False}, "b": True}]
+)
 def test_a_prefix_of_the_params_is_a_mask(mask: Any) -> None:
     tx = gx.masked(gx.set_to_zero(), mask)
     updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
     ours, theirs = updates, optax.masked(optax.set_to_zero(), mask)
     assert jax.tree.map(lambda x: float(x.sum()), ours) == jax.tree.map(
-        lambda x: float(x.sum()), theirs.update(PARAMS, theirs.init(PARAMS))[0])
+        lambda x: float(x.sum()), theirs.update(PARAMS, theirs.init(PARAMS))[0]
+    )
 
 
 def test_labels_that_do_not_fit() -> None:
@@ -153,12 +170,17 @@ def test_a_state_of_another_chain() -> None:
         tx.update(PARAMS, gx.chain(gx.clip(1.0)).init(PARAMS))
 
 
-@pytest.mark.parametrize(("leaf", "found"), [
-    (jnp.ones(2, int), "int32"), (jnp.ones(2, bool), "bool"), (jax.random.key(0), "key<fry>"), (3, "int")])
+@pytest.mark.parametrize(
+    ("leaf", "found"),
+    [(jnp.ones(2, int), "int32"), (jnp.ones(2, bool), "bool"), (jax.random.key(0), "key<fry>"), (3, "int")],
+)
 def test_leaves_that_are_no_numbers(leaf: Any, found: str) -> None:
-    for call in (lambda: TX.init(changed("a/bias", leaf)), lambda: gx.sgd(0.1).init(changed("a/bias", leaf)),
-                 lambda: TX.update(changed("a/bias", leaf), TX.init(PARAMS), PARAMS),
-                 lambda: gx.global_norm(changed("a/bias", leaf))):
+    for call in (
+        lambda: TX.init(changed("a/bias", leaf)),
+        lambda: gx.sgd(0.1).init(changed("a/bias", leaf)),
+        lambda: TX.update(changed("a/bias", leaf), TX.init(PARAMS), PARAMS),
+        lambda: gx.global_norm(changed("a/bias", leaf)),
+    ):
         with pytest.raises(TypeError, match=f"'a/bias', got {found}"):
             call()
 
@@ -194,19 +216,25 @@ def test_a_field_of_the_name_value_is_in_its_path() -> None:
 
 
 def test_a_field_of_the_name_value_in_transfer(tmp_path: pathlib.Path) -> None:
-    np.savez(tmp_path / "model.npz", **{f"attn/{name}": np.full(1, i, np.float32)
-                                        for i, name in enumerate(("query", "key", "value"))})
+    np.savez(
+        tmp_path / "model.npz",
+        **{f"attn/{name}": np.full(1, i, np.float32) for i, name in enumerate(("query", "key", "value"))},
+    )
     loaded = gx.transfer.load_pretrained(tmp_path / "model.npz", ATTENTION)[0]["attn"]
     assert (float(loaded.query[0]), float(loaded.key[0]), float(loaded.value[0])) == (0, 1, 2)
     assert gx.transfer.layer_scales(ATTENTION, 0.5, ("query", "key", "value")) == {
-        "attn/query": 0.125, "attn/key": 0.25, "attn/value": 0.5}
+        "attn/query": 0.125,
+        "attn/key": 0.25,
+        "attn/value": 0.5,
+    }
     assert gx.transfer.layers_at_depth(ATTENTION, 2) == ("^attn/query(?:/|$)", "^attn/key(?:/|$)")
 
 
 def test_a_variable_of_nnx_has_no_key_of_its_own() -> None:
     one = jnp.ones(1)
-    state = nnx.State({"attn": {"value": nnx.Param(one), "cache": nnx.Variable({"value": one, "k": Attention(
-        one, one, one)})}})
+    state = nnx.State(
+        {"attn": {"value": nnx.Param(one), "cache": nnx.Variable({"value": one, "k": Attention(one, one, one)})}}
+    )
     wanted = ["attn/cache/k/query", "attn/cache/k/key", "attn/cache/k/value", "attn/cache/value", "attn/value"]
     assert trees.paths(state) == wanted
     assert trees.paths(nnx.to_pure_dict(state)) == wanted

@@ -35,10 +35,13 @@ def halving(init_value: float):  # type: ignore[no-untyped-def]
 
 WRITABLE = {name: value for name, value in VALUES.items() if name != "stateless"} | {
     "nested": gx.chain(
-        gx.chain(), gx.chain(gx.chain(gx.clip(1.0)), gx.named_chain(("a", gx.sgd(0.1)), ("b", gx.chain()))),
-        gx.accumulate(gx.skip_nonfinite(gx.adam(0.1), 3), 2)),
-    "partition": gx.partition({"a": gx.adamw(gx.schedules.one_cycle(0.1, 10)), "b": gx.freeze(True)},
-                              {"x": "a", "y": {"z": "b"}}),
+        gx.chain(),
+        gx.chain(gx.chain(gx.clip(1.0)), gx.named_chain(("a", gx.sgd(0.1)), ("b", gx.chain()))),
+        gx.accumulate(gx.skip_nonfinite(gx.adam(0.1), 3), 2),
+    ),
+    "partition": gx.partition(
+        {"a": gx.adamw(gx.schedules.one_cycle(0.1, 10)), "b": gx.freeze(True)}, {"x": "a", "y": {"z": "b"}}
+    ),
     "partition by number": gx.partition({1: gx.sgd(0.1), 2: gx.freeze(True)}, {"x": 1, "y": {"z": 2}}),
     "tuple mask": gx.masked(gx.scale(0.5), (True, {"a": False})),
     "list mask": gx.masked(gx.scale(0.5), [True, {"a": [False]}]),
@@ -111,13 +114,19 @@ def test_arrays_come_back_as_they_were() -> None:
 def test_what_a_config_looks_like() -> None:
     tx = gx.masked(gx.trace(0.9, accumulator_dtype=jnp.bfloat16), gx.ndim_at_least(2))
     assert gx.to_config(tx) == {
-        "gradxform": 1, "call": "masked", "arguments": {
-            "inner": {"call": "trace", "arguments": {
-                "decay": 0.9, "nesterov": False, "accumulator_dtype": "bfloat16"}},
+        "gradxform": 1,
+        "call": "masked",
+        "arguments": {
+            "inner": {"call": "trace", "arguments": {"decay": 0.9, "nesterov": False, "accumulator_dtype": "bfloat16"}},
             "mask": {"call": "ndim_at_least", "arguments": {"n": 2}},
-            "mask_compatible_extra_args": False}}
+            "mask_compatible_extra_args": False,
+        },
+    }
     assert gx.to_config(gx.schedules.constant(0.5)) == {
-        "gradxform": 1, "call": "schedules.constant", "arguments": {"value": 0.5}}
+        "gradxform": 1,
+        "call": "schedules.constant",
+        "arguments": {"value": 0.5},
+    }
 
 
 def test_arguments_with_defaults_may_be_left_out() -> None:
@@ -153,16 +162,19 @@ def a_function(step: Any) -> Any:
     return step
 
 
-@pytest.mark.parametrize(("value", "where", "instead"), [
-    (gx.sgd(a_function), "learning_rate", "made under gx.schedule, a mask if"),
-    (gx.stateless(lambda u, p: u), "f", "made under gx.schedule, a mask if"),
-    (gx.chain(gx.clip(1.0), optax.adam(1e-3)), "1", "; decorate the factory that makes it with gx.transformation$"),
-    (gx.chain(gx.clip(1.0), gx.chain(gx.sgd(a_function))), "1/0/learning_rate", "under gx.schedule, a mask if"),
-    (gx.named_chain(("clip", gx.clip(1.0)), ("sgd", gx.sgd(a_function))), "sgd/learning_rate", "under gx.schedule"),
-    (gx.masked(gx.clip(1.0), lambda p: True), "mask", "made of gx.path_matches and gx.ndim_at_least$"),
-    (gx.partition({"a": optax.sgd(0.1)}, {"x": "a"}), "transforms/a", "with gx.transformation$"),
-    (anything({1, 2}), "item", "{1, 2}$"),
-])
+@pytest.mark.parametrize(
+    ("value", "where", "instead"),
+    [
+        (gx.sgd(a_function), "learning_rate", "made under gx.schedule, a mask if"),
+        (gx.stateless(lambda u, p: u), "f", "made under gx.schedule, a mask if"),
+        (gx.chain(gx.clip(1.0), optax.adam(1e-3)), "1", "; decorate the factory that makes it with gx.transformation$"),
+        (gx.chain(gx.clip(1.0), gx.chain(gx.sgd(a_function))), "1/0/learning_rate", "under gx.schedule, a mask if"),
+        (gx.named_chain(("clip", gx.clip(1.0)), ("sgd", gx.sgd(a_function))), "sgd/learning_rate", "under gx.schedule"),
+        (gx.masked(gx.clip(1.0), lambda p: True), "mask", "made of gx.path_matches and gx.ndim_at_least$"),
+        (gx.partition({"a": optax.sgd(0.1)}, {"x": "a"}), "transforms/a", "with gx.transformation$"),
+        (anything({1, 2}), "item", "{1, 2}$"),
+    ],
+)
 def test_what_cannot_be_written_says_where_and_what_can(value: Any, where: str, instead: str) -> None:
     with pytest.raises(ValueError, match=f"^value: expected what a config can hold at '{where}', got .*{instead}"):
         gx.to_config(value)
@@ -180,8 +192,11 @@ def test_a_traced_number_is_refused() -> None:
 
 
 def nested(inner: Any) -> dict[str, Any]:
-    return {"gradxform": 1, "call": "chain", "arguments": {"transformations": [
-        {"call": "clip", "arguments": {"max_delta": 1.0}}, inner]}}
+    return {
+        "gradxform": 1,
+        "call": "chain",
+        "arguments": {"transformations": [{"call": "clip", "arguments": {"max_delta": 1.0}}, inner]},
+    }
 
 
 CLIP = {"gradxform": 1, "call": "clip", "arguments": {"max_delta": 1.0}}
@@ -189,49 +204,82 @@ PLACE = "config at '1'"
 RATE = "config at '1/max_delta'"
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    (None, "^config: expected a dict"),
-    ([], "^config: expected a dict"),
-    ("clip", "^config: expected a dict"),
-    ({}, "^config: expected a dict"),
-    ({"call": "clip", "arguments": {"max_delta": 1.0}}, "'gradxform'"),
-    (CLIP | {"gradxform": 2}, "^config: expected version 1, got 2"),
-    (CLIP | {"gradxform": "1"}, "^config: expected version 1, got '1'"),
-    (CLIP | {"gradxform": True}, "^config: expected version 1, got True"),
-    (CLIP | {"gradxform": None}, "^config: expected version 1"),
-    (CLIP | {"call": "clop"}, r"^config: unknown name 'clop'; did you mean 'clip'\?"),
-    (CLIP | {"call": 3}, "^config: unknown name 3"),
-    (CLIP | {"call": ["clip"]}, "^config: unknown name"),
-    (CLIP | {"call": "os.system"}, "^config: unknown name 'os.system'"),
-    (CLIP | {"call": "Transformation"}, "^config: unknown name"),
-    ({"gradxform": 1, "call": "clip"}, "^config: .*arguments"),
-    (CLIP | {"arguments": [1.0]}, "^config: .*arguments"),
-    (CLIP | {"arguments": {}}, "^config.*max_delta"),
-    (CLIP | {"arguments": {"max_delta": 1.0, "max": 1.0}},
-     r"^config: clip\(\) has no argument 'max'; did you mean 'max_delta'\?"),
-    (CLIP | {"arguments": {"max_delta": -1.0}}, "max_delta: expected"),
-    (CLIP | {"arguments": {"max_delta": "1"}}, "max_delta: expected"),
-    ({"gradxform": 1}, "^config: expected"),
-    (nested({"call": "clop", "arguments": {}}), f"^{PLACE}: unknown name 'clop'"),
-    (nested({"call": "clip", "arguments": {"min": 1}}), rf"^{PLACE}: clip\(\) has no argument 'min'; it has max_delta"),
-    (nested({"call": "clip", "arguments": {}}), f"^{PLACE}.*max_delta"),
-    (nested({"call": "clip", "arguments": {"max_delta": -1.0}}), f"{PLACE}.*max_delta: expected"),
-    (nested(None), r"argument 1: expected a transformation"),
-    (nested({"what": 1}), f"^{PLACE}: expected an encoded value"),
-    (nested({"call": "clip", "arguments": {"max_delta": {"float": "much"}}}), f"^{RATE}: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {"float": [1]}}}), f"^{RATE}: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {"dict": 3}}}), f"^{RATE}: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {"dict": [[1, 2, 3]]}}}), f"^{RATE}: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {"array": "00"}}}), f"^{RATE}: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {
-        "array": "zz", "dtype": "float32", "shape": [], "numpy": True}}}), f"^{RATE}: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {
-        "array": "00000000", "dtype": "float32", "shape": [2], "numpy": True}}}), f"^{RATE}: "),
-    (nested({"call": "clip", "arguments": {"max_delta": {
-        "array": "00000000", "dtype": "object", "shape": [], "numpy": True}}}), f"^{RATE}: "),
-    (nested({"call": "add_noise", "arguments": {"eta": 0.1, "gamma": 0.1, "key": {"key": [0, 1], "impl": "none"}}}),
-     "^config at '1/key': "),
-])
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "^config: expected a dict"),
+        ([], "^config: expected a dict"),
+        ("clip", "^config: expected a dict"),
+        ({}, "^config: expected a dict"),
+        ({"call": "clip", "arguments": {"max_delta": 1.0}}, "'gradxform'"),
+        (CLIP | {"gradxform": 2}, "^config: expected version 1, got 2"),
+        (CLIP | {"gradxform": "1"}, "^config: expected version 1, got '1'"),
+        (CLIP | {"gradxform": True}, "^config: expected version 1, got True"),
+        (CLIP | {"gradxform": None}, "^config: expected version 1"),
+        (CLIP | {"call": "clop"}, r"^config: unknown name 'clop'; did you mean 'clip'\?"),
+        (CLIP | {"call": 3}, "^config: unknown name 3"),
+        (CLIP | {"call": ["clip"]}, "^config: unknown name"),
+        (CLIP | {"call": "os.system"}, "^config: unknown name 'os.system'"),
+        (CLIP | {"call": "Transformation"}, "^config: unknown name"),
+        ({"gradxform": 1, "call": "clip"}, "^config: .*arguments"),
+        (CLIP | {"arguments": [1.0]}, "^config: .*arguments"),
+        (CLIP | {"arguments": {}}, "^config.*max_delta"),
+        (
+            CLIP | {"arguments": {"max_delta": 1.0, "max": 1.0}},
+            r"^config: clip\(\) has no argument 'max'; did you mean 'max_delta'\?",
+        ),
+        (CLIP | {"arguments": {"max_delta": -1.0}}, "max_delta: expected"),
+        (CLIP | {"arguments": {"max_delta": "1"}}, "max_delta: expected"),
+        ({"gradxform": 1}, "^config: expected"),
+        (nested({"call": "clop", "arguments": {}}), f"^{PLACE}: unknown name 'clop'"),
+        (
+            nested({"call": "clip", "arguments": {"min": 1}}),
+            rf"^{PLACE}: clip\(\) has no argument 'min'; it has max_delta",
+        ),
+        (nested({"call": "clip", "arguments": {}}), f"^{PLACE}.*max_delta"),
+        (nested({"call": "clip", "arguments": {"max_delta": -1.0}}), f"{PLACE}.*max_delta: expected"),
+        (nested(None), r"argument 1: expected a transformation"),
+        (nested({"what": 1}), f"^{PLACE}: expected an encoded value"),
+        (nested({"call": "clip", "arguments": {"max_delta": {"float": "much"}}}), f"^{RATE}: "),
+        (nested({"call": "clip", "arguments": {"max_delta": {"float": [1]}}}), f"^{RATE}: "),
+        (nested({"call": "clip", "arguments": {"max_delta": {"dict": 3}}}), f"^{RATE}: "),
+        (nested({"call": "clip", "arguments": {"max_delta": {"dict": [[1, 2, 3]]}}}), f"^{RATE}: "),
+        (nested({"call": "clip", "arguments": {"max_delta": {"array": "00"}}}), f"^{RATE}: "),
+        (
+            nested(
+                {
+                    "call": "clip",
+                    "arguments": {"max_delta": {"array": "zz", "dtype": "float32", "shape": [], "numpy": True}},
+                }
+            ),
+            f"^{RATE}: ",
+        ),
+        (
+            nested(
+                {
+                    "call": "clip",
+                    "arguments": {"max_delta": {"array": "00000000", "dtype": "float32", "shape": [2], "numpy": True}},
+                }
+            ),
+            f"^{RATE}: ",
+        ),
+        (
+            nested(
+                {
+                    "call": "clip",
+                    "arguments": {"max_delta": {"array": "00000000", "dtype": "object", "shape": [], "numpy": True}},
+                }
+            ),
+            f"^{RATE}: ",
+        ),
+        (
+            nested(
+                {"call": "add_noise", "arguments": {"eta": 0.1, "gamma": 0.1, "key": {"key": [0, 1], "impl": "none"}}}
+            ),
+            "^config at '1/key': ",
+        ),
+    ],
+)
 def test_what_is_no_config_says_where(config: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gx.from_config(config)

@@ -89,9 +89,21 @@ def test_true_is_not_one() -> None:
     check_different(labelled(1), labelled(1.0))
 
 
-@pytest.mark.parametrize("one", [
-    1, 1.0, np.float64(1), np.float32(1), np.int64(1), np.int32(1), np.int16(1), np.uint8(1), np.float16(1),
-    ml_dtypes.bfloat16(1)])
+@pytest.mark.parametrize(
+    "one",
+    [
+        1,
+        1.0,
+        np.float64(1),
+        np.float32(1),
+        np.int64(1),
+        np.int32(1),
+        np.int16(1),
+        np.uint8(1),
+        np.float16(1),
+        ml_dtypes.bfloat16(1),
+    ],
+)
 def test_a_real_parameter_takes_any_spelling_of_a_number(one: object) -> None:
     check_equal(labelled("x", one), labelled("x", 1.0))
     check_equal(gx.sgd(one), gx.sgd(1.0))
@@ -154,8 +166,9 @@ def test_masks_compare_leaf_by_leaf() -> None:
     check_different(frozen({"a": {"b": True}}), frozen({"a": True}))
     check_equal(frozen({"a": np.bool_(True)}), frozen({"a": True}))
     check_equal(frozen(gx.path_matches("a") & gx.ndim_at_least(1)), frozen(gx.path_matches("a") & gx.ndim_at_least(1)))
-    check_different(frozen(gx.path_matches("a") & gx.ndim_at_least(1)),
-                    frozen(gx.path_matches("a") | gx.ndim_at_least(1)))
+    check_different(
+        frozen(gx.path_matches("a") & gx.ndim_at_least(1)), frozen(gx.path_matches("a") | gx.ndim_at_least(1))
+    )
 
 
 def test_a_list_is_not_a_tuple() -> None:

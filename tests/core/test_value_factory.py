@@ -20,6 +20,7 @@ Tree = Any
 @gx.transformation
 def plain(rate: float, flip: bool = True):  # type: ignore[no-untyped-def]
     """A user's ten lines, after optax's habit."""
+
     def init(params: Tree) -> Tree:
         return {"count": jnp.zeros([], jnp.int32)}
 
@@ -60,7 +61,8 @@ def theirs(learning_rate: float):  # type: ignore[no-untyped-def]
 def optax_pair(factor: float):  # type: ignore[no-untyped-def]
     return optax.GradientTransformation(
         lambda params: optax.EmptyState(),
-        lambda updates, state, params=None: (jax.tree.map(lambda g: factor * g, updates), state))
+        lambda updates, state, params=None: (jax.tree.map(lambda g: factor * g, updates), state),
+    )
 
 
 @gx.transformation
@@ -280,7 +282,8 @@ def test_replace() -> None:
     assert gx.schedules.cosine(0.1, 10).replace(steps=20) == gx.schedules.cosine(0.1, 20)
     assert gx.path_matches("a").replace(pattern="b") == gx.path_matches("b")
     assert gx.chain(gx.clip(1.0)).replace(transformations=(gx.clip(2.0), gx.scale(1.0))) == gx.chain(
-        gx.clip(2.0), gx.scale(1.0))
+        gx.clip(2.0), gx.scale(1.0)
+    )
     with pytest.raises(TypeError, match=r"^adamw\(\) has no argument 'beta'; did you mean 'b1'\?"):
         tx.replace(beta=0.5)
     with pytest.raises(ValueError, match="b1: expected"):

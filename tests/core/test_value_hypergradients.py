@@ -33,25 +33,38 @@ RECIPES: dict[str, gx.Transformation] = {
     "lars": gx.lars(0.1, weight_decay=0.1, trust_coefficient=0.5),
     "lamb": gx.lamb(0.1, weight_decay=0.1),
     # A moment in float32 would round away what a difference has to see.
-    "adafactor": gx.adafactor(0.1, min_dim_size_to_factor=2, weight_decay=0.1, momentum=0.5, eps=1e-3,
-                              dtype_momentum="float64"),
+    "adafactor": gx.adafactor(
+        0.1, min_dim_size_to_factor=2, weight_decay=0.1, momentum=0.5, eps=1e-3, dtype_momentum="float64"
+    ),
     "smooth lion": gx.chain(gx.scale_by_lion(mode="smooth"), gx.scale(-0.1)),
     "schedule and clip": gx.chain(gx.clip_by_global_norm(0.5), gx.adamw(cosine(0.1, 10, 0.01), weight_decay=0.05)),
-    "other clips": gx.chain(gx.clip_by_block_rms(0.2), gx.adaptive_grad_clip(0.05), gx.sgd(gx.schedules.warmup(
-        2, gx.schedules.polynomial(0.1, 0.01, 10, 2.0)))),
-    "one cycle": gx.sgd(gx.schedules.one_cycle(0.1, 10, warmup_fraction=0.25),
-                        weight_decay=gx.schedules.linear(0.1, 0.0, 5)),
-    "combinators": gx.chain(gx.accumulate(gx.skip_nonfinite(gx.adam(0.1), 3, raise_in_jit=False), 2), gx.partition(
-        {"a": gx.ema(0.5), "b": gx.scale(0.5)}, {"w": "a", "b": "b"})),
+    "other clips": gx.chain(
+        gx.clip_by_block_rms(0.2),
+        gx.adaptive_grad_clip(0.05),
+        gx.sgd(gx.schedules.warmup(2, gx.schedules.polynomial(0.1, 0.01, 10, 2.0))),
+    ),
+    "one cycle": gx.sgd(
+        gx.schedules.one_cycle(0.1, 10, warmup_fraction=0.25), weight_decay=gx.schedules.linear(0.1, 0.0, 5)
+    ),
+    "combinators": gx.chain(
+        gx.accumulate(gx.skip_nonfinite(gx.adam(0.1), 3, raise_in_jit=False), 2),
+        gx.partition({"a": gx.ema(0.5), "b": gx.scale(0.5)}, {"w": "a", "b": "b"}),
+    ),
 }
 # Each shares its structure with one of the above where it can, so that it shares the compiled function too.
 ENDS: tuple[gx.Transformation, ...] = (
-    RECIPES["adam"].replace(b1=0.0), RECIPES["adam"].replace(b2=0.0), RECIPES["adam"].replace(eps=0.0, eps_root=0.0),
-    RECIPES["adam"].replace(learning_rate=0.0), RECIPES["sgd"].replace(momentum=0.0, weight_decay=0.0),
-    RECIPES["adamw"].replace(weight_decay=0.0, b1=0.0), RECIPES["rmsprop"].replace(decay=0.0, initial_scale=0.0),
-    RECIPES["lamb"].replace(weight_decay=0.0, eps=0.0), RECIPES["lars"].replace(weight_decay=0.0, eps=0.0),
+    RECIPES["adam"].replace(b1=0.0),
+    RECIPES["adam"].replace(b2=0.0),
+    RECIPES["adam"].replace(eps=0.0, eps_root=0.0),
+    RECIPES["adam"].replace(learning_rate=0.0),
+    RECIPES["sgd"].replace(momentum=0.0, weight_decay=0.0),
+    RECIPES["adamw"].replace(weight_decay=0.0, b1=0.0),
+    RECIPES["rmsprop"].replace(decay=0.0, initial_scale=0.0),
+    RECIPES["lamb"].replace(weight_decay=0.0, eps=0.0),
+    RECIPES["lars"].replace(weight_decay=0.0, eps=0.0),
     gx.chain(gx.clip_by_global_norm(0.0), gx.adamw(cosine(0.0, 10, 0.0), weight_decay=0.0)),
-    gx.adagrad(0.1, initial_accumulator_value=0.0, eps=0.0), gx.chain(gx.add_noise(0.0, 0.55, 0), gx.sgd(0.1)),
+    gx.adagrad(0.1, initial_accumulator_value=0.0, eps=0.0),
+    gx.chain(gx.add_noise(0.0, 0.55, 0), gx.sgd(0.1)),
 )
 
 
@@ -75,13 +88,15 @@ value_and_grad = jax.jit(jax.value_and_grad(loss_after_training))
 
 
 def paths(tx: gx.Transformation) -> list[str]:
-    return [jax.tree_util.keystr(path, simple=True, separator="/")
-            for path, _ in jax.tree_util.tree_leaves_with_path(tx)]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tx)
+    ]
 
 
 def not_finite(gradient: gx.Transformation) -> list[str]:
-    return [path for path, slope in zip(paths(gradient), jax.tree.leaves(gradient), strict=True)
-            if not math.isfinite(slope)]
+    return [
+        path for path, slope in zip(paths(gradient), jax.tree.leaves(gradient), strict=True) if not math.isfinite(slope)
+    ]
 
 
 def central_differences(tx: gx.Transformation) -> list[float]:
@@ -89,7 +104,7 @@ def central_differences(tx: gx.Transformation) -> list[float]:
     leaves, treedef = jax.tree.flatten(tx)
 
     def at(i: int, value: float) -> float:
-        return float(value_and_grad(jax.tree.unflatten(treedef, [*leaves[:i], value, *leaves[i + 1:]]), START)[0])
+        return float(value_and_grad(jax.tree.unflatten(treedef, [*leaves[:i], value, *leaves[i + 1 :]]), START)[0])
 
     slopes = []
     for i, x in enumerate(leaves):
@@ -112,8 +127,9 @@ def test_hypergradients_match_finite_differences(name: str) -> None:
         # Without any gradient every second moment and every norm is 0.
         assert not_finite(value_and_grad(tx, ZERO)[1]) == []
     assert not_finite(gradient) == []
-    for path, ours, theirs, number in zip(paths(tx), jax.tree.leaves(gradient), expected, jax.tree.leaves(tx),
-                                          strict=True):
+    for path, ours, theirs, number in zip(
+        paths(tx), jax.tree.leaves(gradient), expected, jax.tree.leaves(tx), strict=True
+    ):
         # Beside 0 and at 1e-8 a difference has no digits left.
         if number != 0 and not path.endswith(("eps", "eps_root")):
             assert float(ours) == pytest.approx(theirs, rel=2e-5, abs=1e-8), path
@@ -140,6 +156,7 @@ def test_hypergradients_in_float32() -> None:
 
 def test_a_hypergradient_by_hand() -> None:
     """One step of gradient descent on w**2 / 2 from 1: (1 - rate)**2 / 2 has the slope -(1 - rate)."""
+
     def loss(tx: gx.Transformation) -> jax.Array:
         params = {"w": jnp.float32(1.0)}
         updates, _ = tx.update(params, tx.init(params), params)

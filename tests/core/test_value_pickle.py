@@ -23,6 +23,7 @@ HERE = pathlib.Path(__file__).parent
 @gx.transformation
 def scale_by_sign(power: float = 1.0, flag: bool = False):  # type: ignore[no-untyped-def]
     """A user's factory, in a module of the user's."""
+
     def update(updates, state, params=None):  # type: ignore[no-untyped-def]
         return jax.tree.map(lambda g: jnp.sign(g) * abs(g) ** power, updates), state
 
@@ -39,9 +40,13 @@ MORE = {
     "user's": scale_by_sign(2, True),
     "user's schedule": gx.sgd(reciprocal(0.5)),
     "function": gx.sgd(double),
-    "nested": gx.chain(gx.chain(gx.clip(1.0)), gx.partition(
-        {"a": gx.adamw(gx.schedules.cosine(0.1, 10), mask=gx.ndim_at_least(2)), "b": gx.freeze(True)},
-        {"dense": "a", "scale": "b"})),
+    "nested": gx.chain(
+        gx.chain(gx.clip(1.0)),
+        gx.partition(
+            {"a": gx.adamw(gx.schedules.cosine(0.1, 10), mask=gx.ndim_at_least(2)), "b": gx.freeze(True)},
+            {"dense": "a", "scale": "b"},
+        ),
+    ),
     "array": gx.sgd(jnp.array([0.1, 0.2])),
     "bfloat16": gx.sgd(jnp.bfloat16(0.1)),
     "numpy": gx.clip(np.array([1.0, 2.0])),
@@ -77,8 +82,11 @@ def test_copy(name: str, make: object) -> None:
 
 def test_a_copy_works() -> None:
     tx = gx.chain(gx.clip(0.1), gx.adam(0.1), optax.trace(0.9))
-    for back in (copy.copy(tx), copy.deepcopy(tx), pickle.loads(pickle.dumps(tx.replace(transformations=tx.arguments[
-            "transformations"][:2])))):
+    for back in (
+        copy.copy(tx),
+        copy.deepcopy(tx),
+        pickle.loads(pickle.dumps(tx.replace(transformations=tx.arguments["transformations"][:2]))),
+    ):
         equal_trees(back.update(GRADS, back.init(PARAMS))[0], back.update(GRADS, back.init(PARAMS))[0])
     equal_trees(copy.deepcopy(tx).update(GRADS, tx.init(PARAMS)), tx.update(GRADS, tx.init(PARAMS)))
 
@@ -116,8 +124,13 @@ def test_in_another_process(tmp_path: pathlib.Path) -> None:
         pathlib.Path(sys.argv[2]).write_bytes(pickle.dumps((values, {n: repr(v) for n, v in values.items()})))
     """
     where = os.pathsep.join([str(HERE), str(pathlib.Path(inspect.getfile(gx)).parents[1])])
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program, str(file), str(answer)], check=False,
-                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": where})
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(file), str(answer)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": where},
+    )
     assert done.returncode == 0, done.stderr
     values, texts = pickle.loads(answer.read_bytes())
     assert values == ALL

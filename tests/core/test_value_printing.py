@@ -37,32 +37,51 @@ def test_lines_fit(name: str) -> None:
     assert str(VALUES[name]) == repr(VALUES[name])
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (gx.clip(1), "clip(max_delta=1.0)"),
-    (gx.clip_by_global_norm(1.0, eps=1e-6), "clip_by_global_norm(max_norm=1.0, eps=1e-06)"),
-    (gx.identity(), "identity()"),
-    (gx.chain(), "chain()"),
-    (gx.sgd(0.1), "sgd(learning_rate=0.1, momentum=None, nesterov=False, accumulator_dtype=None, weight_decay=None, "
-                  "mask=None)"),
-    (gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-0.1)),
-     "chain(clip_by_global_norm(max_norm=1.0), scale(step_size=-0.1))"),
-    (gx.named_chain(("clip", gx.clip(1.0)), ("rate", gx.scale(-0.1))),
-     "named_chain(('clip', clip(max_delta=1.0)), ('rate', scale(step_size=-0.1)))"),
-    (gx.schedules.cosine(3e-4, 1000, 1e-5),
-     "schedules.cosine(init_value=0.0003, steps=1000, end_value=1e-05, exponent=1.0)"),
-    (gx.scale_by_schedule(gx.schedules.linear(1, 0, 4)),
-     "scale_by_schedule(step_size_fn=schedules.linear(init_value=1.0, end_value=0.0, steps=4))"),
-    (gx.schedules.piecewise(1.0, {2: 0.5, 4: 0.1}),
-     "schedules.piecewise(init_value=1.0, boundaries_and_scales={2: 0.5, 4: 0.1})"),
-    (gx.trace(0.9, accumulator_dtype=jnp.bfloat16), "trace(decay=0.9, nesterov=False, accumulator_dtype='bfloat16')"),
-    (gx.path_matches(r"^head\b"), r"path_matches(pattern='^head\\b')"),
-    (gx.ndim_at_least(2) & ~gx.path_matches("embed"), "(ndim_at_least(n=2) & ~path_matches(pattern='embed'))"),
-    (~(gx.ndim_at_least(2) | gx.path_matches("a")), "~(ndim_at_least(n=2) | path_matches(pattern='a'))"),
-    (gx.freeze({"a": True, "b": {"c": False}}), "freeze(mask={'a': True, 'b': {'c': False}})"),
-    (gx.freeze(gx.path_matches("a")), "freeze(mask=path_matches(pattern='a'))"),
-    (gx.adaptive_grad_clip(0.1, axis=(0, 1)), "adaptive_grad_clip(clipping=0.1, eps=0.001, axis=(0, 1))"),
-    (gx.adaptive_grad_clip(0.1, axis=(0,)), "adaptive_grad_clip(clipping=0.1, eps=0.001, axis=(0,))"),
-])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (gx.clip(1), "clip(max_delta=1.0)"),
+        (gx.clip_by_global_norm(1.0, eps=1e-6), "clip_by_global_norm(max_norm=1.0, eps=1e-06)"),
+        (gx.identity(), "identity()"),
+        (gx.chain(), "chain()"),
+        (
+            gx.sgd(0.1),
+            "sgd(learning_rate=0.1, momentum=None, nesterov=False, accumulator_dtype=None, weight_decay=None, "
+            "mask=None)",
+        ),
+        (
+            gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-0.1)),
+            "chain(clip_by_global_norm(max_norm=1.0), scale(step_size=-0.1))",
+        ),
+        (
+            gx.named_chain(("clip", gx.clip(1.0)), ("rate", gx.scale(-0.1))),
+            "named_chain(('clip', clip(max_delta=1.0)), ('rate', scale(step_size=-0.1)))",
+        ),
+        (
+            gx.schedules.cosine(3e-4, 1000, 1e-5),
+            "schedules.cosine(init_value=0.0003, steps=1000, end_value=1e-05, exponent=1.0)",
+        ),
+        (
+            gx.scale_by_schedule(gx.schedules.linear(1, 0, 4)),
+            "scale_by_schedule(step_size_fn=schedules.linear(init_value=1.0, end_value=0.0, steps=4))",
+        ),
+        (
+            gx.schedules.piecewise(1.0, {2: 0.5, 4: 0.1}),
+            "schedules.piecewise(init_value=1.0, boundaries_and_scales={2: 0.5, 4: 0.1})",
+        ),
+        (
+            gx.trace(0.9, accumulator_dtype=jnp.bfloat16),
+            "trace(decay=0.9, nesterov=False, accumulator_dtype='bfloat16')",
+        ),
+        (gx.path_matches(r"^head\b"), r"path_matches(pattern='^head\\b')"),
+        (gx.ndim_at_least(2) & ~gx.path_matches("embed"), "(ndim_at_least(n=2) & ~path_matches(pattern='embed'))"),
+        (~(gx.ndim_at_least(2) | gx.path_matches("a")), "~(ndim_at_least(n=2) | path_matches(pattern='a'))"),
+        (gx.freeze({"a": True, "b": {"c": False}}), "freeze(mask={'a': True, 'b': {'c': False}})"),
+        (gx.freeze(gx.path_matches("a")), "freeze(mask=path_matches(pattern='a'))"),
+        (gx.adaptive_grad_clip(0.1, axis=(0, 1)), "adaptive_grad_clip(clipping=0.1, eps=0.001, axis=(0, 1))"),
+        (gx.adaptive_grad_clip(0.1, axis=(0,)), "adaptive_grad_clip(clipping=0.1, eps=0.001, axis=(0,))"),
+    ],
+)
 def test_on_one_line(value: object, text: str) -> None:
     assert repr(value) == text
 
@@ -70,7 +89,9 @@ def test_on_one_line(value: object, text: str) -> None:
 def test_on_indented_lines() -> None:
     rate = gx.schedules.warmup(100, gx.schedules.cosine(3e-4, 1000, 1e-5))
     tx = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(rate, weight_decay=0.01, mask=gx.ndim_at_least(2)))
-    assert repr(tx) == """\
+    assert (
+        repr(tx)
+        == """\
 chain(
   clip_by_global_norm(max_norm=1.0),
   adamw(
@@ -88,6 +109,7 @@ chain(
     mask=ndim_at_least(n=2),
   ),
 )"""
+    )
 
 
 def test_options_print_where_they_are_not_the_default() -> None:
@@ -109,7 +131,9 @@ def test_deep_nesting_prints_at_once() -> None:
 
 def test_long_masks_and_named_chains_are_indented() -> None:
     mask = {f"layer_{i}": {"kernel": True, "bias": False} for i in range(4)}
-    assert repr(gx.named_chain(("first", gx.freeze(mask)), ("second", gx.scale(0.5)))) == """\
+    assert (
+        repr(gx.named_chain(("first", gx.freeze(mask)), ("second", gx.scale(0.5))))
+        == """\
 named_chain(
   (
     'first',
@@ -124,6 +148,7 @@ named_chain(
   ),
   ('second', scale(step_size=0.5)),
 )"""
+    )
 
 
 @pytest.mark.parametrize("width", range(116, 125))
@@ -163,14 +188,17 @@ def test_tracers_print() -> None:
     assert seen[0].startswith("chain(scale(step_size=")
 
 
-@pytest.mark.parametrize(("tx", "word"), [
-    (optax.adam(1e-3), "optax"),
-    (optax.clip(1.0), "clip"),
-    (optax.scale_by_adam(), "scale_by_adam"),
-    (optax.add_decayed_weights(0.1), "add_decayed_weights"),
-    (optax.trace(0.9), "trace"),
-    (optax.masked(optax.scale(0.5), True), "masked"),
-])
+@pytest.mark.parametrize(
+    ("tx", "word"),
+    [
+        (optax.adam(1e-3), "optax"),
+        (optax.clip(1.0), "clip"),
+        (optax.scale_by_adam(), "scale_by_adam"),
+        (optax.add_decayed_weights(0.1), "add_decayed_weights"),
+        (optax.trace(0.9), "trace"),
+        (optax.masked(optax.scale(0.5), True), "masked"),
+    ],
+)
 def test_transformations_of_other_libraries_print_as_a_name(tx: optax.GradientTransformation, word: str) -> None:
     text = repr(gx.chain(tx))
     assert re.fullmatch(r"chain\(<[\w.]+>\)", text), text

@@ -15,8 +15,10 @@ PYTREES = {name: value for name, value in VALUES.items() if not isinstance(value
 
 
 def leaves_by_path(value: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-            for path, leaf in jax.tree_util.tree_leaves_with_path(value)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value)
+    }
 
 
 def numbers_in(value: Any) -> list[Any]:
@@ -71,7 +73,8 @@ def test_what_fixes_structure_is_static(name: str) -> None:
 def test_bools_strings_ints_dtypes_masks_and_functions_are_static() -> None:
     assert jax.tree.leaves(gx.trace(0.9, nesterov=True, accumulator_dtype="bfloat16")) == [0.9]
     assert jax.tree.leaves(gx.schedules.cosine_restarts(1.0, 10, factor=2)) == [1.0, 0.0, 1.0] or sorted(
-        jax.tree.leaves(gx.schedules.cosine_restarts(1.0, 10, factor=2))) == [0.0, 1.0, 1.0]
+        jax.tree.leaves(gx.schedules.cosine_restarts(1.0, 10, factor=2))
+    ) == [0.0, 1.0, 1.0]
     assert jax.tree.leaves(gx.freeze(MASK)) == []
     assert jax.tree.leaves(gx.freeze(gx.ndim_at_least(2) & ~gx.path_matches("a"))) == []
     assert jax.tree.leaves(gx.chain(optax.adam(0.1), gx.clip(0.5))) == [0.5]
@@ -88,22 +91,39 @@ def test_arrays_are_numbers() -> None:
     assert any(leaf is steps_ for leaf in jax.tree.leaves(gx.schedules.cosine(0.1, steps_)))
 
 
-@pytest.mark.parametrize(("value", "paths"), [
-    (gx.sgd(0.1), ["learning_rate"]),
-    (gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1, momentum=0.9)),
-     ["0/eps", "0/max_norm", "1/learning_rate", "1/momentum"]),
-    (gx.chain(gx.clip(1.0), gx.chain(gx.scale(0.5), gx.scale(0.25))),
-     ["0/max_delta", "1/0/step_size", "1/1/step_size"]),
-    (gx.sgd(gx.schedules.warmup(5, gx.schedules.cosine(0.1, 20))),
-     ["learning_rate/init_value", "learning_rate/schedule/end_value", "learning_rate/schedule/exponent",
-      "learning_rate/schedule/init_value"]),
-    (gx.masked(gx.scale(0.5), gx.ndim_at_least(2)), ["inner/step_size"]),
-    (gx.partition({"fast": gx.scale(0.5), "slow": gx.scale(0.25)}, {"x": "fast", "y": "slow"}),
-     ["transforms/fast/step_size", "transforms/slow/step_size"]),
-    (gx.accumulate(gx.scale(0.5), 2), ["tx/step_size"]),
-    (gx.schedules.join([gx.schedules.constant(0.1), gx.schedules.linear(0.1, 0.0, 2)], [3]),
-     ["schedules/0/value", "schedules/1/end_value", "schedules/1/init_value"]),
-])
+@pytest.mark.parametrize(
+    ("value", "paths"),
+    [
+        (gx.sgd(0.1), ["learning_rate"]),
+        (
+            gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1, momentum=0.9)),
+            ["0/eps", "0/max_norm", "1/learning_rate", "1/momentum"],
+        ),
+        (
+            gx.chain(gx.clip(1.0), gx.chain(gx.scale(0.5), gx.scale(0.25))),
+            ["0/max_delta", "1/0/step_size", "1/1/step_size"],
+        ),
+        (
+            gx.sgd(gx.schedules.warmup(5, gx.schedules.cosine(0.1, 20))),
+            [
+                "learning_rate/init_value",
+                "learning_rate/schedule/end_value",
+                "learning_rate/schedule/exponent",
+                "learning_rate/schedule/init_value",
+            ],
+        ),
+        (gx.masked(gx.scale(0.5), gx.ndim_at_least(2)), ["inner/step_size"]),
+        (
+            gx.partition({"fast": gx.scale(0.5), "slow": gx.scale(0.25)}, {"x": "fast", "y": "slow"}),
+            ["transforms/fast/step_size", "transforms/slow/step_size"],
+        ),
+        (gx.accumulate(gx.scale(0.5), 2), ["tx/step_size"]),
+        (
+            gx.schedules.join([gx.schedules.constant(0.1), gx.schedules.linear(0.1, 0.0, 2)], [3]),
+            ["schedules/0/value", "schedules/1/end_value", "schedules/1/init_value"],
+        ),
+    ],
+)
 def test_paths_can_be_read(value: Any, paths: list[str]) -> None:
     assert sorted(leaves_by_path(value)) == paths
     assert sorted(leaves_by_path({"tx": value})) == [f"tx/{path}" for path in paths]
@@ -130,8 +150,20 @@ def test_tree_map_keeps_the_type(name: str) -> None:
     assert jax.tree.map(lambda x: x, [value])[0] == value
 
 
-@pytest.mark.parametrize("leaf", [0, None, True, "label", np.float32(1), np.zeros(3), object(),
-                                  jax.ShapeDtypeStruct((), "float32"), jax.sharding.PartitionSpec()])
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        0,
+        None,
+        True,
+        "label",
+        np.float32(1),
+        np.zeros(3),
+        object(),
+        jax.ShapeDtypeStruct((), "float32"),
+        jax.sharding.PartitionSpec(),
+    ],
+)
 def test_anything_may_stand_where_a_number_stood(leaf: Any) -> None:
     """Axes for vmap, shardings, labels and shapes are trees with the structure of the value."""
     tx = gx.chain(gx.clip(1.0), gx.adamw(gx.schedules.cosine(0.1, 10), mask=gx.ndim_at_least(2)))
@@ -194,15 +226,18 @@ def test_through_jit_as_an_argument(name: str) -> None:
         assert other != tx
 
 
-@pytest.mark.parametrize(("a", "b"), [
-    (gx.sgd(0.1), gx.sgd(0.2)),
-    (gx.sgd(0.1), gx.sgd(1)),
-    (gx.adam(0.1), gx.adam(0.1, b1=0.5)),
-    (gx.adam(0.1), gx.adam(0.1, b2=0.5, eps=1e-4, eps_root=1e-3)),
-    (gx.adamw(0.1, weight_decay=0.1), gx.adamw(0.1, weight_decay=0.2)),
-    (gx.sgd(gx.schedules.cosine(0.1, 10)), gx.sgd(gx.schedules.cosine(0.2, 10, 0.1))),
-    (gx.chain(gx.clip_by_global_norm(1.0), gx.lion(0.1)), gx.chain(gx.clip_by_global_norm(0.1), gx.lion(0.2))),
-])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (gx.sgd(0.1), gx.sgd(0.2)),
+        (gx.sgd(0.1), gx.sgd(1)),
+        (gx.adam(0.1), gx.adam(0.1, b1=0.5)),
+        (gx.adam(0.1), gx.adam(0.1, b2=0.5, eps=1e-4, eps_root=1e-3)),
+        (gx.adamw(0.1, weight_decay=0.1), gx.adamw(0.1, weight_decay=0.2)),
+        (gx.sgd(gx.schedules.cosine(0.1, 10)), gx.sgd(gx.schedules.cosine(0.2, 10, 0.1))),
+        (gx.chain(gx.clip_by_global_norm(1.0), gx.lion(0.1)), gx.chain(gx.clip_by_global_norm(0.1), gx.lion(0.2))),
+    ],
+)
 def test_new_numbers_do_not_retrace(a: gx.Transformation, b: gx.Transformation) -> None:
     traces = []
 
@@ -224,8 +259,13 @@ def test_new_structure_does_retrace() -> None:
         traces.append(1)
         return step(tx)[0]
 
-    values = [gx.sgd(0.1), gx.sgd(0.1, momentum=0.9), gx.sgd(0.1, momentum=0.9, nesterov=True),
-              gx.sgd(gx.schedules.cosine(0.1, 10)), gx.sgd(gx.schedules.cosine(0.1, 20))]
+    values = [
+        gx.sgd(0.1),
+        gx.sgd(0.1, momentum=0.9),
+        gx.sgd(0.1, momentum=0.9, nesterov=True),
+        gx.sgd(gx.schedules.cosine(0.1, 10)),
+        gx.sgd(gx.schedules.cosine(0.1, 20)),
+    ]
     for tx in values:
         equal_trees(run(tx), step(tx)[0])
     assert len(traces) == len(values)
@@ -234,19 +274,29 @@ def test_new_structure_does_retrace() -> None:
 def test_zero_hyperparameters_as_arguments() -> None:
     """A Python zero takes short cuts that a traced zero cannot; the numbers are the same."""
     zeros = jax.tree.map(jnp.zeros_like, GRADS)
-    for tx in (gx.adam(0.1, eps=0.0), gx.adamw(0.1, weight_decay=0.0, eps=0.0), gx.rmsprop(0.1, eps=0.0),
-               gx.adagrad(0.1, initial_accumulator_value=0.0, eps=0.0), gx.adam(0.1, b1=0.0, b2=0.0),
-               gx.clip_by_global_norm(0.0), gx.lamb(0.1, eps=0.0)):
+    for tx in (
+        gx.adam(0.1, eps=0.0),
+        gx.adamw(0.1, weight_decay=0.0, eps=0.0),
+        gx.rmsprop(0.1, eps=0.0),
+        gx.adagrad(0.1, initial_accumulator_value=0.0, eps=0.0),
+        gx.adam(0.1, b1=0.0, b2=0.0),
+        gx.clip_by_global_norm(0.0),
+        gx.lamb(0.1, eps=0.0),
+    ):
         for updates in (GRADS, zeros):
             equal_trees(jax.jit(step)(tx, updates), step(tx, updates), 2e-6)
 
 
-@pytest.mark.parametrize("make", [
-    lambda rate: gx.adamw(rate, weight_decay=0.01),
-    lambda rate: gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(gx.schedules.cosine(rate, 10), momentum=0.9)),
-    lambda rate: gx.partition({"a": gx.adam(rate), "b": gx.sgd(0.1)}, {"dense": "a", "scale": "b"}),
-    lambda rate: gx.accumulate(gx.adafactor(rate, min_dim_size_to_factor=2), 2),
-], ids=["adamw", "chain", "partition", "accumulate"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rate: gx.adamw(rate, weight_decay=0.01),
+        lambda rate: gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(gx.schedules.cosine(rate, 10), momentum=0.9)),
+        lambda rate: gx.partition({"a": gx.adam(rate), "b": gx.sgd(0.1)}, {"dense": "a", "scale": "b"}),
+        lambda rate: gx.accumulate(gx.adafactor(rate, min_dim_size_to_factor=2), 2),
+    ],
+    ids=["adamw", "chain", "partition", "accumulate"],
+)
 def test_a_population_in_one_call(make: Any) -> None:
     """vmap over stacked values equals one by one runs."""
     population = [make(rate) for rate in (0.01, 0.03, 0.1)]
@@ -275,8 +325,9 @@ def test_a_population_of_states_and_params_trains() -> None:
 
 def test_scan_and_cond_carry_a_value() -> None:
     tx = gx.sgd(1.0)
-    halved, _ = jax.lax.scan(lambda t, _: (jax.tree.map(lambda x: x / 2, t), None), jax.tree.map(jnp.float32, tx), None,
-                             length=3)
+    halved, _ = jax.lax.scan(
+        lambda t, _: (jax.tree.map(lambda x: x / 2, t), None), jax.tree.map(jnp.float32, tx), None, length=3
+    )
     assert halved == gx.sgd(jnp.float32(0.125))
     chosen = jax.jit(lambda flag: jax.lax.cond(flag, lambda: gx.sgd(1.0), lambda: gx.sgd(2.0)))(True)
     assert float(chosen.arguments["learning_rate"]) == 1.0
@@ -286,7 +337,8 @@ def test_a_value_comes_out_of_jit() -> None:
     made = jax.jit(lambda rate: gx.chain(gx.clip(1.0), gx.sgd(rate * 2)))(jnp.float32(0.25))
     assert type(made) is gx.Transformation
     assert made == gx.chain(gx.clip(jnp.float32(1.0)), gx.sgd(jnp.float32(0.5))) or (
-        float(jax.tree.leaves(made)[1]) == 0.5)
+        float(jax.tree.leaves(made)[1]) == 0.5
+    )
     equal_trees(steps(made)[0], steps(gx.chain(gx.clip(1.0), gx.sgd(0.5)))[0])
 
 

@@ -143,9 +143,7 @@ def test_a_run_that_was_interrupted_ends_as_another(
 
 
 @pytest.mark.exhaustive
-def test_colour_and_tuning(
-    pipeline: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_colour_and_tuning(pipeline: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--data", str(saved(tmp_path, 3)), "--seeds", "1", "--epochs", "1", "--steps", "2"]
     pipeline.main([*given, "--output", str(tmp_path)])
     assert capsys.readouterr().out.count("fewer than three seeds do not tell") == 2
@@ -186,19 +184,24 @@ def test_labels_are_nested_and_held_out_images_are_for_training(load: Load) -> N
         assert np.bincount(data.train_labels[drawn]).tolist() == [count] * 10
     assert set(pipeline.draw_labels(data, 2, 2)) != set(two)
     held = pipeline.hold_out(data)
-    kept, out, given = ({image.tobytes() for image in images}
-                        for images in (held.train_images, held.test_images, data.train_images))
+    kept, out, given = (
+        {image.tobytes() for image in images} for images in (held.train_images, held.test_images, data.train_images)
+    )
     assert kept | out == given and not kept & out
     assert len(held.train_images) + len(held.test_images) == 1437
 
 
 def test_the_tables_are_of_pairs(load: Load) -> None:
     table = load("pipeline_table")
-    found = {"scratch": np.array([[0.5, 0.9], [0.6, 0.8], [0.7, 0.7]]),
-             "tuned": np.array([[0.71, 0.8], [0.8, 0.9], [0.92, 0.7]])}
+    found = {
+        "scratch": np.array([[0.5, 0.9], [0.6, 0.8], [0.7, 0.7]]),
+        "tuned": np.array([[0.71, 0.8], [0.8, 0.9], [0.92, 0.7]]),
+    }
     assert table.accuracies(found, (2, 5)).splitlines()[2:] == [
-        "                    2             5", "scratch   60.0 ± 10.0   80.0 ± 10.0",
-        "tuned     81.0 ± 10.5   80.0 ± 10.0"]
+        "                    2             5",
+        "scratch   60.0 ± 10.0   80.0 ± 10.0",
+        "tuned     81.0 ± 10.5   80.0 ± 10.0",
+    ]
     # 0.21, 0.2, 0.22: a standard deviation of 0.01, and Student's t of 2 degrees of freedom is 4.3027.
     half = 100 * 4.3027 * 0.01 / np.sqrt(3)
     np.testing.assert_allclose(table.interval(np.array([0.21, 0.2, 0.22])), (21.0, half), rtol=1e-4)
@@ -229,8 +232,17 @@ def test_a_frozen_backbone_stays(pipeline: Any) -> None:
         tx = finetune.recipe(finetune.Method(1e-2, frozen=frozen), 3)
         start = jax.tree.map(jax.numpy.copy, (params, stats))
         fitted = finetune.Fitted(jax.numpy.int32(0), *start, tx.init(params))
-        fitted = finetune.fit(graph, finetune.make_augmentation((8, 8, 1)), frozen, tx, fitted, images, labels,
-                              np.arange(24).reshape(3, 8), jax.random.key(0))
+        fitted = finetune.fit(
+            graph,
+            finetune.make_augmentation((8, 8, 1)),
+            frozen,
+            tx,
+            fitted,
+            images,
+            labels,
+            np.arange(24).reshape(3, 8),
+            jax.random.key(0),
+        )
         for old, new in ((params["backbone"], fitted.params["backbone"]), (stats, fitted.stats)):
             same = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)]
             assert all(same) if frozen else not any(same)
@@ -248,9 +260,12 @@ def test_the_recipe_is_what_it_says(load: Load) -> None:
         return tx.update(gradients, tx.init(params), moved)[0]
 
     # One step of Adam is the sign of the gradient, times the rate.
-    for method, body in ((finetune.Method(0.1), (-0.1, -0.1)), (finetune.Method(0.1, decay=0.5), (-0.025, -0.05)),
-                         (finetune.Method(0.1, strength=3.0), (-0.4, -0.4)),
-                         (finetune.Method(0.1, frozen=True), (0.0, 0.0))):
+    for method, body in (
+        (finetune.Method(0.1), (-0.1, -0.1)),
+        (finetune.Method(0.1, decay=0.5), (-0.025, -0.05)),
+        (finetune.Method(0.1, strength=3.0), (-0.4, -0.4)),
+        (finetune.Method(0.1, frozen=True), (0.0, 0.0)),
+    ):
         new = update(method)
         np.testing.assert_allclose([x[0] for x in new["backbone"]["convs"]], body, rtol=1e-5)
         np.testing.assert_allclose(new["head"], -0.1, rtol=1e-5)

@@ -39,8 +39,9 @@ def arrays() -> dict[str, np.ndarray]:
     """Forty colour images of 8x8 pixels and ten more, the classes told apart by brightness."""
     rng = np.random.default_rng(0)
     y_train, y_test = np.arange(40) % 2, np.arange(10) % 2
-    x_train, x_test = (np.uint8(rng.integers(0, 128, (len(y), 8, 8, 3)) + 100 * y[:, None, None, None])
-                       for y in (y_train, y_test))
+    x_train, x_test = (
+        np.uint8(rng.integers(0, 128, (len(y), 8, 8, 3)) + 100 * y[:, None, None, None]) for y in (y_train, y_test)
+    )
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
@@ -57,7 +58,7 @@ def assert_drawn(path: pathlib.Path) -> None:
     for color in ("#0072B2", "#D55E00"):
         matches = np.abs(pixels - np.array(matplotlib.colors.to_rgb(color))).max(axis=-1) < 0.01
         assert matches.sum() > 300, color
-    assert (pixels[int(0.65 * len(pixels)):] < 0.5).mean() > 0.05
+    assert (pixels[int(0.65 * len(pixels)) :] < 0.5).mean() > 0.05
 
 
 def accuracies_of(out: str) -> tuple[float, float]:
@@ -70,7 +71,11 @@ def accuracies_of(out: str) -> tuple[float, float]:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["pretrain_mae"])  # the other one runs below
 def test_a_short_run_prints_and_draws(
-    name: str, load: Any, probe: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    load: Any,
+    probe: Any,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(probe, "DRAWS", 2)
@@ -92,7 +97,11 @@ def test_a_short_run_prints_and_draws(
 
 @pytest.mark.parametrize("name", ["pretrain_simclr", pytest.param("pretrain_mae", marks=pytest.mark.exhaustive)])
 def test_other_images_and_an_interrupt(
-    name: str, load: Any, probe: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    load: Any,
+    probe: Any,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(probe, "DRAWS", 2)
@@ -167,8 +176,10 @@ BAD = {
     "integers": ({"x_train": np.zeros((40, 8, 8, 3), np.int64)}, "x_train: expected uint8, or floats .* got int64"),
     "complex": ({"x_test": np.zeros((10, 8, 8, 3), complex)}, "x_test: expected uint8, or floats .* got complex128"),
     "objects": ({"x_test": np.full(10, None)}, "x_test: Object arrays cannot be loaded"),
-    "0 to 255": ({"x_train": np.linspace(0, 255, 40 * 192).reshape(40, 8, 8, 3)},
-                 "x_train: expected floats from 0 to 1, got 0 to 255"),
+    "0 to 255": (
+        {"x_train": np.linspace(0, 255, 40 * 192).reshape(40, 8, 8, 3)},
+        "x_train: expected floats from 0 to 1, got 0 to 255",
+    ),
     "below 0": ({"x_test": np.full((10, 8, 8, 3), -0.5)}, "x_test: expected floats from 0 to 1, got -0.5 to -0.5"),
     "NaN": ({"x_test": np.full((10, 8, 8, 3), np.nan)}, "x_test: expected floats from 0 to 1, got nan"),
     "lengths": ({"y_train": np.arange(39) % 2}, r"y_train: expected shape \(40,\), one label an image, got \(39,\)"),
@@ -196,9 +207,14 @@ def test_files_of_another_kind_are_refused(probe: Any, tmp_path: pathlib.Path) -
     flipped = bytearray(whole)
     flipped[200] ^= 1  # within x_train
     (tmp_path / "flipped.npz").write_bytes(flipped)
-    for name, message in (("one.npy", "single array"), ("text.npz", "expected a .npz file"), ("none", "none"),
-                          ("empty.npz", "expected a .npz file"), ("cut.npz", "expected a .npz file"),
-                          ("flipped.npz", "x_train: Bad CRC-32")):
+    for name, message in (
+        ("one.npy", "single array"),
+        ("text.npz", "expected a .npz file"),
+        ("none", "none"),
+        ("empty.npz", "expected a .npz file"),
+        ("cut.npz", "expected a .npz file"),
+        ("flipped.npz", "x_train: Bad CRC-32"),
+    ):
         with pytest.raises(ValueError, match=message):
             probe.load(tmp_path / name)
 

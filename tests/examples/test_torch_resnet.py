@@ -72,8 +72,10 @@ def test_command_line_writes_what_loads_without_rules(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "fc/bias: (5,) float32 of fc.bias, (6,) expected" in captured.err
-    assert ("fc/kernel: (5, 32) float32 of fc.weight, transpose (1, 0), makes (32, 5) float32, (32, 6) expected"
-            in captured.err)
+    assert (
+        "fc/kernel: (5, 32) float32 of fc.weight, transpose (1, 0), makes (32, 5) float32, (32, 6) expected"
+        in captured.err
+    )
 
 
 def test_a_head_for_other_classes_stays_new(example: types.ModuleType) -> None:
@@ -86,9 +88,11 @@ def test_a_head_for_other_classes_stays_new(example: types.ModuleType) -> None:
     assert not (loaded.conv1.kernel[...] == 0.5).any() and (model.conv1.kernel[...] == 0.5).all()
 
 
-@pytest.mark.parametrize(("network", "numbers"), [("resnet18", 11_689_512), ("resnet34", 21_797_672),
-                                                  ("resnet50", 25_557_032)])
-def test_networks_have_as_many_weights_as_torchvision_says(example: types.ModuleType, network: str,
-                                                           numbers: int) -> None:
+@pytest.mark.parametrize(
+    ("network", "numbers"), [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032)]
+)
+def test_networks_have_as_many_weights_as_torchvision_says(
+    example: types.ModuleType, network: str, numbers: int
+) -> None:
     model = nnx.eval_shape(lambda: example.ResNet.named(network, rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == numbers

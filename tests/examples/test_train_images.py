@@ -38,8 +38,13 @@ def example(files: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(found, name, value)
     run = gx.resume.Run
     monkeypatch.setattr(gx.resume, "Run", lambda *args, **options: run(*args, every=2, **options))
-    monkeypatch.setattr(found, "make_augmentation", lambda size, writing: gx.augment.chain(
-        gx.augment.random_crop((size, size)), gx.augment.random_flip_left_right(), gx.augment.normalize(0.5, 0.25)))
+    monkeypatch.setattr(
+        found,
+        "make_augmentation",
+        lambda size, writing: gx.augment.chain(
+            gx.augment.random_crop((size, size)), gx.augment.random_flip_left_right(), gx.augment.normalize(0.5, 0.25)
+        ),
+    )
     jax.config.update("jax_disable_most_optimizations", True)
     yield found
     jax.config.update("jax_disable_most_optimizations", False)
@@ -151,13 +156,17 @@ def keeping(example: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[
 
 
 def test_a_run_that_was_stopped_ends_as_another(
-    example: types.ModuleType, folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
+    example: types.ModuleType,
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """After Ctrl-C, or an end without warning, it goes on with the step after the last one saved."""
     kept = keeping(example, monkeypatch)
     run = lambda name, *options: example.main(  # noqa: E731
-        ["--data", str(folder), "--size", "8", "--quick", "--output", str(tmp_path / name), *options])
+        ["--data", str(folder), "--size", "8", "--quick", "--output", str(tmp_path / name), *options]
+    )
     assert run("whole") == 0
     out = capsys.readouterr().out
     assert "32 images in 2 classes to train on, 8 to test on" in out and "starts anew at step 0" in out
@@ -201,10 +210,13 @@ def after_calls(step: Callable[..., Any], count: int, error: type[BaseException]
     return wrapped
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (["--steps", "0"], "--steps: expected at least 1, got 0"), (["--data", "nowhere"], "two classes or more")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [(["--steps", "0"], "--steps: expected at least 1, got 0"), (["--data", "nowhere"], "two classes or more")],
+)
 def test_wrong_arguments_are_refused(
-    example: types.ModuleType, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example: types.ModuleType, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         example.main(wrong)
     assert message in capsys.readouterr().err
@@ -213,13 +225,15 @@ def test_wrong_arguments_are_refused(
 def test_the_device_makes_images_of_the_networks_size(files: types.ModuleType) -> None:
     example = importlib.import_module("train_images")
     batch = {"image": jax.ShapeDtypeStruct((8, 36, 36, 3), "uint8")}
-    seen = jax.eval_shape(lambda key, batch: example.augmented(example.make_augmentation(32, True), key, batch),
-                          jax.random.key(0), batch)
+    seen = jax.eval_shape(
+        lambda key, batch: example.augmented(example.make_augmentation(32, True), key, batch), jax.random.key(0), batch
+    )
     assert (seen.shape, seen.dtype) == ((8, 32, 32, 3), "float32")
 
 
 def test_the_digits_are_written_once(
-    files: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digits = files.load_digits()
     digits.images, digits.target = digits.images[:30], digits.target[:30]
     monkeypatch.setattr(files, "load_digits", lambda: digits)

@@ -18,8 +18,11 @@ HERE = pathlib.Path(__file__).parent
 def main() -> None:
     """Writes the file."""
     example = runpy.run_path(str(HERE.parents[1] / "examples" / "from_torch.py"))
-    arrays = {f"{name}/{key}": value for name, pair in example["IDIOMS"].items()
-              for key, value in example["stacked"](pair.torch()).items()}
+    arrays = {
+        f"{name}/{key}": value
+        for name, pair in example["IDIOMS"].items()
+        for key, value in example["stacked"](pair.torch()).items()
+    }
     np.savez_compressed(HERE / "from_torch.npz", **arrays)
 
 

@@ -39,8 +39,12 @@ SHAPES: Any = {
     "nothing": (0, 3),
     "temperature": (),
 }
-MASK = {"body": [{"bias": False, "kernel": True}, {"kernel": True}], "head": {"kernel": False}, "nothing": True,
-        "temperature": False}
+MASK = {
+    "body": [{"bias": False, "kernel": True}, {"kernel": True}],
+    "head": {"kernel": False},
+    "nothing": True,
+    "temperature": False,
+}
 LABELS = {"body": "slow", "head": "fast", "nothing": "slow", "temperature": "fast"}
 LAYERS = (r"^body/(\d+)/",)
 S = gx.schedules
@@ -51,8 +55,9 @@ Tree = Any
 
 
 def _fill(make: Callable[[tuple[int, ...]], np.ndarray]) -> Tree:
-    return jax.tree.map(lambda shape: np.asarray(make(shape), np.float32), SHAPES,
-                        is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(
+        lambda shape: np.asarray(make(shape), np.float32), SHAPES, is_leaf=lambda x: isinstance(x, tuple)
+    )
 
 
 def problem() -> tuple[list[Tree], list[Tree]]:
@@ -101,16 +106,31 @@ def _cases() -> None:
     case("sgd momentum", lambda: gx.sgd(RATE, momentum=0.9, accumulator_dtype="bfloat16", weight_decay=0.01, mask=HALF))
     case("sgd nesterov", lambda: gx.sgd(0.1, momentum=0.9, nesterov=True))
     case("adam", lambda: gx.adam(0.1))
-    case("adam nesterov decay", lambda: gx.adam(RATE, eps_root=1e-8, mu_dtype="bfloat16", weight_decay=0.1, mask=MASK,
-                                                nesterov=True))
+    case(
+        "adam nesterov decay",
+        lambda: gx.adam(RATE, eps_root=1e-8, mu_dtype="bfloat16", weight_decay=0.1, mask=MASK, nesterov=True),
+    )
     case("adamw", lambda: gx.adamw(1e-3))
     case("adamw mask", lambda: gx.adamw(RATE, weight_decay=0.1, mask=MASK))
-    case("adamw schedules", lambda: gx.adamw(RATE, weight_decay=S.linear(0.1, 0.0, 10), mask=HALF, mu_dtype="bfloat16",
-                                             nesterov=True, base_learning_rate=0.5))
+    case(
+        "adamw schedules",
+        lambda: gx.adamw(
+            RATE,
+            weight_decay=S.linear(0.1, 0.0, 10),
+            mask=HALF,
+            mu_dtype="bfloat16",
+            nesterov=True,
+            base_learning_rate=0.5,
+        ),
+    )
     case("adamw argument", lambda: gx.adamw(0.01, b1=0.8, mask=HALF), argument=True)
     case("amsgrad", lambda: gx.amsgrad(0.1))
-    case("amsgrad torch", lambda: gx.amsgrad(RATE, bias_correction_mu=False, max_of_corrected=False, weight_decay=0.1,
-                                             mu_dtype="bfloat16", mask=MASK))
+    case(
+        "amsgrad torch",
+        lambda: gx.amsgrad(
+            RATE, bias_correction_mu=False, max_of_corrected=False, weight_decay=0.1, mu_dtype="bfloat16", mask=MASK
+        ),
+    )
     case("nadam", lambda: gx.nadam(0.1))
     case("nadam momentum decay", lambda: gx.nadam(RATE, momentum_decay=4e-3, weight_decay=0.1, mask=HALF))
     case("nadamw", lambda: gx.nadamw(0.1, weight_decay=0.1))
@@ -129,19 +149,38 @@ def _cases() -> None:
     case("lars masks", lambda: gx.lars(RATE, weight_decay=0.1, mask=MASK, trust_ratio_mask=HALF, nesterov=True))
     case("lars optax", lambda: gx.lars(0.1, weight_decay=0.1, norm_of_sum=False, rate_in_momentum=False))
     case("rmsprop", lambda: gx.rmsprop(0.1))
-    case("rmsprop centered", lambda: gx.rmsprop(RATE, centered=True, momentum=0.9, nesterov=True, initial_scale=1.0,
-                                                weight_decay=0.1, mask=MASK))
-    case("rmsprop torch", lambda: gx.rmsprop(0.1, eps_in_sqrt=False, momentum=0.9, bias_correction=True,
-                                             rate_in_momentum=False))
+    case(
+        "rmsprop centered",
+        lambda: gx.rmsprop(
+            RATE, centered=True, momentum=0.9, nesterov=True, initial_scale=1.0, weight_decay=0.1, mask=MASK
+        ),
+    )
+    case(
+        "rmsprop torch",
+        lambda: gx.rmsprop(0.1, eps_in_sqrt=False, momentum=0.9, bias_correction=True, rate_in_momentum=False),
+    )
     case("adagrad", lambda: gx.adagrad(0.1))
     case("adagrad torch", lambda: gx.adagrad(RATE, eps_in_sqrt=False, weight_decay=0.1, mask=MASK))
     case("adafactor", lambda: gx.adafactor(0.1, min_dim_size_to_factor=2))
     case("adafactor whole", lambda: gx.adafactor(factored=False, multiply_by_parameter_scale=False))
-    case("adafactor momentum", lambda: gx.adafactor(
-        RATE, min_dim_size_to_factor=2, momentum=0.9, dtype_momentum="bfloat16", weight_decay=0.1, mask=MASK))
-    case("adafactor torch", lambda: gx.adafactor(
-        0.1, min_dim_size_to_factor=1, relative_step=True, rate_on_decay=True, weight_decay=0.1, factored_axes="last",
-        clamp_epsilon=True))
+    case(
+        "adafactor momentum",
+        lambda: gx.adafactor(
+            RATE, min_dim_size_to_factor=2, momentum=0.9, dtype_momentum="bfloat16", weight_decay=0.1, mask=MASK
+        ),
+    )
+    case(
+        "adafactor torch",
+        lambda: gx.adafactor(
+            0.1,
+            min_dim_size_to_factor=1,
+            relative_step=True,
+            rate_on_decay=True,
+            weight_decay=0.1,
+            factored_axes="last",
+            clamp_epsilon=True,
+        ),
+    )
     # Bricks.
     case("scale_by_adam", gx.scale_by_adam)
     case("scale_by_amsgrad", gx.scale_by_amsgrad)
@@ -172,44 +211,101 @@ def _cases() -> None:
     case("adaptive_grad_clip", lambda: gx.adaptive_grad_clip(0.1))
     case("record_norms", lambda: gx.chain(gx.record_norms(), gx.clip_by_global_norm(1.0), gx.sgd(0.5)))
     case("add_l2_sp", lambda: gx.transfer.add_l2_sp(None, 0.3))
-    case("add_l2_sp head", lambda: gx.transfer.add_l2_sp(
-        problem()[0][0], S.linear(0.3, 0.1, 10), head_strength=0.1, head="^head"))
+    case(
+        "add_l2_sp head",
+        lambda: gx.transfer.add_l2_sp(problem()[0][0], S.linear(0.3, 0.1, 10), head_strength=0.1, head="^head"),
+    )
     case("add_ewc", lambda: gx.transfer.add_ewc(None, fisher(), 0.3))
-    case("add_ewc head", lambda: gx.chain(gx.transfer.add_ewc(
-        problem()[0][0], fisher(), 0.3, head_strength=0.1, head="^head"), gx.adamw(RATE, mask=MASK)))
+    case(
+        "add_ewc head",
+        lambda: gx.chain(
+            gx.transfer.add_ewc(problem()[0][0], fisher(), 0.3, head_strength=0.1, head="^head"),
+            gx.adamw(RATE, mask=MASK),
+        ),
+    )
     # Wrappers and chains.
     adam = gx.adam(0.1)
     case("set_to_zero", gx.set_to_zero)
     case("masked", lambda: gx.masked(gx.scale_by_adam(), MASK))
     case("masked_chain", lambda: gx.masked(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(RATE)), HALF))
     case("partition", lambda: gx.partition({"slow": gx.sgd(0.1, 0.9), "fast": gx.adamw(RATE, mask=HALF)}, LABELS))
-    case("selective_transform", lambda: gx.selective_transform(
-        gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)), freeze_mask=gx.path_matches("^body")))
+    case(
+        "selective_transform",
+        lambda: gx.selective_transform(
+            gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)), freeze_mask=gx.path_matches("^body")
+        ),
+    )
     case("freeze", lambda: gx.chain(adam, gx.freeze(gx.path_matches("bias"))))
     case("accumulate", lambda: gx.accumulate(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(RATE)), every=4))
     case("skip_nonfinite", lambda: gx.skip_nonfinite(gx.adamw(RATE), 5, raise_in_jit=False), broken=(3, 4, 11))
-    case("layerwise_decay", lambda: gx.chain(
-        gx.scale_by_adam(), gx.transfer.layerwise_decay(RATE, 0.7, LAYERS)))
+    case("layerwise_decay", lambda: gx.chain(gx.scale_by_adam(), gx.transfer.layerwise_decay(RATE, 0.7, LAYERS)))
     case("scale_by_layer", lambda: gx.chain(gx.adamw(0.1), gx.transfer.scale_by_layer(0.7, LAYERS)))
     case("discriminative_rates", lambda: gx.transfer.discriminative_rates(RATE, 0.3, LAYERS))
-    case("gradual_unfreeze", lambda: gx.transfer.gradual_unfreeze(
-        gx.adamw(RATE), (("^head", 0), ("^body/1", 4), ("^body/0", 8), ("", None)),
-        before=gx.clip_by_global_norm(1.0)))
+    case(
+        "gradual_unfreeze",
+        lambda: gx.transfer.gradual_unfreeze(
+            gx.adamw(RATE),
+            (("^head", 0), ("^body/1", 4), ("^body/0", 8), ("", None)),
+            before=gx.clip_by_global_norm(1.0),
+        ),
+    )
     case("clip_and_adamw", lambda: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(RATE, mask=MASK)))
-    case("clip_and_adamw argument", lambda: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1, mask=HALF)),
-         argument=True)
-    case("named_chain", lambda: gx.chain(gx.clip(2.0), gx.named_chain(
-        ("norm", gx.clip_by_global_norm(1.0)), ("rule", gx.chain(gx.scale_by_adam(), gx.identity())),
-        ("center", gx.centralize()), ("rate", gx.scale_by_learning_rate(RATE)))))
+    case(
+        "clip_and_adamw argument",
+        lambda: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1, mask=HALF)),
+        argument=True,
+    )
+    case(
+        "named_chain",
+        lambda: gx.chain(
+            gx.clip(2.0),
+            gx.named_chain(
+                ("norm", gx.clip_by_global_norm(1.0)),
+                ("rule", gx.chain(gx.scale_by_adam(), gx.identity())),
+                ("center", gx.centralize()),
+                ("rate", gx.scale_by_learning_rate(RATE)),
+            ),
+        ),
+    )
     case("stateless", lambda: gx.chain(adam, gx.stateless(lambda u, p: jax.tree.map(lambda x: 2 * x, u)), adam))
-    case("two_clips", lambda: gx.chain(gx.clip_by_block_rms(0.7), gx.clip_by_global_norm(1.0), gx.scale_by_rms(),
-                                       gx.clip_by_global_norm(3.0), gx.scale(-0.1)))
-    case("optax_inside", lambda: gx.chain(optax.clip_by_global_norm(1.0), gx.adamw(RATE, mask=MASK),
-                                          optax.trace(0.9), gx.masked(optax.scale(2.0), HALF)))
+    case(
+        "two_clips",
+        lambda: gx.chain(
+            gx.clip_by_block_rms(0.7),
+            gx.clip_by_global_norm(1.0),
+            gx.scale_by_rms(),
+            gx.clip_by_global_norm(3.0),
+            gx.scale(-0.1),
+        ),
+    )
+    case(
+        "optax_inside",
+        lambda: gx.chain(
+            optax.clip_by_global_norm(1.0),
+            gx.adamw(RATE, mask=MASK),
+            optax.trace(0.9),
+            gx.masked(optax.scale(2.0), HALF),
+        ),
+    )
     case("inside_optax", lambda: optax.chain(gx.clip_by_global_norm(1.0), optax.masked(gx.adamw(RATE), MASK)))
-    case("nested_wrappers", lambda: gx.accumulate(gx.skip_nonfinite(gx.partition({
-        "slow": gx.masked(gx.adamw(RATE), HALF), "fast": gx.chain(gx.clip_by_global_norm(1.0), gx.trace(0.9))},
-        LABELS), 5, raise_in_jit=False), every=2), broken=(2,))
+    case(
+        "nested_wrappers",
+        lambda: gx.accumulate(
+            gx.skip_nonfinite(
+                gx.partition(
+                    {
+                        "slow": gx.masked(gx.adamw(RATE), HALF),
+                        "fast": gx.chain(gx.clip_by_global_norm(1.0), gx.trace(0.9)),
+                    },
+                    LABELS,
+                ),
+                5,
+                raise_in_jit=False,
+            ),
+            every=2,
+        ),
+        broken=(2,),
+    )
 
 
 _cases()
@@ -229,8 +325,10 @@ def run(one: Case, jitted: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
         given = tx if one.argument or not jitted else None
         updates, state = step(given, jax.tree.map(jnp.asarray, g), state, jax.tree.map(jnp.asarray, p))
         leaves, structure = jax.tree.flatten((updates, state))
-        yield str(structure), [np.asarray(
-            jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in leaves]
+        yield (
+            str(structure),
+            [np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in leaves],
+        )
 
 
 def digest(structure: str, leaves: list[np.ndarray]) -> np.uint64:
@@ -247,8 +345,12 @@ def machine() -> str:
     cpu = pathlib.Path("/proc/cpuinfo")
     if cpu.exists():
         lines = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))]
-        flags = {flag for line in lines[:1] for flag in line.split() if flag.startswith(
-            ("sse", "avx", "fma", "f16c", "bmi", "amx", "asimd", "sve"))}
+        flags = {
+            flag
+            for line in lines[:1]
+            for flag in line.split()
+            if flag.startswith(("sse", "avx", "fma", "f16c", "bmi", "amx", "asimd", "sve"))
+        }
     return " ".join([f"jaxlib-{jaxlib.__version__}", platform.machine(), *sorted(flags)])
 
 
@@ -262,12 +364,16 @@ def main() -> None:
         structures.append(steps[-1][0])
         last.append([leaf.tobytes() for leaf in steps[-1][1]])
     np.savez_compressed(
-        FILE, machine=machine(), names=names, digests=np.array(digests, np.uint64),
+        FILE,
+        machine=machine(),
+        names=names,
+        digests=np.array(digests, np.uint64),
         # As bytes, which compress; the sizes say where a leaf ends.
         structures=np.frombuffer("\n".join(structures).encode(), np.uint8),
         counts=np.array([len(leaves) for leaves in last], np.uint16),
         sizes=np.array([len(leaf) for leaves in last for leaf in leaves], np.uint16),
-        last=np.frombuffer(b"".join(leaf for leaves in last for leaf in leaves), np.uint8))
+        last=np.frombuffer(b"".join(leaf for leaves in last for leaf in leaves), np.uint8),
+    )
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ def _pass(module: Any, x: np.ndarray, g: np.ndarray) -> dict[str, np.ndarray]:
     y = module(x)
     y.backward(torch.as_tensor(g))
     return {"y": y.detach().numpy(), "dx": x.grad.numpy()} | {
-        f"d{key}": value.grad.numpy().copy() for key, value in module.named_parameters()}
+        f"d{key}": value.grad.numpy().copy() for key, value in module.named_parameters()
+    }
 
 
 def _state(module: Any) -> dict[str, np.ndarray]:

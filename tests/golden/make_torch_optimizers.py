@@ -28,11 +28,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adamw": ("AdamW", {"lr": 0.05, "weight_decay": 0.1}),
     "nadam": ("NAdam", {"lr": 0.05}),
     "nadam_decoupled": (
-        "NAdam", {"lr": 0.05, "momentum_decay": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+        "NAdam",
+        {"lr": 0.05, "momentum_decay": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
     # torch's RAdam adds eps before it corrects the bias; without eps the two forms are one.
     "radam": ("RAdam", {"lr": 0.05, "eps": 0.0}),
     "radam_decoupled": (
-        "RAdam", {"lr": 0.05, "betas": (0.9, 0.95), "eps": 0.0, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+        "RAdam",
+        {"lr": 0.05, "betas": (0.9, 0.95), "eps": 0.0, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
     "adagrad": ("Adagrad", {"lr": 0.1}),
     "adafactor": ("Adafactor", {"lr": 0.01}),
     "adafactor_decay": ("Adafactor", {"lr": 0.01, "d": 1.5, "beta2_decay": -0.6, "weight_decay": 0.1}),

@@ -34,16 +34,20 @@ def network(kind: str) -> Any:
         def __init__(self, inputs: int, width: int, stride: int):
             super().__init__()
             outputs = width * (4 if kind == "bottleneck" else 1)
-            shapes = ([(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
-                      if kind == "bottleneck" else [(inputs, width, 3, stride), (width, width, 3, 1)])
+            shapes = (
+                [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
+                if kind == "bottleneck"
+                else [(inputs, width, 3, stride), (width, width, 3, 1)]
+            )
             self.depth = len(shapes)
             for i, (a, b, size, step) in enumerate(shapes, 1):
                 self.add_module(f"conv{i}", nn.Conv2d(a, b, size, step, size // 2, bias=False))
                 self.add_module(f"bn{i}", nn.BatchNorm2d(b))
             self.downsample = None
             if stride > 1 or inputs != outputs:
-                self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False),
-                                                nn.BatchNorm2d(outputs))
+                self.downsample = nn.Sequential(
+                    nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                )
 
         def forward(self, x: Any) -> Any:
             y = x

@@ -102,12 +102,22 @@ def nt_xent(z1: Any, z2: Any, temperature: float = 0.5, weights: Array | None = 
     m = cross_entropies(u @ u.T, 1 / temperature, counted, y, weights)
     du = (m.ds + m.ds.T) @ u
     (d1, size1), (d2, size2) = onto(du[:n], u1, length1), onto(du[n:], u2, length2)
-    return Result(m.losses, float(weights @ m.losses), (d1, d2, np.asarray(-m.dscale / temperature**2)),
-                  (size1, size2, m.scale_size / temperature**2))
+    return Result(
+        m.losses,
+        float(weights @ m.losses),
+        (d1, d2, np.asarray(-m.dscale / temperature**2)),
+        (size1, size2, m.scale_size / temperature**2),
+    )
 
 
-def info_nce(query: Any, keys: Any, temperature: float = 0.1, negatives: Any = None,
-             weights: Array | None = None, ids: Any = None) -> Result:
+def info_nce(
+    query: Any,
+    keys: Any,
+    temperature: float = 0.1,
+    negatives: Any = None,
+    weights: Array | None = None,
+    ids: Any = None,
+) -> Result:
     """Over all keys, or the own key and the negatives, which have a gradient between those of keys and temperature.
 
     (van den Oord and others, 2018, eq. 4; He and others, 2020, eq. 1.)
@@ -126,11 +136,18 @@ def info_nce(query: Any, keys: Any, temperature: float = 0.1, negatives: Any = N
         y[:, 0] = 1
         m = cross_entropies(s, 1 / temperature, np.ones(s.shape, bool), y, weights)
         own, rest = m.ds[:, :1], m.ds[:, 1:]
-        parts = [onto(own * k + rest @ others, q, q_length), onto(own * q, k, k_length),
-                 onto(rest.T @ q, others, other_length)]
+        parts = [
+            onto(own * k + rest @ others, q, q_length),
+            onto(own * q, k, k_length),
+            onto(rest.T @ q, others, other_length),
+        ]
     gradients, sizes = zip(*parts, strict=True)
-    return Result(m.losses, float(weights @ m.losses), (*gradients, np.asarray(-m.dscale / temperature**2)),
-                  (*sizes, m.scale_size / temperature**2))
+    return Result(
+        m.losses,
+        float(weights @ m.losses),
+        (*gradients, np.asarray(-m.dscale / temperature**2)),
+        (*sizes, m.scale_size / temperature**2),
+    )
 
 
 def clip(image: Any, text: Any, logit_scale: float, weights: Array | None = None, ids: Any = None) -> Result:
@@ -144,8 +161,12 @@ def clip(image: Any, text: Any, logit_scale: float, weights: Array | None = None
     ds = a.ds + b.ds.T
     losses = (a.losses + b.losses) / 2
     (du, u_size), (dv, v_size) = onto(ds @ v, u, u_length), onto(ds.T @ u, v, v_length)
-    return Result(losses, float(weights @ losses), (du, dv, np.asarray(a.dscale + b.dscale)),
-                  (u_size, v_size, a.scale_size + b.scale_size))
+    return Result(
+        losses,
+        float(weights @ losses),
+        (du, dv, np.asarray(a.dscale + b.dscale)),
+        (u_size, v_size, a.scale_size + b.scale_size),
+    )
 
 
 def sup_con(z: Any, labels: Any, temperature: float = 0.1, weights: Array | None = None) -> Result:
@@ -160,8 +181,12 @@ def sup_con(z: Any, labels: Any, temperature: float = 0.1, weights: Array | None
     y = same / np.maximum(count, 1)[:, None]
     m = cross_entropies(u @ u.T, 1 / temperature, ~np.eye(n, dtype=bool), y, weights)
     dz, size = onto((m.ds + m.ds.T) @ u, u, length)
-    return Result(m.losses, float(weights @ m.losses), (dz, np.asarray(-m.dscale / temperature**2)),
-                  (size, m.scale_size / temperature**2))
+    return Result(
+        m.losses,
+        float(weights @ m.losses),
+        (dz, np.asarray(-m.dscale / temperature**2)),
+        (size, m.scale_size / temperature**2),
+    )
 
 
 def simclr(z1: Any, z2: Any, temperature: float) -> float:
@@ -172,8 +197,9 @@ def simclr(z1: Any, z2: Any, temperature: float) -> float:
     aa, bb = a @ a.T / temperature - masks, b @ b.T / temperature - masks
     ab, ba = a @ b.T / temperature, b @ a.T / temperature
     every = np.ones((n, 2 * n), bool)
-    return float(sum(-np.mean(np.diagonal(log_softmax(np.concatenate(blocks, 1), every)))
-                     for blocks in ((ab, aa), (ba, bb))))
+    return float(
+        sum(-np.mean(np.diagonal(log_softmax(np.concatenate(blocks, 1), every))) for blocks in ((ab, aa), (ba, bb)))
+    )
 
 
 def siglip(image: Any, text: Any, logit_scale: float, logit_bias: float, ids: Any = None) -> float:
@@ -186,31 +212,39 @@ def siglip(image: Any, text: Any, logit_scale: float, logit_bias: float, ids: An
 
 def barlow_twins(z1: Any, z2: Any, off_diagonal: float = 5e-3, epsilon: float = 1e-5) -> float:
     """Zbontar and others, 2021, eq. 1 and 2, the features normalized as by a batch norm."""
-    a, b = ((z - z.mean(0)) / np.sqrt(z.var(0) + epsilon) for z in (np.asarray(z1, np.float64),
-                                                                    np.asarray(z2, np.float64)))
+    a, b = (
+        (z - z.mean(0)) / np.sqrt(z.var(0) + epsilon) for z in (np.asarray(z1, np.float64), np.asarray(z2, np.float64))
+    )
     c = a.T @ b / len(a)
     loss = 0.0
     for i in range(len(c)):
         for j in range(len(c)):
-            loss += (1 - c[i, j])**2 if i == j else off_diagonal * c[i, j]**2
+            loss += (1 - c[i, j]) ** 2 if i == j else off_diagonal * c[i, j] ** 2
     return float(loss)
 
 
-def vicreg(z1: Any, z2: Any, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0,
-           target_std: float = 1.0, epsilon: float = 1e-4) -> float:
+def vicreg(
+    z1: Any,
+    z2: Any,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    target_std: float = 1.0,
+    epsilon: float = 1e-4,
+) -> float:
     """Bardes, Ponce and LeCun, 2022, eq. 1 to 6, with the half and the means of the authors' code."""
     a, b = np.asarray(z1, np.float64), np.asarray(z2, np.float64)
-    loss = invariance * np.mean((a - b)**2)
+    loss = invariance * np.mean((a - b) ** 2)
     for z in (a, b):
         loss += variance / 2 * np.mean(np.maximum(0, target_std - np.sqrt(z.var(0, ddof=1) + epsilon)))
         products = np.cov(z, rowvar=False).reshape(z.shape[1], z.shape[1])
-        loss += covariance * (np.sum(products**2) - np.sum(np.diagonal(products)**2)) / z.shape[1]
+        loss += covariance * (np.sum(products**2) - np.sum(np.diagonal(products) ** 2)) / z.shape[1]
     return float(loss)
 
 
 def byol(prediction: Any, target: Any) -> Array:
     """The squared distance of directions (Grill and others, 2020, eq. 2), by example."""
-    return np.asarray(np.sum((directions(prediction)[0] - directions(target)[0])**2, 1))
+    return np.asarray(np.sum((directions(prediction)[0] - directions(target)[0]) ** 2, 1))
 
 
 def simsiam(p1: Any, p2: Any, z1: Any, z2: Any) -> Array:

@@ -25,8 +25,14 @@ from gradxform.losses import pairs
 
 TOLERANCE = 1e-5
 # How many devices each way is tried on: nt_xent on all of them, the others in turn, since each takes a compilation.
-COUNTS = {"auto": (8,), "explicit": (4,), (True, True): (8,), (True, False): (2,), (False, True): (4,),
-          (False, False): (8,)}
+COUNTS = {
+    "auto": (8,),
+    "explicit": (4,),
+    (True, True): (8,),
+    (True, False): (2,),
+    (False, True): (4,),
+    (False, False): (8,),
+}
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 N, D, K, BLOCK = 24, 5, 7, 8
 FACTOR = 3.0
@@ -40,9 +46,13 @@ def data() -> Arrays:
     """Two views, labels, a factor, and negatives that every device has."""
     random = np.random.RandomState(3)
     x = random.standard_normal((N, D)) * random.uniform(0.5, 2, (N, 1))
-    return {"x": np.float32(x), "y": np.float32(x + 0.6 * random.standard_normal((N, D))),
-            "labels": random.randint(-2, 5, N), "factor": np.float32(FACTOR),
-            "negatives": np.float32(random.standard_normal((K, D)))}
+    return {
+        "x": np.float32(x),
+        "y": np.float32(x + 0.6 * random.standard_normal((N, D))),
+        "labels": random.randint(-2, 5, N),
+        "factor": np.float32(FACTOR),
+        "negatives": np.float32(random.standard_normal((K, D))),
+    }
 
 
 def counts_for(name: str, way: Any) -> tuple[int, ...]:
@@ -53,19 +63,24 @@ Loss = Callable[..., Any]
 losses = gx.losses
 LOSSES: dict[str, Loss] = {
     "nt_xent": lambda x, y, labels, factor, axis_name=None: losses.nt_xent(
-        x, y, 1 / factor, axis_name=axis_name, block_size=BLOCK),
+        x, y, 1 / factor, axis_name=axis_name, block_size=BLOCK
+    ),
     "info_nce": lambda x, y, labels, factor, axis_name=None: losses.info_nce(
-        x, y, 1 / factor, axis_name=axis_name, block_size=BLOCK),
+        x, y, 1 / factor, axis_name=axis_name, block_size=BLOCK
+    ),
     "clip_loss": lambda x, y, labels, factor, axis_name=None: losses.clip_loss(
-        x, y, factor, axis_name=axis_name, block_size=BLOCK),
+        x, y, factor, axis_name=axis_name, block_size=BLOCK
+    ),
     "sup_con": lambda x, y, labels, factor, axis_name=None: losses.sup_con(
-        x, labels, 1 / factor, axis_name=axis_name, block_size=BLOCK),
+        x, labels, 1 / factor, axis_name=axis_name, block_size=BLOCK
+    ),
     "siglip": lambda x, y, labels, factor, axis_name=None: losses.siglip(
-        x, y, factor, -factor, axis_name=axis_name, block_size=BLOCK),
+        x, y, factor, -factor, axis_name=axis_name, block_size=BLOCK
+    ),
     "barlow_twins": lambda x, y, labels, factor, axis_name=None: losses.barlow_twins(
-        x, y, off_diagonal=factor, axis_name=axis_name),
-    "vicreg": lambda x, y, labels, factor, axis_name=None: losses.vicreg(
-        x, y, covariance=factor, axis_name=axis_name),
+        x, y, off_diagonal=factor, axis_name=axis_name
+    ),
+    "vicreg": lambda x, y, labels, factor, axis_name=None: losses.vicreg(x, y, covariance=factor, axis_name=axis_name),
 }
 
 
@@ -75,19 +90,23 @@ def expected() -> dict[str, Arrays]:
     x, y, labels, _, _ = data().values()
     temperature = 1 / FACTOR
     # The oracles have the gradient of the temperature, and the factor is one over it.
-    by_factor = lambda result: (*result.gradients[:-1], -temperature**2 * result.gradients[-1])  # noqa: E731
+    by_factor = lambda result: (*result.gradients[:-1], -(temperature**2) * result.gradients[-1])  # noqa: E731
     found = {}
-    for name, result in (("nt_xent", oracle.nt_xent(x, y, temperature)),
-                         ("info_nce", oracle.info_nce(x, y, temperature))):
+    for name, result in (
+        ("nt_xent", oracle.nt_xent(x, y, temperature)),
+        ("info_nce", oracle.info_nce(x, y, temperature)),
+    ):
         found[name] = (result.total, *by_factor(result))
     result = oracle.clip(x, y, FACTOR)
     found["clip_loss"] = (result.total, *result.gradients)
     result = oracle.sup_con(x, labels, temperature)
     dx, dfactor = by_factor(result)
     found["sup_con"] = (result.total, dx, np.zeros((N, D)), dfactor)
-    for name, f in (("siglip", lambda x, y, factor: oracle.siglip(x, y, factor, -factor)),
-                    ("barlow_twins", lambda x, y, factor: oracle.barlow_twins(x, y, off_diagonal=factor)),
-                    ("vicreg", lambda x, y, factor: oracle.vicreg(x, y, covariance=factor))):
+    for name, f in (
+        ("siglip", lambda x, y, factor: oracle.siglip(x, y, factor, -factor)),
+        ("barlow_twins", lambda x, y, factor: oracle.barlow_twins(x, y, off_diagonal=factor)),
+        ("vicreg", lambda x, y, factor: oracle.vicreg(x, y, covariance=factor)),
+    ):
         found[name] = (f(x, y, FACTOR), *oracle.differences(f, (x, y, FACTOR)))
     return {name: dict(zip(("loss", "dx", "dy", "dfactor"), values, strict=True)) for name, values in found.items()}
 
@@ -125,8 +144,10 @@ def under_jit(name: str, kind: str) -> Iterator[str]:
     for count in counts_for(name, kind):
         mesh = mesh_of(count, KINDS[kind])
         with jax.set_mesh(mesh):
-            args = [jax.device_put(value, NamedSharding(mesh, spec))
-                    for value, spec in zip(list(data().values())[:4], ROWS, strict=True)]
+            args = [
+                jax.device_put(value, NamedSharding(mesh, spec))
+                for value, spec in zip(list(data().values())[:4], ROWS, strict=True)
+            ]
             got = run(*args)
         yield from wrong(got, expected()[name], f"{count} devices:")
         for key in ("dx", "dy"):
@@ -226,22 +247,30 @@ def plain_siglip(x: Any, y: Any, labels: Any, factor: Any) -> Any:
 def plain_barlow_twins(x: Any, y: Any, labels: Any, factor: Any) -> Any:
     a, b = ((z - z.mean(0)) / jnp.sqrt(z.var(0) + 1e-5) for z in (gathered(x), gathered(y)))
     c = a.T @ b / N
-    return lax.pmean(jnp.sum((1 - jnp.diagonal(c))**2) + factor * (jnp.sum(c**2) - jnp.sum(jnp.diagonal(c)**2)), "d")
+    return lax.pmean(
+        jnp.sum((1 - jnp.diagonal(c)) ** 2) + factor * (jnp.sum(c**2) - jnp.sum(jnp.diagonal(c) ** 2)), "d"
+    )
 
 
 def plain_vicreg(x: Any, y: Any, labels: Any, factor: Any) -> Any:
     a, b = gathered(x), gathered(y)
-    loss = 25 * jnp.mean((a - b)**2)
+    loss = 25 * jnp.mean((a - b) ** 2)
     for z in (a, b):
         c = jnp.cov(z, rowvar=False)
         loss += 12.5 * jnp.mean(jax.nn.relu(1 - jnp.sqrt(jnp.diagonal(c) + 1e-4)))
-        loss += factor * (jnp.sum(c**2) - jnp.sum(jnp.diagonal(c)**2)) / D
+        loss += factor * (jnp.sum(c**2) - jnp.sum(jnp.diagonal(c) ** 2)) / D
     return lax.pmean(loss, "d")
 
 
 PLAIN: dict[str, Loss] = {
-    "nt_xent": plain_nt_xent, "info_nce": plain_info_nce, "clip_loss": plain_clip_loss, "sup_con": plain_sup_con,
-    "siglip": plain_siglip, "barlow_twins": plain_barlow_twins, "vicreg": plain_vicreg}
+    "nt_xent": plain_nt_xent,
+    "info_nce": plain_info_nce,
+    "clip_loss": plain_clip_loss,
+    "sup_con": plain_sup_con,
+    "siglip": plain_siglip,
+    "barlow_twins": plain_barlow_twins,
+    "vicreg": plain_vicreg,
+}
 
 
 def plain(name: str) -> Iterator[str]:
@@ -271,13 +300,15 @@ def shared_negatives(check_vma: bool, inside: bool) -> Iterator[str]:
     mapping = functools.partial(jax.shard_map, mesh=mesh_of(count), in_specs=specs, check_vma=check_vma)
     stacked = inside and not check_vma
     if inside:
+
         def local(*args: Any) -> Arrays:
             got = gradients(loss, *args)
             return got | {key: got[key][None] for key in ("dnegatives", "dfactor")} if stacked else got
 
         shared = P("d") if stacked else P()
-        run = mapping(local, out_specs={"loss": P(), "dx": P("d"), "dy": P("d"), "dnegatives": shared,
-                                        "dfactor": shared})
+        run = mapping(
+            local, out_specs={"loss": P(), "dx": P("d"), "dy": P("d"), "dnegatives": shared, "dfactor": shared}
+        )
     else:
         run = functools.partial(gradients, mapping(loss, out_specs=P()))
     got = jit(run)(*(arrays[key] for key in ("x", "y", "negatives", "factor")))
@@ -291,8 +322,12 @@ def two_axes() -> Iterator[str]:
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     rows = P(("a", "b"))
     x, y, labels, factor, _ = data().values()
-    mapped = jax.shard_map(functools.partial(LOSSES["nt_xent"], axis_name=("a", "b")), mesh=mesh,
-                           in_specs=(rows, rows, rows, P()), out_specs=P())
+    mapped = jax.shard_map(
+        functools.partial(LOSSES["nt_xent"], axis_name=("a", "b")),
+        mesh=mesh,
+        in_specs=(rows, rows, rows, P()),
+        out_specs=P(),
+    )
     yield from wrong(jit(functools.partial(with_gradients, mapped))(x, y, labels, factor), expected()["nt_xent"])
 
 
@@ -302,8 +337,9 @@ def reductions() -> Iterator[str]:
     want = oracle.nt_xent(x, y, 1 / FACTOR).losses
     mapping = functools.partial(jax.shard_map, mesh=mesh_of(4), in_specs=(P("d"), P("d")))
     call = functools.partial(losses.nt_xent, temperature=1 / FACTOR, axis_name="d")
-    total, each = jit(mapping(lambda x, y: (call(x, y, reduction="sum"), call(x, y, reduction="none")),
-                              out_specs=(P(), P("d"))))(x, y)
+    total, each = jit(
+        mapping(lambda x, y: (call(x, y, reduction="sum"), call(x, y, reduction="none")), out_specs=(P(), P("d")))
+    )(x, y)
     # Each device has the losses of its first views, then those of its second.
     by_device = want.reshape(2, 4, N // 4).swapaxes(0, 1).reshape(-1)
     yield from wrong({"sum": total, "none": each}, {"sum": want.sum(), "none": by_device})
@@ -315,18 +351,22 @@ def equal_ids() -> Iterator[str]:
     rows = NamedSharding(mesh_of(4), P("d"))
     ids = np.arange(N) % 7
     siglip = functools.partial(oracle.siglip, ids=ids)
-    want = {"nt_xent": oracle.nt_xent(x, y, 1 / FACTOR, ids=ids)[2][:2],
-            "clip_loss": oracle.clip(x, y, FACTOR, ids=ids)[2][:2],
-            "siglip": oracle.differences(lambda x, y: siglip(x, y, FACTOR, -FACTOR), (x, y))}
+    want = {
+        "nt_xent": oracle.nt_xent(x, y, 1 / FACTOR, ids=ids)[2][:2],
+        "clip_loss": oracle.clip(x, y, FACTOR, ids=ids)[2][:2],
+        "siglip": oracle.differences(lambda x, y: siglip(x, y, FACTOR, -FACTOR), (x, y)),
+    }
     ours: dict[str, Loss] = {
         "nt_xent": lambda x, y, ids: losses.nt_xent(x, y, 1 / FACTOR, ids=ids, block_size=BLOCK),
         "clip_loss": lambda x, y, ids: losses.clip_loss(x, y, FACTOR, ids=ids),
-        "siglip": lambda x, y, ids: losses.siglip(x, y, FACTOR, -FACTOR, ids=ids)}
+        "siglip": lambda x, y, ids: losses.siglip(x, y, FACTOR, -FACTOR, ids=ids),
+    }
     args = [jax.device_put(value, rows) for value in (x, y, ids)]
     for name, loss in ours.items():
         got = jit(jax.grad(loss, (0, 1)))(*args)
-        yield from wrong(dict(zip(("dx", "dy"), got, strict=True)), dict(zip(("dx", "dy"), want[name], strict=True)),
-                         name)
+        yield from wrong(
+            dict(zip(("dx", "dy"), got, strict=True)), dict(zip(("dx", "dy"), want[name], strict=True)), name
+        )
 
 
 def few_at_once() -> Iterator[str]:
@@ -344,15 +384,18 @@ def odd_tiles() -> Iterator[str]:
         x, y = (np.sin(np.arange(2.0 * count) * factor).reshape(count, 2).astype(np.float32) for factor in (1, 3))
         loss = functools.partial(losses.nt_xent, temperature=0.5, block_size=block)
         spread = NamedSharding(mesh_of(devices), P("d"))
-        want, got = (jit(jax.grad(loss, (0, 1)))(*args) for args in (
-            (x, y), [jax.device_put(value, spread) for value in (x, y)]))
+        want, got = (
+            jit(jax.grad(loss, (0, 1)))(*args) for args in ((x, y), [jax.device_put(value, spread) for value in (x, y)])
+        )
         yield from wrong({"dx": got[0], "dy": got[1]}, {"dx": want[0], "dy": want[1]}, f"{devices} devices:")
 
 
 def sizes_in(hlo: str) -> dict[str, int]:
     """The number of elements of every array of a compiled program, which is that of one device."""
-    return {shape: int(np.prod([int(n) for n in shape.split(",")]))
-            for shape in re.findall(r"\b(?:f64|f32|bf16|f16|s32|u32|pred)\[([\d,]+)\]", hlo)}
+    return {
+        shape: int(np.prod([int(n) for n in shape.split(",")]))
+        for shape in re.findall(r"\b(?:f64|f32|bf16|f16|s32|u32|pred)\[([\d,]+)\]", hlo)
+    }
 
 
 def no_matrix(way: str) -> Iterator[str]:
@@ -383,12 +426,14 @@ for loss_name in LOSSES:
     for vma in (True, False):
         for place in ("inside", "outside"):
             CHECKS[f"{loss_name}, check_vma={vma}, gradients {place}"] = functools.partial(
-                by_hand, loss_name, vma, place == "inside")
+                by_hand, loss_name, vma, place == "inside"
+            )
     CHECKS[f"{loss_name}, plain autodiff"] = functools.partial(plain, loss_name)
 for vma in (True, False):
     for place in ("inside", "outside"):
         CHECKS[f"negatives, check_vma={vma}, gradients {place}"] = functools.partial(
-            shared_negatives, vma, place == "inside")
+            shared_negatives, vma, place == "inside"
+        )
 CHECKS["two axes"] = two_axes
 CHECKS["reductions"] = reductions
 CHECKS["equal ids"] = equal_ids

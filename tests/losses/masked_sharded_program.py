@@ -99,16 +99,18 @@ def by_hand(check_vma: bool, inside: bool) -> Iterator[str]:
 def nothing_masked() -> Iterator[str]:
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     for loss in LOSSES:
-        mapped = jax.shard_map(functools.partial(loss, axis_name="d"), mesh=mesh, in_specs=(P(), *[P("d")] * 4),
-                               out_specs=P())
+        mapped = jax.shard_map(
+            functools.partial(loss, axis_name="d"), mesh=mesh, in_specs=(P(), *[P("d")] * 4), out_specs=P()
+        )
         got = jit(with_gradients(mapped))(*ARGS[:-1], np.zeros_like(MASK))
         yield from wrong(got, jax.tree.map(jnp.zeros_like, got), loss.__name__)
 
 
 def two_axes() -> Iterator[str]:
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
-    mapped = jax.shard_map(functools.partial(mse, axis_name=["a", "b"]), mesh=mesh,
-                           in_specs=(P(), *[P(("a", "b"))] * 4), out_specs=P())
+    mapped = jax.shard_map(
+        functools.partial(mse, axis_name=["a", "b"]), mesh=mesh, in_specs=(P(), *[P(("a", "b"))] * 4), out_specs=P()
+    )
     yield from wrong(jit(with_gradients(mapped))(*ARGS), jit(with_gradients(mse))(*ARGS), "two axes:")
 
 
@@ -138,8 +140,10 @@ def masks_and_patches(kind: AxisType) -> Iterator[str]:
     images = np.arange(4 * 4 * 6 * 2, dtype=np.float32).reshape(4, 4, 6, 2)
     work: dict[str, tuple[Callable[..., Any], Any]] = {
         "mlm_corrupt": (lambda ids: masking.mlm_corrupt(key, ids, mask_id=3, vocab_size=32, ratio=0.5), ids),
-        "tokens": (lambda x, keep, restore: masking.scatter_tokens(masking.gather_tokens(x, keep), restore, 0.5),
-                   (ids.astype(np.float32), chosen.ids_keep, chosen.ids_restore)),
+        "tokens": (
+            lambda x, keep, restore: masking.scatter_tokens(masking.gather_tokens(x, keep), restore, 0.5),
+            (ids.astype(np.float32), chosen.ids_keep, chosen.ids_restore),
+        ),
         "patches": (lambda x: masking.unpatchify(masking.normalize_patches(masking.patchify(x, 2)), 2, (2, 3)), images),
     }
     mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,), devices=jax.devices()[:2])
@@ -159,8 +163,12 @@ def masks_in_shard_map() -> Iterator[str]:
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
 
     def draw(key: Any) -> Any:
-        return (masking.block_masking(key, 2, 4, 6), masking.span_masking(key, 2, 12, 5),
-                masking.grid_masking(key, 2, 4, 2, 0.4), masking.random_masking(key, 2, 6, 2))
+        return (
+            masking.block_masking(key, 2, 4, 6),
+            masking.span_masking(key, 2, 12, 5),
+            masking.grid_masking(key, 2, 4, 2, 0.4),
+            masking.random_masking(key, 2, 6, 2),
+        )
 
     keys = jax.random.split(jax.random.key(0), 2)
     got = jit(jax.shard_map(lambda keys: draw(keys[0]), mesh=mesh, in_specs=P("d"), out_specs=P("d")))(keys)
@@ -172,11 +180,19 @@ def masks_in_shard_map() -> Iterator[str]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    checks = {f"check_vma={check_vma}, gradients {'inside' if inside else 'outside'}": list(by_hand(check_vma, inside))
-              for check_vma in (True, False) for inside in (True, False)}
-    checks |= {"nothing masked": list(nothing_masked()), "two axes": list(two_axes()), "vmap": list(in_vmap()),
-               "auto mesh": list(under_jit(AxisType.Auto)), "explicit mesh": list(under_jit(AxisType.Explicit)),
-               "masks and patches, auto mesh": list(masks_and_patches(AxisType.Auto)),
-               "masks and patches, explicit mesh": list(masks_and_patches(AxisType.Explicit)),
-               "masks in shard_map": list(masks_in_shard_map())}
+    checks = {
+        f"check_vma={check_vma}, gradients {'inside' if inside else 'outside'}": list(by_hand(check_vma, inside))
+        for check_vma in (True, False)
+        for inside in (True, False)
+    }
+    checks |= {
+        "nothing masked": list(nothing_masked()),
+        "two axes": list(two_axes()),
+        "vmap": list(in_vmap()),
+        "auto mesh": list(under_jit(AxisType.Auto)),
+        "explicit mesh": list(under_jit(AxisType.Explicit)),
+        "masks and patches, auto mesh": list(masks_and_patches(AxisType.Auto)),
+        "masks and patches, explicit mesh": list(masks_and_patches(AxisType.Explicit)),
+        "masks in shard_map": list(masks_in_shard_map()),
+    }
     print(json.dumps({"devices": jax.device_count(), "checks": checks}))

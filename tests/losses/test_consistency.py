@@ -138,8 +138,9 @@ def test_predictions_that_agree(count: int) -> None:
 def test_predictions_that_almost_agree(scale: float) -> None:
     """A plain sum of ``p log(p / M)`` in float32 would be noise at 1e-3, and negative as often as not."""
     exact = [LOGITS[0], np.float32(LOGITS[0] + scale * LOGITS[1]), np.float32(LOGITS[0] + scale * LOGITS[2])]
-    np.testing.assert_allclose(jensen_shannon(*exact, weight=1.0, reduction="none"), divergences(exact),
-                               rtol=2e-6 / scale)
+    np.testing.assert_allclose(
+        jensen_shannon(*exact, weight=1.0, reduction="none"), divergences(exact), rtol=2e-6 / scale
+    )
     close(jax.grad(lambda args: jensen_shannon(*args, weight=1.0, reduction="sum"))(exact), slopes(exact), 2e-6 / scale)
 
 
@@ -205,8 +206,9 @@ def test_other_axes(axis: int) -> None:
     got = jensen_shannon(*logits, axis=axis, weight=1.0, reduction="none")
     close(got, divergences([np.moveaxis(one, axis, -1) for one in logits]))
     gradients = jax.grad(lambda args: jensen_shannon(*args, axis=axis, weight=1.0, reduction="sum"))(logits)
-    close(np.moveaxis(np.stack(gradients), axis + (axis >= 0), -1),
-          slopes([np.moveaxis(one, axis, -1) for one in logits]))
+    close(
+        np.moveaxis(np.stack(gradients), axis + (axis >= 0), -1), slopes([np.moveaxis(one, axis, -1) for one in logits])
+    )
 
 
 def test_a_single_example() -> None:
@@ -226,8 +228,13 @@ def test_over_a_named_axis(reduction: str) -> None:
 def test_in_shard_map(check_vma: bool) -> None:
     """Also where predictions vary over devices and one of them does not."""
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
-    loss = jax.shard_map(lambda *args: jensen_shannon(*args, axis_name="d"), mesh=mesh,
-                         in_specs=(P("d"), P("d"), P()), out_specs=P(), check_vma=check_vma)
+    loss = jax.shard_map(
+        lambda *args: jensen_shannon(*args, axis_name="d"),
+        mesh=mesh,
+        in_specs=(P("d"), P("d"), P()),
+        out_specs=P(),
+        check_vma=check_vma,
+    )
     value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*LOGITS[:3])
     close(value, 12 * divergences(LOGITS[:3]).mean())
     close(gradients, 12 * slopes(LOGITS[:3]) / N)

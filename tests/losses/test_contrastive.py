@@ -38,8 +38,11 @@ class Case(NamedTuple):
 
 
 def sup_con_of(labels: Callable[[int], Any]) -> Case:
-    return Case(lambda z, t, **options: gx.losses.sup_con(z, labels(len(z)), t, **options),
-                lambda z, t, **options: oracle.sup_con(z, labels(len(z)), t, **options), ("x",))
+    return Case(
+        lambda z, t, **options: gx.losses.sup_con(z, labels(len(z)), t, **options),
+        lambda z, t, **options: oracle.sup_con(z, labels(len(z)), t, **options),
+        ("x",),
+    )
 
 
 def some_labels(count: int) -> Any:
@@ -54,7 +57,9 @@ CASES: dict[str, Case] = {
     "info_nce": Case(gx.losses.info_nce, oracle.info_nce, ("x", "y")),
     "info_nce-negatives": Case(
         lambda q, k, n, t, **options: gx.losses.info_nce(q, k, t, negatives=n, **options),
-        lambda q, k, n, t, **options: oracle.info_nce(q, k, t, n, **options), ("x", "y", "negatives")),
+        lambda q, k, n, t, **options: oracle.info_nce(q, k, t, n, **options),
+        ("x", "y", "negatives"),
+    ),
     "clip_loss": Case(gx.losses.clip_loss, oracle.clip, ("x", "y"), inverse=False),
     "sup_con": sup_con_of(some_labels),
 }
@@ -64,8 +69,10 @@ def with_ids(name: str) -> Case:
     """A loss of pairs of which some are no negatives of each other."""
     case = CASES[name]
     ids = lambda z: np.arange(len(z)) * 5 % 7  # noqa: E731
-    return case._replace(loss=lambda x, y, t, **options: case.loss(x, y, t, ids=ids(x), **options),
-                         oracle=lambda x, y, t, **options: case.oracle(x, y, t, ids=ids(x), **options))
+    return case._replace(
+        loss=lambda x, y, t, **options: case.loss(x, y, t, ids=ids(x), **options),
+        oracle=lambda x, y, t, **options: case.oracle(x, y, t, ids=ids(x), **options),
+    )
 
 
 def arrays_for(case: Case, pairs: int, features: int, dtype: str = "float32", seed: int = 0) -> list[Any]:
@@ -73,8 +80,11 @@ def arrays_for(case: Case, pairs: int, features: int, dtype: str = "float32", se
     random = np.random.RandomState(seed)
     x = random.standard_normal((pairs, features))
     y = x * random.uniform(0.05, 0.5, (pairs, 1)) + random.standard_normal((pairs, features))
-    made = {"x": x * random.uniform(0.1, 10, (pairs, 1)), "y": y,
-            "negatives": random.standard_normal((NEGATIVES, features))}
+    made = {
+        "x": x * random.uniform(0.1, 10, (pairs, 1)),
+        "y": y,
+        "negatives": random.standard_normal((NEGATIVES, features)),
+    }
     return [jnp.asarray(made[name], dtype) for name in case.arrays]
 
 
@@ -90,8 +100,13 @@ def close(got: Any, want: Any, tolerance: float, size: float = 0.0, what: str = 
     assert error <= tolerance * size, f"{what}: off by {error / size:.1e} of {size:.1e}"
 
 
-def assert_like_oracle(case: Case, arrays: list[jax.Array], temperatures: tuple[float, ...], run: Callable[..., Any],
-                       tolerance: Callable[[float], float]) -> None:
+def assert_like_oracle(
+    case: Case,
+    arrays: list[jax.Array],
+    temperatures: tuple[float, ...],
+    run: Callable[..., Any],
+    tolerance: Callable[[float], float],
+) -> None:
     """Losses by example and the gradients of a weighted sum of them, of every input."""
     weights = np.random.RandomState(1).uniform(0.2, 1, case.times * len(arrays[0]))
     for t in temperatures:
@@ -100,7 +115,7 @@ def assert_like_oracle(case: Case, arrays: list[jax.Array], temperatures: tuple[
         losses, gradients = run(*arrays, parameter, jnp.float32(weights))
         assert losses.dtype == jnp.float32
         close(losses, want.losses, tolerance(t), what=f"losses at {t}")
-        names = (*case.arrays, "temperature")[:len(gradients)]
+        names = (*case.arrays, "temperature")[: len(gradients)]
         for name, got, gradient, size in zip(names, gradients, want.gradients, want.sizes, strict=False):
             close(got, gradient, tolerance(t), size, f"{name} at {t}")
 
@@ -140,8 +155,7 @@ def run_at(name: str, arrays: list[jax.Array], temperature: float, *, traced: bo
     """The mean loss, its gradients, and what the oracle says."""
     case = CASES[name]
     parameter = temperature if case.inverse else 1 / temperature
-    value, gradients = (gradient_of(name)(*arrays, parameter) if traced
-                        else gradient_of(name, temperature)(*arrays))
+    value, gradients = gradient_of(name)(*arrays, parameter) if traced else gradient_of(name, temperature)(*arrays)
     return value, gradients, case.oracle(*exact(arrays), parameter)
 
 
@@ -156,20 +170,24 @@ PRECISION: dict[str, Callable[[float], float]] = {
 @pytest.mark.parametrize(("pairs", "features", "block"), GRID)
 def test_nt_xent_over_sizes_and_temperatures(pairs: int, features: int, block: int | None) -> None:
     case = CASES["nt_xent"]
-    assert_like_oracle(case, arrays_for(case, pairs, features), TEMPERATURES, gradients_of(case, block),
-                       PRECISION["float32"])
+    assert_like_oracle(
+        case, arrays_for(case, pairs, features), TEMPERATURES, gradients_of(case, block), PRECISION["float32"]
+    )
 
 
 @pytest.mark.parametrize(("pairs", "features", "block"), FEW)
 @pytest.mark.parametrize("name", [name for name in CASES if name != "nt_xent"])
 def test_others_over_sizes_and_temperatures(name: str, pairs: int, features: int, block: int | None) -> None:
     case = CASES[name]
-    assert_like_oracle(case, arrays_for(case, pairs, features), TEMPERATURES, gradients_of(case, block),
-                       PRECISION["float32"])
+    assert_like_oracle(
+        case, arrays_for(case, pairs, features), TEMPERATURES, gradients_of(case, block), PRECISION["float32"]
+    )
 
 
-@pytest.mark.parametrize(("name", "dtype"), [
-    *((name, "bfloat16") for name in CASES), ("info_nce-negatives", "float16"), ("nt_xent", "float16")])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, "bfloat16") for name in CASES), ("info_nce-negatives", "float16"), ("nt_xent", "float16")],
+)
 def test_half_precision(name: str, dtype: str) -> None:
     case = CASES[name]
     assert_like_oracle(case, arrays_for(case, 13, 123, dtype), TEMPERATURES, gradients_of(case, 8), PRECISION[dtype])
@@ -182,8 +200,10 @@ def test_half_precision_of_many(dtype: str) -> None:
     assert_like_oracle(case, arrays_for(case, 507, 123, dtype), (0.5, 0.1, 0.03), run, PRECISION[dtype])
 
 
-@pytest.mark.parametrize(("name", "temperature"), [
-    *((name, 0.5) for name in CASES), ("nt_xent", 0.03), ("nt_xent", 0.01), ("clip_loss", 0.03)])
+@pytest.mark.parametrize(
+    ("name", "temperature"),
+    [*((name, 0.5) for name in CASES), ("nt_xent", 0.03), ("nt_xent", 0.01), ("clip_loss", 0.03)],
+)
 def test_a_known_temperature(name: str, temperature: float) -> None:
     """One that is large enough takes a way of its own, with a single exponential a pair."""
     case = CASES[name]
@@ -196,8 +216,9 @@ def test_a_known_temperature(name: str, temperature: float) -> None:
 def test_equal_ids_are_no_negatives(name: str, static: float | None) -> None:
     case = with_ids(name)
     temperatures = (0.5, 0.03) if static is None else (static,)
-    assert_like_oracle(case, arrays_for(case, 13, 3), temperatures, gradients_of(case, 8, static=static),
-                       PRECISION["float32"])
+    assert_like_oracle(
+        case, arrays_for(case, 13, 3), temperatures, gradients_of(case, 8, static=static), PRECISION["float32"]
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.1])
@@ -213,7 +234,7 @@ def test_small_losses_keep_their_digits(name: str) -> None:
     case = CASES[name]
     z: Any = np.float32(np.random.RandomState(0).standard_normal((13, 123)))
     inputs = [z, z + 0.1 * z[::-1], np.float32(np.random.RandomState(1).standard_normal((NEGATIVES, 123)))]
-    inputs = inputs[:len(case.arrays)]
+    inputs = inputs[: len(case.arrays)]
     t = 0.06
     parameter = t if case.inverse else 1 / t
     want = case.oracle(*exact(inputs), parameter)
@@ -226,10 +247,12 @@ def test_small_losses_keep_their_digits(name: str) -> None:
 
 
 OF_TWO: dict[str, Callable[..., jax.Array]] = {
-    "nt_xent": gx.losses.nt_xent, "info_nce": gx.losses.info_nce,
+    "nt_xent": gx.losses.nt_xent,
+    "info_nce": gx.losses.info_nce,
     "clip_loss": lambda x, y, **options: gx.losses.clip_loss(x, y, 10.0, **options),
     "sup_con": lambda x, y, **options: gx.losses.sup_con(x, some_labels(13), **options),
-    "siglip": lambda x, y, **options: gx.losses.siglip(x, y, 10.0, -10.0, **options)}
+    "siglip": lambda x, y, **options: gx.losses.siglip(x, y, 10.0, -10.0, **options),
+}
 
 
 @pytest.mark.parametrize("name", OF_TWO)
@@ -280,8 +303,9 @@ def test_reductions(name: str) -> None:
     arrays = arrays_for(case, 6, 3)
     parameter = 0.5 if case.inverse else 2.0
     want = case.oracle(*exact(arrays), parameter)
-    each, total, mean = compiled(lambda *arrays: [case.loss(*arrays, parameter, reduction=kind)
-                                                  for kind in ("none", "sum", "mean")])(*arrays)
+    each, total, mean = compiled(
+        lambda *arrays: [case.loss(*arrays, parameter, reduction=kind) for kind in ("none", "sum", "mean")]
+    )(*arrays)
     assert each.shape == (case.times * 6,) and total.shape == mean.shape == ()
     close(each, want.losses, 1e-5)
     close(total, want.losses.sum(), 1e-5)
@@ -366,8 +390,13 @@ def test_a_loss_scale_passes_through(temperature: float) -> None:
 
 
 LABELS: dict[str, Any] = {
-    "sorted": [0, 0, 1, 1, 2, 2, 2], "unsorted": [2, 0, 1, 2, 1, 0, 2], "negative": [-1, -7, -1, 3, 3, -7, 3],
-    "huge": [2**31 - 1, -2**31, 5, 2**31 - 1, -2**31, 5, 5], "one-class": [4] * 7, "pairless": [1, 2, 3, 4, 4, 5, 6]}
+    "sorted": [0, 0, 1, 1, 2, 2, 2],
+    "unsorted": [2, 0, 1, 2, 1, 0, 2],
+    "negative": [-1, -7, -1, 3, 3, -7, 3],
+    "huge": [2**31 - 1, -(2**31), 5, 2**31 - 1, -(2**31), 5, 5],
+    "one-class": [4] * 7,
+    "pairless": [1, 2, 3, 4, 4, 5, 6],
+}
 
 
 @functools.cache
@@ -415,7 +444,8 @@ def test_two_views_with_a_class_each_are_nt_xent(temperature: float) -> None:
     x, y = (np.float32(np.eye(8, 16) + 0.02 * random.standard_normal((8, 16))) for _ in range(2))
     want = oracle.nt_xent(x, y, temperature)
     value, (dz, dt) = compiled(jax.value_and_grad(gx.losses.sup_con, (0, 2)))(
-        np.concatenate([x, y]), np.tile(np.arange(8), 2), temperature)
+        np.concatenate([x, y]), np.tile(np.arange(8), 2), temperature
+    )
     np.testing.assert_allclose(value, want.total, rtol=2.5e-7 / temperature)
     close(dz, np.concatenate(want.gradients[:2]), 2.5e-7 / temperature)
     close(dt, want.gradients[2], 2.5e-7 / temperature)
@@ -470,7 +500,8 @@ def test_a_named_axis_of_vmap(name: str) -> None:
     split = [z.reshape(3, 2, 3) for z in arrays]
     if name == "sup_con":
         got = compiled(jax.vmap(lambda z, part: gx.losses.sup_con(z, part, 0.5, axis_name="i"), axis_name="i"))(
-            *split, labels.reshape(3, 2))
+            *split, labels.reshape(3, 2)
+        )
     else:
         got = compiled(jax.vmap(lambda *z: case.loss(*z, 0.5, axis_name="i"), axis_name="i"))(*split)
     close(got, np.full(3, case.oracle(*exact(arrays), 0.5).total), 1e-5)
@@ -535,10 +566,12 @@ def test_memory_is_linear(temperature: float) -> None:
     """At 2,048 pairs: no matrix of all pairs, and little of what the dense form takes."""
     pairs, features = 2048, 16
     shapes = [jax.ShapeDtypeStruct((pairs, features), jnp.float32)] * 2
-    ours, dense = (jax.value_and_grad(functools.partial(f, temperature=temperature), (0, 1))
-                   for f in (gx.losses.nt_xent, dense_nt_xent))
-    assert largest(jax.make_jaxpr(dense)(*shapes).jaxpr) >= (2 * pairs)**2
-    assert largest(jax.make_jaxpr(ours)(*shapes).jaxpr) <= (2 * pairs)**2 / 16
+    ours, dense = (
+        jax.value_and_grad(functools.partial(f, temperature=temperature), (0, 1))
+        for f in (gx.losses.nt_xent, dense_nt_xent)
+    )
+    assert largest(jax.make_jaxpr(dense)(*shapes).jaxpr) >= (2 * pairs) ** 2
+    assert largest(jax.make_jaxpr(ours)(*shapes).jaxpr) <= (2 * pairs) ** 2 / 16
     analyses: list[Any] = [compiled(f).lower(*shapes).compile().memory_analysis() for f in (ours, dense)]
     taken, whole = (analysis.temp_size_in_bytes for analysis in analyses)
     assert taken <= 0.15 * whole
@@ -562,7 +595,10 @@ def test_the_oracles_gradients(name: str) -> None:
     case = CASES[name]
     arrays = exact(arrays_for(case, 5, 3))
     weights = np.random.RandomState(1).uniform(0.2, 1, case.times * 5)
-    want = oracle.differences(lambda *args: case.oracle(*args[:-1], float(args[-1]), weights=weights).total,
-                              [*arrays, np.asarray(0.3)], step=1e-4)
+    want = oracle.differences(
+        lambda *args: case.oracle(*args[:-1], float(args[-1]), weights=weights).total,
+        [*arrays, np.asarray(0.3)],
+        step=1e-4,
+    )
     for got, gradient in zip(case.oracle(*arrays, 0.3, weights=weights).gradients, want, strict=True):
         close(got, gradient, 1e-8)

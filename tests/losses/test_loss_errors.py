@@ -81,15 +81,30 @@ def test_a_batch_of_one(loss: str) -> None:
 
 NUMBERED = [name for name in PAIRED if PAIRED[name][3]]
 BAD_NUMBERS: dict[str, tuple[type[Exception], Any]] = {
-    "zero": (ValueError, 0), "zero-float": (ValueError, 0.0), "negative": (ValueError, -1.0), "nan": (ValueError, NAN),
-    "numpy-zero": (ValueError, np.float32(0)), "numpy-negative": (ValueError, np.array(-0.5)),
-    "array-zero": (ValueError, jnp.float32(0)), "array-nan": (ValueError, jnp.float32(NAN)),
-    "none": (TypeError, None), "text": (TypeError, "0.5"), "truth": (TypeError, True), "complex": (TypeError, 1j),
-    "array-truth": (TypeError, jnp.array(True)), "vector": (ValueError, jnp.ones(1)),
-    "matrix": (ValueError, np.ones((6, 6)))}
+    "zero": (ValueError, 0),
+    "zero-float": (ValueError, 0.0),
+    "negative": (ValueError, -1.0),
+    "nan": (ValueError, NAN),
+    "numpy-zero": (ValueError, np.float32(0)),
+    "numpy-negative": (ValueError, np.array(-0.5)),
+    "array-zero": (ValueError, jnp.float32(0)),
+    "array-nan": (ValueError, jnp.float32(NAN)),
+    "none": (TypeError, None),
+    "text": (TypeError, "0.5"),
+    "truth": (TypeError, True),
+    "complex": (TypeError, 1j),
+    "array-truth": (TypeError, jnp.array(True)),
+    "vector": (ValueError, jnp.ones(1)),
+    "matrix": (ValueError, np.ones((6, 6))),
+}
 BAD_BLOCKS: dict[str, tuple[type[Exception], Any]] = {
-    "zero": (ValueError, 0), "negative": (ValueError, -8), "fraction": (TypeError, 8.0), "text": (TypeError, "8"),
-    "truth": (TypeError, True), "array": (TypeError, jnp.int32(8))}
+    "zero": (ValueError, 0),
+    "negative": (ValueError, -8),
+    "fraction": (TypeError, 8.0),
+    "text": (TypeError, "8"),
+    "truth": (TypeError, True),
+    "array": (TypeError, jnp.int32(8)),
+}
 
 
 @pytest.mark.parametrize("loss", NUMBERED)
@@ -135,16 +150,22 @@ OTHERS: dict[str, Refused] = {
     "labels-list": (TypeError, "labels", lambda: losses.sup_con(X, [0, 0, 1, 1, 2, 2])),
     "labels-none": (TypeError, "labels", lambda: losses.sup_con(X, None)),
     "labels-text": (TypeError, "labels", lambda: losses.sup_con(X, np.array(list("aabbcc")))),
-    **{f"ids-{name}": (ValueError, "ids", lambda f=f: f(X, Y, ids=LABELS[:5]))
-       for name, (f, *_) in PAIRED.items() if name in ("nt_xent", "info_nce", "clip_loss", "siglip")},
+    **{
+        f"ids-{name}": (ValueError, "ids", lambda f=f: f(X, Y, ids=LABELS[:5]))
+        for name, (f, *_) in PAIRED.items()
+        if name in ("nt_xent", "info_nce", "clip_loss", "siglip")
+    },
     "ids-float": (TypeError, "ids", lambda: losses.nt_xent(X, Y, ids=LABELS * 1.0)),
     "ids-negatives": (ValueError, "ids", lambda: losses.info_nce(X, Y, negatives=X, ids=LABELS)),
     "negatives-features": (ValueError, "negatives", lambda: losses.info_nce(X, Y, negatives=jnp.ones((4, 2)))),
     "negatives-rank": (ValueError, "negatives", lambda: losses.info_nce(X, Y, negatives=jnp.ones(3))),
     "negatives-none": (ValueError, "negatives", lambda: losses.info_nce(X, Y, negatives=jnp.ones((0, 3)))),
     "negatives-integers": (TypeError, "negatives", lambda: losses.info_nce(X, Y, negatives=jnp.ones((4, 3), int))),
-    "negatives-queue": (TypeError, "negatives", lambda: losses.info_nce(
-        X, Y, negatives=losses.init_queue(jax.random.key(0), 4, 3))),
+    "negatives-queue": (
+        TypeError,
+        "negatives",
+        lambda: losses.info_nce(X, Y, negatives=losses.init_queue(jax.random.key(0), 4, 3)),
+    ),
     "bias-nan": (ValueError, "logit_bias", lambda: losses.siglip(X, Y, 1.0, NAN)),
     "bias-text": (TypeError, "logit_bias", lambda: losses.siglip(X, Y, 1.0, "0")),
     "bias-none": (TypeError, "logit_bias", lambda: losses.siglip(X, Y, 1.0, None)),
@@ -176,8 +197,11 @@ OTHERS: dict[str, Refused] = {
     "features-truth": (TypeError, "features", lambda: losses.init_queue(jax.random.key(0), 4, True)),
     "keys-many": (ValueError, "keys", lambda: losses.enqueue(losses.init_queue(jax.random.key(0), 4, 3), X)),
     "keys-features": (ValueError, "keys", lambda: losses.enqueue(losses.init_queue(jax.random.key(0), 8, 2), X)),
-    "keys-integers": (TypeError, "keys", lambda: losses.enqueue(
-        losses.init_queue(jax.random.key(0), 8, 3), jnp.ones((2, 3), int))),
+    "keys-integers": (
+        TypeError,
+        "keys",
+        lambda: losses.enqueue(losses.init_queue(jax.random.key(0), 8, 3), jnp.ones((2, 3), int)),
+    ),
     "keys-rank": (ValueError, "keys", lambda: losses.enqueue(losses.init_queue(jax.random.key(0), 8, 3), jnp.ones(3))),
 }
 

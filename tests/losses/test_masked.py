@@ -61,7 +61,8 @@ ORACLES = {
     "masked_l1": regression(np.abs, np.sign),
     "masked_smooth_l1": regression(
         lambda d: np.where(np.abs(d) < BETA, d**2 / (2 * BETA), np.abs(d) - BETA / 2),
-        lambda d: np.clip(d / BETA, -1, 1)),
+        lambda d: np.clip(d / BETA, -1, 1),
+    ),
     "masked_cross_entropy": cross_entropy(0.0),
     "smoothed": cross_entropy(SMOOTHING),
 }
@@ -192,8 +193,9 @@ def test_beta(beta: float) -> None:
     d = np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64))
     errors = np.where(d < beta, d**2 / (2 * beta or 1), d - beta / 2).mean(-1)
     want = (errors * np.asarray(mask)).sum() / np.asarray(mask).sum()
-    loss, gradients = jax.value_and_grad(
-        lambda x, beta: masked.masked_smooth_l1(x, y, mask, beta=beta), (0, 1))(x, jnp.float32(beta))
+    loss, gradients = jax.value_and_grad(lambda x, beta: masked.masked_smooth_l1(x, y, mask, beta=beta), (0, 1))(
+        x, jnp.float32(beta)
+    )
     assert_near(loss, want, 1e-5)
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in gradients)
     assert bool(jnp.all(gradients[0][0] == 0))
@@ -273,8 +275,11 @@ BAD: dict[str, tuple[str, type[Exception], Callable[[], Any]]] = {
     "labels": ("labels", ValueError, lambda: masked.masked_cross_entropy(X, LABELS[:2], MASK)),
     "soft labels": ("labels", TypeError, lambda: masked.masked_cross_entropy(X, Y, MASK)),
     "mask of labels": ("mask", ValueError, lambda: masked.masked_cross_entropy(X, LABELS, MASK[:2])),
-    "label_smoothing": ("label_smoothing", ValueError, lambda: masked.masked_cross_entropy(
-        X, LABELS, MASK, label_smoothing=1.5)),
+    "label_smoothing": (
+        "label_smoothing",
+        ValueError,
+        lambda: masked.masked_cross_entropy(X, LABELS, MASK, label_smoothing=1.5),
+    ),
 }
 
 
@@ -292,9 +297,20 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(eight_devices(tmp_path_factory, PROGRAM).splitlines()[-1])
 
 
-@pytest.mark.parametrize("check", [
-    *PLACES, "nothing masked", "two axes", "vmap", "auto mesh", "explicit mesh", "masks and patches, auto mesh",
-    "masks and patches, explicit mesh", "masks in shard_map"])
+@pytest.mark.parametrize(
+    "check",
+    [
+        *PLACES,
+        "nothing masked",
+        "two axes",
+        "vmap",
+        "auto mesh",
+        "explicit mesh",
+        "masks and patches, auto mesh",
+        "masks and patches, explicit mesh",
+        "masks in shard_map",
+    ],
+)
 def test_all_devices_together_are_as_one(found: dict[str, Any], check: str) -> None:
     assert found["devices"] == 8
     assert found["checks"][check] == []

@@ -23,8 +23,9 @@ def views(count: int, shape: tuple[int, int] = (13, 4), dtype: str = "float32", 
     random = np.random.RandomState(0)
     common = random.standard_normal(shape)
     lengths = random.uniform(0.3, 3, (count, shape[0], 1))
-    return [jnp.asarray((common + 0.5 * random.standard_normal(shape)) * lengths[i] + offset, dtype)
-            for i in range(count)]
+    return [
+        jnp.asarray((common + 0.5 * random.standard_normal(shape)) * lengths[i] + offset, dtype) for i in range(count)
+    ]
 
 
 def exact(arrays: list[Any]) -> list[Any]:
@@ -53,18 +54,25 @@ CASES: dict[str, Case] = {
     "siglip-blocks": Case(functools.partial(gx.losses.siglip, block_size=5), oracle.siglip, numbers=(10.0, -2.0)),
     "siglip-rows": Case(functools.partial(gx.losses.siglip, block_size=1), oracle.siglip, numbers=(1.0, 0.5)),
     "siglip-start": Case(functools.partial(gx.losses.siglip, block_size=13), oracle.siglip, numbers=(10.0, -10.0)),
-    "siglip-ids": Case(lambda a, b, *numbers: gx.losses.siglip(a, b, *numbers, ids=np.arange(len(a)) % 5, block_size=5),
-                       lambda a, b, *numbers: oracle.siglip(a, b, *numbers, ids=np.arange(len(a)) % 5),
-                       numbers=(10.0, -2.0)),
+    "siglip-ids": Case(
+        lambda a, b, *numbers: gx.losses.siglip(a, b, *numbers, ids=np.arange(len(a)) % 5, block_size=5),
+        lambda a, b, *numbers: oracle.siglip(a, b, *numbers, ids=np.arange(len(a)) % 5),
+        numbers=(10.0, -2.0),
+    ),
     "barlow_twins": Case(gx.losses.barlow_twins, oracle.barlow_twins),
     "barlow_twins-weights": Case(
         lambda a, b, weight, epsilon: gx.losses.barlow_twins(a, b, off_diagonal=weight, epsilon=epsilon),
-        oracle.barlow_twins, numbers=(0.7, 0.1)),
+        oracle.barlow_twins,
+        numbers=(0.7, 0.1),
+    ),
     "vicreg": Case(gx.losses.vicreg, oracle.vicreg),
     "vicreg-weights": Case(
         lambda a, b, i, v, c, std, epsilon: gx.losses.vicreg(
-            a, b, invariance=i, variance=v, covariance=c, target_std=std, epsilon=epsilon),
-        oracle.vicreg, numbers=(2.0, 30.0, 3.0, 2.5, 0.1)),
+            a, b, invariance=i, variance=v, covariance=c, target_std=std, epsilon=epsilon
+        ),
+        oracle.vicreg,
+        numbers=(2.0, 30.0, 3.0, 2.5, 0.1),
+    ),
     "byol": Case(gx.losses.byol, lambda p, z: np.mean(oracle.byol(p, z)), fixed=(1,)),
     "simsiam": Case(gx.losses.simsiam, lambda *z: np.mean(oracle.simsiam(*z)), 4, fixed=(2, 3)),
 }
@@ -146,15 +154,23 @@ def test_positions_are_losses_of_their_own_over_the_batch() -> None:
     a, b = (np.random.RandomState(i).standard_normal((9, 3, 4)) * (1 + np.arange(3))[:, None] for i in range(2))
     wanted = np.mean([oracle.vicreg(a[:, i], b[:, i], covariance=3.0) for i in range(3)])
     value, gradients = compiled(jax.value_and_grad(functools.partial(gx.losses.vicreg, covariance=3.0), (0, 1)))(
-        jnp.float32(a), jnp.float32(b))
+        jnp.float32(a), jnp.float32(b)
+    )
     close(value, wanted)
-    for got, want in zip(gradients, oracle.differences(lambda a, b: float(np.mean(
-            [oracle.vicreg(a[:, i], b[:, i], covariance=3.0) for i in range(3)])), [a, b]), strict=True):
+    for got, want in zip(
+        gradients,
+        oracle.differences(
+            lambda a, b: float(np.mean([oracle.vicreg(a[:, i], b[:, i], covariance=3.0) for i in range(3)])), [a, b]
+        ),
+        strict=True,
+    ):
         close(got, want, 1e-4)
 
 
-@pytest.mark.parametrize(("name", "loss", "by_example"), [
-    ("byol", gx.losses.byol, oracle.byol), ("simsiam", gx.losses.simsiam, oracle.simsiam)])
+@pytest.mark.parametrize(
+    ("name", "loss", "by_example"),
+    [("byol", gx.losses.byol, oracle.byol), ("simsiam", gx.losses.simsiam, oracle.simsiam)],
+)
 def test_reductions(name: str, loss: Callable[..., Any], by_example: Callable[..., Any]) -> None:
     arrays = views(CASES[name].views)
     want = by_example(*exact(arrays))
@@ -200,6 +216,7 @@ def test_vmap_is_a_loop(name: str) -> None:
 
 def largest(jaxpr: Any) -> int:
     """The most elements that an array of a program has, whatever is nested in it."""
+
     def jaxprs(value: Any) -> list[Any]:
         if isinstance(value, (tuple, list)):
             return [jaxpr for item in value for jaxpr in jaxprs(item)]
@@ -218,8 +235,9 @@ def test_siglip_does_not_make_the_matrix() -> None:
     assert n <= largest(jax.make_jaxpr(gradient)(*shapes, 10.0, -10.0).jaxpr) <= n * n / 4
     whole = jax.value_and_grad(functools.partial(gx.losses.siglip, block_size=n), (0, 1))
     assert largest(jax.make_jaxpr(whole)(*shapes, 10.0, -10.0).jaxpr) >= n * n
-    analyses: list[Any] = [compiled(f).lower(*shapes, 10.0, -10.0).compile().memory_analysis()
-                           for f in (gradient, whole)]
+    analyses: list[Any] = [
+        compiled(f).lower(*shapes, 10.0, -10.0).compile().memory_analysis() for f in (gradient, whole)
+    ]
     tiled, dense = (analysis.temp_size_in_bytes for analysis in analyses)
     assert tiled <= 0.3 * dense
 
@@ -239,8 +257,10 @@ def test_ema_update() -> None:
     assert new["steps"] == 3 and new["steps"].dtype == jnp.int32
 
 
-@pytest.mark.parametrize(("target", "online"), [
-    ("bfloat16", "float32"), ("float32", "bfloat16"), ("float16", "float16"), ("complex64", "complex64")])
+@pytest.mark.parametrize(
+    ("target", "online"),
+    [("bfloat16", "float32"), ("float32", "bfloat16"), ("float16", "float16"), ("complex64", "complex64")],
+)
 def test_ema_update_keeps_the_dtype_of_the_target(target: str, online: str) -> None:
     new = gx.losses.ema_update({"w": jnp.full(2, 1.0, target)}, {"w": jnp.full(2, 2.0, online)}, 0.75)["w"]
     assert new.dtype == jnp.dtype(target)
@@ -268,8 +288,9 @@ def test_ema_update_with_a_traced_momentum() -> None:
 def test_ema_update_of_a_whole_training() -> None:
     """After many steps toward the same params, what is left of the start is the momentum to the power of steps."""
     zero = {"w": jnp.float32(0.0)}
-    target, _ = jax.lax.scan(lambda target, _: (gx.losses.ema_update(target, zero, 0.9), None),
-                             {"w": jnp.float32(1.0)}, length=40)
+    target, _ = jax.lax.scan(
+        lambda target, _: (gx.losses.ema_update(target, zero, 0.9), None), {"w": jnp.float32(1.0)}, length=40
+    )
     np.testing.assert_allclose(target["w"], 0.9**40, rtol=1e-5)
 
 
@@ -316,7 +337,7 @@ def test_enqueue_in_a_scan_and_in_half_precision() -> None:
 def test_enqueue_has_no_gradient() -> None:
     queue = gx.losses.init_queue(jax.random.key(0), 4, 2)
     keys = jnp.array([[1.0, 2.0], [3.0, -1.0]])
-    gradient = compiled(jax.grad(lambda keys: jnp.sum(gx.losses.enqueue(queue, keys).vectors**3)))(keys)
+    gradient = compiled(jax.grad(lambda keys: jnp.sum(gx.losses.enqueue(queue, keys).vectors ** 3)))(keys)
     np.testing.assert_array_equal(gradient, 0)
 
 

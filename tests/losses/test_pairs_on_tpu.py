@@ -35,6 +35,7 @@ CASES: dict[str, Any] = {
 @pytest.fixture
 def on_tpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
     """From then on the kernels are taken here, with little tiles and some MiB of VMEM."""
+
     def clear() -> None:
         for one in (tiles._forward, tiles._backward):
             one.clear_cache()  # type: ignore[attr-defined]
@@ -59,8 +60,10 @@ def unit(seed: int, *shape: int) -> Any:
 def of_all_devices(tiling: Tiling, devices: int, rows: Any, columns: Any, scale: Any, ids: Any) -> tuple[Any, Any]:
     """The log-sum-exps of all rows and columns, added up as they are over devices."""
     size = len(rows) // devices
-    found = [tiled_lse(tiling, rows[at:at + size], columns, scale, at, None if ids is None else ids[at:at + size], ids)
-             for at in range(0, len(rows), size)]
+    found = [
+        tiled_lse(tiling, rows[at : at + size], columns, scale, at, None if ids is None else ids[at : at + size], ids)
+        for at in range(0, len(rows), size)
+    ]
     by_row, by_column = jnp.concatenate([by_row for by_row, _ in found]), [by_column for _, by_column in found]
     over_devices = functools.partial(functools.reduce, jnp.logaddexp)
     if tiling.triangle:
@@ -80,7 +83,7 @@ def test_kernels(case: str, on_tpu: Callable[[float], None]) -> None:
 
     def value(x: Any, y: Any, scale: Any) -> Any:
         by_row, by_column = of_all_devices(tiling, devices, x, x if y is None else y, scale, ids)
-        total = jnp.sum(weights[:len(x)] * by_row) + jnp.sum(weights[:by_column.size] * by_column)
+        total = jnp.sum(weights[: len(x)] * by_row) + jnp.sum(weights[: by_column.size] * by_column)
         return total, (by_row, by_column)
 
     def made() -> Any:
@@ -124,8 +127,9 @@ def test_products_of_a_kernel_are_as_exact_as_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "block", "parts"), [(jnp.float32, 256, 4), (jnp.bfloat16, 512, 4)])
-def test_65536_pairs_need_few_passes_over_their_vectors(dtype: Any, block: int, parts: int,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_65536_pairs_need_few_passes_over_their_vectors(
+    dtype: Any, block: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiles_tpu_plan, "_vmem", lambda: 128 * 2**20)
     x: Any = jax.ShapeDtypeStruct((2 * 65536, 256), dtype)
     plan = tiles_tpu_plan.planned(Tiling(True, True, True, 2), x, x)

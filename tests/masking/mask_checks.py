@@ -9,8 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 NO_KEYS: dict[str, Any] = {
-    "an integer": 0, "a float": 0.5, "None": None, "a string": "key", "a list": [0, 0],
-    "integers": np.zeros(2, np.int32), "a matrix": np.zeros((2, 2), np.uint32), "three words": np.zeros(3, np.uint32),
+    "an integer": 0,
+    "a float": 0.5,
+    "None": None,
+    "a string": "key",
+    "a list": [0, 0],
+    "integers": np.zeros(2, np.int32),
+    "a matrix": np.zeros((2, 2), np.uint32),
+    "three words": np.zeros(3, np.uint32),
     "floats": np.zeros(2, np.float32),
 }
 

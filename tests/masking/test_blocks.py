@@ -19,8 +19,9 @@ from gradxform.masking import blocks
 # Blocks.
 
 
-@pytest.mark.parametrize(("grid", "num_masked", "options"), [
-    ((14, 14), 75, {}), ((5, 4), 20, {}), (6, 30, {"min_block": 1, "max_block": 4})])
+@pytest.mark.parametrize(
+    ("grid", "num_masked", "options"), [((14, 14), 75, {}), ((5, 4), 20, {}), (6, 30, {"min_block": 1, "max_block": 4})]
+)
 def test_the_count_of_blocks_is_exact(grid: Any, num_masked: int, options: dict[str, Any]) -> None:
     mask = masking.block_masking(jax.random.key(0), 24, grid, num_masked, **options)
     assert mask.shape == (24, *(grid if isinstance(grid, tuple) else (grid, grid)))
@@ -71,9 +72,9 @@ def beit(rng: random.Random, rows: int, columns: int, num_masked: int, min_block
             if height > rows or width > columns:
                 continue
             top, start = rng.randint(0, rows - height), rng.randint(0, columns - width)
-            new = height * width - int(mask[top:top + height, start:start + width].sum())
+            new = height * width - int(mask[top : top + height, start : start + width].sum())
             if 0 < new <= left:
-                mask[top:top + height, start:start + width] = True
+                mask[top : top + height, start : start + width] = True
                 break
         else:
             break
@@ -142,8 +143,9 @@ def runs(mask: np.ndarray) -> list[int]:
     return [len(list(group)) for masked, group in itertools.groupby(mask.tolist()) if masked]
 
 
-@pytest.mark.parametrize(("length", "num_masked", "mean_span"), [
-    (24, 20, 1.5), (24, 24, 1.0), (1, 1, 3.0), (7, 0, 2.0)])
+@pytest.mark.parametrize(
+    ("length", "num_masked", "mean_span"), [(24, 20, 1.5), (24, 24, 1.0), (1, 1, 3.0), (7, 0, 2.0)]
+)
 def test_the_count_of_spans_is_exact(length: int, num_masked: int, mean_span: float) -> None:
     mask = np.asarray(masking.span_masking(jax.random.key(0), 3, length, num_masked, mean_span))
     assert mask.shape == (3, length)
@@ -157,8 +159,11 @@ def test_every_way_to_lay_spans_is_equally_likely() -> None:
     mask = np.asarray(masking.span_masking(jax.random.key(1), 3600, 7, 4, 2.0))
     codes = mask @ (1 << np.arange(7))
     seen, counts = np.unique(codes, return_counts=True)
-    possible = [code for code in range(2**7) if code.bit_count() == 4
-                and len(runs(np.array([code >> i & 1 for i in range(7)]))) == 2]
+    possible = [
+        code
+        for code in range(2**7)
+        if code.bit_count() == 4 and len(runs(np.array([code >> i & 1 for i in range(7)]))) == 2
+    ]
     assert seen.tolist() == possible
     assert_uniform(counts)
 

@@ -52,8 +52,13 @@ def test_jit_equals_eager_and_traces_once(name: str) -> None:
 
 
 def test_another_key_compiles_nothing() -> None:
-    kernels = [masking.random._random_masking, masking.blocks._block_masking, masking.blocks._grid_masking,
-               masking.blocks._span_masking, masking.tokens._mlm_corrupt]
+    kernels = [
+        masking.random._random_masking,
+        masking.blocks._block_masking,
+        masking.blocks._grid_masking,
+        masking.blocks._span_masking,
+        masking.tokens._mlm_corrupt,
+    ]
     for draw in DRAWS.values():
         draw(jax.random.key(0))
     before = [kernel._cache_size() for kernel in kernels]
@@ -130,27 +135,45 @@ BAD: dict[str, tuple[str, type[Exception], Callable[[], Any]]] = {
     "ids of a list": ("ids", TypeError, lambda: corrupt([1, 2], mask_id=1, vocab_size=5)),  # type: ignore[arg-type]
     "mask_id": ("mask_id", ValueError, lambda: corrupt(IDS, mask_id=70, vocab_size=70)),
     "special_ids": ("special_ids", ValueError, lambda: corrupt(IDS, mask_id=1, vocab_size=70, special_ids=(-100,))),
-    "special id of floats": ("special_ids", TypeError, lambda: corrupt(
-        IDS, mask_id=1, vocab_size=70, special_ids=(0.5,))),  # type: ignore[arg-type]
+    "special id of floats": (
+        "special_ids",
+        TypeError,
+        lambda: corrupt(IDS, mask_id=1, vocab_size=70, special_ids=(0.5,)),
+    ),  # type: ignore[arg-type]
     "nothing ordinary": ("special_ids", ValueError, lambda: corrupt(IDS, mask_id=1, vocab_size=2, special_ids=[0])),
     "narrow ids": ("vocab_size", ValueError, lambda: corrupt(IDS.astype(jnp.int8), mask_id=1, vocab_size=200)),
     "corrupt ratio": ("ratio", ValueError, lambda: corrupt(IDS, mask_id=1, vocab_size=70, ratio=1.0)),
     "mask_share": ("mask_share", ValueError, lambda: corrupt(IDS, mask_id=1, vocab_size=70, mask_share=1.5)),
-    "random_share": ("random_share", ValueError, lambda: corrupt(
-        IDS, mask_id=1, vocab_size=70, mask_share=0.8, random_share=0.3)),
-    "attention_mask": ("attention_mask", ValueError, lambda: corrupt(
-        IDS, mask_id=1, vocab_size=70, attention_mask=jnp.ones(15))),
-    "attention_mask of a list": ("attention_mask", TypeError, lambda: corrupt(
-        IDS, mask_id=1, vocab_size=70, attention_mask=[1])),  # type: ignore[arg-type]
+    "random_share": (
+        "random_share",
+        ValueError,
+        lambda: corrupt(IDS, mask_id=1, vocab_size=70, mask_share=0.8, random_share=0.3),
+    ),
+    "attention_mask": (
+        "attention_mask",
+        ValueError,
+        lambda: corrupt(IDS, mask_id=1, vocab_size=70, attention_mask=jnp.ones(15)),
+    ),
+    "attention_mask of a list": (
+        "attention_mask",
+        TypeError,
+        lambda: corrupt(IDS, mask_id=1, vocab_size=70, attention_mask=[1]),
+    ),  # type: ignore[arg-type]
     "gather ids": ("ids", TypeError, lambda: masking.gather_tokens(jnp.ones((2, 3)), jnp.ones((2, 1)))),
     "gather batch": ("ids", ValueError, lambda: masking.gather_tokens(jnp.ones((2, 3)), jnp.ones((3, 1), int))),
     "gather scalar": ("ids", ValueError, lambda: masking.gather_tokens(jnp.ones((2, 3)), jnp.array(1))),
     "gather x": ("x", TypeError, lambda: masking.gather_tokens(3.0, jnp.ones((2, 1), int))),  # type: ignore[arg-type]
-    "scatter ids": ("ids_restore", ValueError, lambda: masking.scatter_tokens(
-        jnp.ones((2, 3, 1)), jnp.ones((3, 4), int), 0.0)),
+    "scatter ids": (
+        "ids_restore",
+        ValueError,
+        lambda: masking.scatter_tokens(jnp.ones((2, 3, 1)), jnp.ones((3, 4), int), 0.0),
+    ),
     "scatter x": ("x", ValueError, lambda: masking.scatter_tokens(jnp.ones((2, 5, 1)), jnp.ones((2, 4), int), 0.0)),
-    "scatter fill": ("fill", ValueError, lambda: masking.scatter_tokens(
-        jnp.ones((2, 3, 2)), jnp.ones((2, 4), int), jnp.ones(3))),
+    "scatter fill": (
+        "fill",
+        ValueError,
+        lambda: masking.scatter_tokens(jnp.ones((2, 3, 2)), jnp.ones((2, 4), int), jnp.ones(3)),
+    ),
     "images": ("images", ValueError, lambda: masking.patchify(jnp.ones((4, 4)), 2)),
     "images of a list": ("images", TypeError, lambda: masking.patchify([[1.0]], 2)),  # type: ignore[arg-type]
     "image and patch": ("patch", ValueError, lambda: masking.patchify(jnp.ones((2, 4, 6, 3)), 4)),

@@ -29,7 +29,7 @@ def test_patches_come_back_exactly(sizes: tuple[int, ...], dtype: str, batched: 
     # A patch is a window of the image, row by row.
     images, patches = np.asarray(images), np.asarray(patches)
     for i, j in ((0, 0), (down - 1, across - 1)):
-        window = images[..., i * rows:(i + 1) * rows, j * columns:(j + 1) * columns, :]
+        window = images[..., i * rows : (i + 1) * rows, j * columns : (j + 1) * columns, :]
         np.testing.assert_array_equal(patches[..., i * across + j, :], window.reshape(*shape[:-3], -1))
 
 

@@ -26,8 +26,12 @@ def text(seed: int = 0, shape: tuple[int, ...] = (64, 500)) -> np.ndarray:
 def test_bert_s_shares() -> None:
     ids = text()
     ordinary = ~np.isin(ids, (*SPECIAL, MASK))
-    seen, mask = (np.asarray(x) for x in masking.mlm_corrupt(
-        jax.random.key(0), jnp.asarray(ids), mask_id=MASK, vocab_size=VOCAB, special_ids=SPECIAL))
+    seen, mask = (
+        np.asarray(x)
+        for x in masking.mlm_corrupt(
+            jax.random.key(0), jnp.asarray(ids), mask_id=MASK, vocab_size=VOCAB, special_ids=SPECIAL
+        )
+    )
     assert seen.dtype == np.int32
     assert mask.dtype == bool
     assert not np.any(mask & ~ordinary)
@@ -44,8 +48,16 @@ def test_bert_s_shares() -> None:
 
 def test_random_tokens_are_uniform_over_ordinary_ones() -> None:
     ids = np.full((40, 100), 7, np.int32)
-    seen, mask = masking.mlm_corrupt(jax.random.key(1), jnp.asarray(ids), mask_id=MASK, vocab_size=VOCAB, ratio=0.9,
-                                     special_ids=SPECIAL, mask_share=0.0, random_share=1.0)
+    seen, mask = masking.mlm_corrupt(
+        jax.random.key(1),
+        jnp.asarray(ids),
+        mask_id=MASK,
+        vocab_size=VOCAB,
+        ratio=0.9,
+        special_ids=SPECIAL,
+        mask_share=0.0,
+        random_share=1.0,
+    )
     counts = np.bincount(np.asarray(seen)[np.asarray(mask)], minlength=VOCAB)
     special = [*SPECIAL, MASK]
     assert not counts[special].any()
@@ -57,8 +69,16 @@ def test_the_ends_of_the_vocabulary_and_narrow_ids(dtype: str) -> None:
     """With only the first, the middle and the last id ordinary, all of them are drawn."""
     ids = jnp.full((500,), 5, dtype)
     special = [i for i in range(11) if i not in (0, 5, 10)]
-    seen, mask = masking.mlm_corrupt(jax.random.key(2), ids, mask_id=special[0], vocab_size=11, ratio=0.5,
-                                     special_ids=np.array(special), mask_share=0, random_share=1)
+    seen, mask = masking.mlm_corrupt(
+        jax.random.key(2),
+        ids,
+        mask_id=special[0],
+        vocab_size=11,
+        ratio=0.5,
+        special_ids=np.array(special),
+        mask_share=0,
+        random_share=1,
+    )
     assert seen.dtype == ids.dtype
     assert_uniform(np.bincount(np.asarray(seen)[np.asarray(mask)], minlength=11)[[0, 5, 10]])
 
@@ -66,8 +86,12 @@ def test_the_ends_of_the_vocabulary_and_narrow_ids(dtype: str) -> None:
 def test_choices_of_tokens_are_independent() -> None:
     """Of each other, and of what the token becomes."""
     ids = jnp.full((20_000, 2), 7)
-    seen, mask = (np.asarray(x) for x in masking.mlm_corrupt(
-        jax.random.key(3), ids, mask_id=MASK, vocab_size=VOCAB, ratio=0.5, mask_share=0.5, random_share=0.0))
+    seen, mask = (
+        np.asarray(x)
+        for x in masking.mlm_corrupt(
+            jax.random.key(3), ids, mask_id=MASK, vocab_size=VOCAB, ratio=0.5, mask_share=0.5, random_share=0.0
+        )
+    )
     assert_uniform(np.bincount(2 * mask[:, 0] + mask[:, 1], minlength=4))
     kind = (seen == MASK)[mask.all(1)]
     assert_uniform(np.bincount(2 * kind[:, 0] + kind[:, 1], minlength=4))
@@ -77,8 +101,9 @@ def test_choices_of_tokens_are_independent() -> None:
 def test_padding_is_never_chosen(dtype: str) -> None:
     ids = jnp.asarray(text(1, (4, 50)))
     real = jnp.broadcast_to(jnp.arange(50) < jnp.array([[0], [10], [30], [50]]), ids.shape)
-    seen, mask = masking.mlm_corrupt(jax.random.key(4), ids, mask_id=MASK, vocab_size=VOCAB, ratio=0.9,
-                                     attention_mask=real.astype(dtype))
+    seen, mask = masking.mlm_corrupt(
+        jax.random.key(4), ids, mask_id=MASK, vocab_size=VOCAB, ratio=0.9, attention_mask=real.astype(dtype)
+    )
     assert not bool(jnp.any(mask & ~real))
     assert bool(jnp.all(jnp.where(real, True, seen == ids)))
     assert mask.sum(1)[0] == 0
@@ -87,8 +112,11 @@ def test_padding_is_never_chosen(dtype: str) -> None:
 
 def test_shares_may_be_traced() -> None:
     ids = jnp.asarray(text(2, (20, 50)))
-    jitted = jax.jit(lambda ratio: masking.mlm_corrupt(
-        jax.random.key(5), ids, mask_id=MASK, vocab_size=VOCAB, ratio=ratio).mask.sum())
+    jitted = jax.jit(
+        lambda ratio: masking.mlm_corrupt(
+            jax.random.key(5), ids, mask_id=MASK, vocab_size=VOCAB, ratio=ratio
+        ).mask.sum()
+    )
     assert jitted(0.1) < jitted(0.5) < jitted(0.9)
     assert jitted._cache_size() == 1
 
@@ -121,8 +149,9 @@ def test_scatter_undoes_gather(num_keep: int, seed: int, features: tuple[int, ..
 
 def test_scatter_is_maes_append_and_unshuffle() -> None:
     chosen = masking.random_masking(jax.random.key(0), 3, 8, 3)
-    visible, token, weights = (np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-                               for shape in ((3, 3, 5), (5,), (3, 8, 5)))
+    visible, token, weights = (
+        np.random.RandomState(0).standard_normal(shape).astype(np.float32) for shape in ((3, 3, 5), (5,), (3, 8, 5))
+    )
 
     def mae(x: jax.Array, token: jax.Array) -> jax.Array:
         appended = jnp.concatenate([x, jnp.tile(token, (3, 5, 1))], axis=1)
@@ -149,6 +178,7 @@ def test_tokens_under_jit_and_vmap() -> None:
     chosen = masking.random_masking(jax.random.key(0), 3, 6, 2)
     x = np.random.RandomState(1).standard_normal((3, 6, 2)).astype(np.float32)
     there_and_back = lambda x, keep, restore: masking.scatter_tokens(  # noqa: E731
-        masking.gather_tokens(x, keep), restore, np.ones(2))
+        masking.gather_tokens(x, keep), restore, np.ones(2)
+    )
     want = jax.jit(there_and_back)(x, chosen.ids_keep, chosen.ids_restore)
     np.testing.assert_array_equal(jax.vmap(there_and_back)(x, chosen.ids_keep, chosen.ids_restore), want)

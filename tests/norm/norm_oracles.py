@@ -87,8 +87,17 @@ def pooled(batches: Sequence[Moments]) -> Moments:
 # ---- norms by the statistics of their input ----
 
 
-def norm(x: Array, g: Array, over: Axes, scale: Array | None, bias: Array | None, features: Axes, epsilon: float,
-         mask: Array | None = None, centered: bool = True) -> Result:
+def norm(
+    x: Array,
+    g: Array,
+    over: Axes,
+    scale: Array | None,
+    bias: Array | None,
+    features: Axes,
+    epsilon: float,
+    mask: Array | None = None,
+    centered: bool = True,
+) -> Result:
     """``x_hat = (x - mu) r``, ``r = 1 / sqrt(var + eps)``, ``y = gamma x_hat + beta``.
 
     With ``h = gamma g``: ``dx = r (h - (m / N) (sum h + x_hat sum(h x_hat)))``, the sums over the values that share
@@ -112,44 +121,96 @@ def norm(x: Array, g: Array, over: Axes, scale: Array | None, bias: Array | None
     return Result(y, dx, (g * x_hat).sum(rest), g.sum(rest))
 
 
-def layer_norm(x: Array, g: Array, scale: Array | None = None, bias: Array | None = None, *, axis: Axes = -1,
-               feature_axis: Axes | None = None, epsilon: float = 1e-6, mask: Array | None = None) -> Result:
+def layer_norm(
+    x: Array,
+    g: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: Axes = -1,
+    feature_axis: Axes | None = None,
+    epsilon: float = 1e-6,
+    mask: Array | None = None,
+) -> Result:
     """Ba et al. (2016): the statistics of ``axis``."""
     return norm(x, g, axis, scale, bias, axis if feature_axis is None else feature_axis, epsilon, mask)
 
 
-def rms_norm(x: Array, g: Array, scale: Array | None = None, *, axis: Axes = -1, feature_axis: Axes | None = None,
-             epsilon: float = 1e-6, mask: Array | None = None) -> Result:
+def rms_norm(
+    x: Array,
+    g: Array,
+    scale: Array | None = None,
+    *,
+    axis: Axes = -1,
+    feature_axis: Axes | None = None,
+    epsilon: float = 1e-6,
+    mask: Array | None = None,
+) -> Result:
     """Zhang and Sennrich (2019): the mean square of ``axis``."""
     return norm(x, g, axis, scale, None, axis if feature_axis is None else feature_axis, epsilon, mask, centered=False)
 
 
-def group_norm(x: Array, g: Array, scale: Array | None = None, bias: Array | None = None, *, num_groups: int,
-               axis: int = -1, also: Axes | None = None, epsilon: float = 1e-6, mask: Array | None = None) -> Result:
+def group_norm(
+    x: Array,
+    g: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    num_groups: int,
+    axis: int = -1,
+    also: Axes | None = None,
+    epsilon: float = 1e-6,
+    mask: Array | None = None,
+) -> Result:
     """Wu and He (2018): each group of channels by itself, with statistics over it and the axes ``also``."""
     axis = axis % x.ndim
     over = (others((0, axis), x.ndim) if also is None else tuple_of(also, x.ndim)) + (axis,)
     parts = [np.split(a, num_groups, axis) for a in (np.asarray(x), np.asarray(g), kept(x, mask))]
     sizes = [None if p is None else np.split(np.asarray(p), num_groups) for p in (scale, bias)]
-    groups = [norm(parts[0][i], parts[1][i], over, *(None if p is None else p[i] for p in sizes), axis, epsilon,
-                   parts[2][i]) for i in range(num_groups)]
+    groups = [
+        norm(parts[0][i], parts[1][i], over, *(None if p is None else p[i] for p in sizes), axis, epsilon, parts[2][i])
+        for i in range(num_groups)
+    ]
     return Result(*(np.concatenate([part[i] for part in groups], axis if i < 2 else 0) for i in range(4)))
 
 
-def instance_norm(x: Array, g: Array, scale: Array | None = None, bias: Array | None = None, *, axis: int = -1,
-                  epsilon: float = 1e-6, mask: Array | None = None) -> Result:
+def instance_norm(
+    x: Array,
+    g: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-6,
+    mask: Array | None = None,
+) -> Result:
     """Ulyanov et al. (2016): each channel of each sample by itself."""
     return norm(x, g, others((0, axis % x.ndim), x.ndim), scale, bias, axis, epsilon, mask)
 
 
-def batch_norm(x: Array, g: Array, scale: Array | None = None, bias: Array | None = None, *, axis: Axes = -1,
-               epsilon: float = 1e-5, mask: Array | None = None) -> Result:
+def batch_norm(
+    x: Array,
+    g: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-5,
+    mask: Array | None = None,
+) -> Result:
     """Ioffe and Szegedy (2015), by the batch: each feature over all other axes."""
     return norm(x, g, others(axis, x.ndim), scale, bias, axis, epsilon, mask)
 
 
-def weight_standardize(kernel: Array, g: Array, scale: Array | None = None, *, axis: Axes = -1, epsilon: float = 1e-5,
-                       mask: Array | None = None) -> Result:
+def weight_standardize(
+    kernel: Array,
+    g: Array,
+    scale: Array | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-5,
+    mask: Array | None = None,
+) -> Result:
     """Qiao et al. (2019), equation 5: each output channel over all of its inputs."""
     return norm(kernel, g, others(axis, kernel.ndim), scale, None, axis, epsilon, mask)
 
@@ -157,8 +218,17 @@ def weight_standardize(kernel: Array, g: Array, scale: Array | None = None, *, a
 # ---- norms by running statistics ----
 
 
-def batch_norm_eval(x: Array, g: Array, mean: Array, var: Array, scale: Array | None = None, bias: Array | None = None,
-                    *, axis: Axes = -1, epsilon: float = 1e-5) -> Result:
+def batch_norm_eval(
+    x: Array,
+    g: Array,
+    mean: Array,
+    var: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-5,
+) -> Result:
     """Ioffe and Szegedy (2015), algorithm 2, step 11: a fixed affine map."""
     x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
     wide = spread_out(scale, axis, x)
@@ -168,9 +238,20 @@ def batch_norm_eval(x: Array, g: Array, mean: Array, var: Array, scale: Array | 
     return Result(wide * x_hat + spread_out(bias, axis, x, 0.0), wide * r * g, (g * x_hat).sum(rest), g.sum(rest))
 
 
-def batch_renorm(x: Array, g: Array, mean: Array, var: Array, scale: Array | None = None, bias: Array | None = None, *,
-                 axis: Axes = -1, epsilon: float = 1e-5, r_max: float = 3.0, d_max: float = 5.0,
-                 mask: Array | None = None) -> Result:
+def batch_renorm(
+    x: Array,
+    g: Array,
+    mean: Array,
+    var: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-5,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+    mask: Array | None = None,
+) -> Result:
     """Ioffe (2017), algorithm 1 and its gradient, with r and d held constant."""
     x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
     over, m = others(axis, x.ndim), kept(x, mask)
@@ -192,16 +273,23 @@ def batch_renorm(x: Array, g: Array, mean: Array, var: Array, scale: Array | Non
 # ---- running statistics ----
 
 
-def running(batches: Sequence[Moments], momentum: float | None = 0.99, *, unbiased: bool = False,
-            corrected: bool = False, every: int = 1, mean: Array | float = 0.0, var: Array | float = 1.0,
-            ) -> tuple[Array, Array]:
+def running(
+    batches: Sequence[Moments],
+    momentum: float | None = 0.99,
+    *,
+    unbiased: bool = False,
+    corrected: bool = False,
+    every: int = 1,
+    mean: Array | float = 0.0,
+    var: Array | float = 1.0,
+) -> tuple[Array, Array]:
     """Mean and variance after the batches, from their closed form.
 
     Plain: ``b^t s_0 + (1 - b) sum_i b^(t - i) s_i``. Corrected (Kingma and Ba 2015): the start weighs nothing and the
     sum is divided by ``1 - b^t``. Without a momentum: the average of all. ``every`` pools that many batches first; an
     unfinished pool does not count, nor does a batch without a value (without two, if ``unbiased``).
     """
-    pools = [pooled(batches[i:i + every]) for i in range(0, len(batches) - every + 1, every)]
+    pools = [pooled(batches[i : i + every]) for i in range(0, len(batches) - every + 1, every)]
     shape = np.shape(batches[0].total)
     new = np.broadcast_to(mean, shape).astype(np.float64), np.broadcast_to(var, shape).astype(np.float64)
     for where in np.ndindex(shape):

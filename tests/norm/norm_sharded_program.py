@@ -39,16 +39,19 @@ Arrays = dict[str, Any]
 def data(offset: float = 0.0, seed: int = 0) -> Arrays:
     """An input, the gradient that reaches the output, scale and bias."""
     random = np.random.RandomState(seed)
-    return {"x": np.float32(random.standard_normal(SHAPE) * np.linspace(0.5, 2, 8) + offset),
-            "g": np.float32(random.standard_normal(SHAPE)),
-            "scale": np.float32(random.uniform(0.5, 1.5, 8)), "bias": np.float32(random.standard_normal(8))}
+    return {
+        "x": np.float32(random.standard_normal(SHAPE) * np.linspace(0.5, 2, 8) + offset),
+        "g": np.float32(random.standard_normal(SHAPE)),
+        "scale": np.float32(random.uniform(0.5, 1.5, 8)),
+        "bias": np.float32(random.standard_normal(8)),
+    }
 
 
 def mask_for(shards: int) -> np.ndarray:
     """Another count in every shard, and none at all in the second of them."""
     mask = np.random.RandomState(shards).uniform(size=(*SHAPE[:2], 1)) < np.linspace(0.3, 0.9, 16)[:, None, None]
     if shards > 1:
-        mask[16 // shards:2 * 16 // shards] = False
+        mask[16 // shards : 2 * 16 // shards] = False
     return mask
 
 
@@ -59,8 +62,17 @@ def mesh_of(count: int, kind: AxisType) -> Mesh:
 # What is expected, in float64 NumPy.
 
 
-def expected(x: Any, g: Any, scale: Any, bias: Any, mask: Any = None, *, axes: tuple[int, ...] = (0, 1),
-             epsilon: float = 1e-5, centered: bool = True) -> Arrays:
+def expected(
+    x: Any,
+    g: Any,
+    scale: Any,
+    bias: Any,
+    mask: Any = None,
+    *,
+    axes: tuple[int, ...] = (0, 1),
+    epsilon: float = 1e-5,
+    centered: bool = True,
+) -> Arrays:
     """The output, the statistics and the gradients of ``sum(y * g)`` of a norm over ``axes``.
 
     Without ``centered`` the mean counts as 0, as in an RMS norm.
@@ -76,10 +88,17 @@ def expected(x: Any, g: Any, scale: Any, bias: Any, mask: Any = None, *, axes: t
     total = h.sum(axes, keepdims=True) if centered else 0
     dx = r * (h - m / n * (total + xh * (h * xh).sum(axes, keepdims=True)))
     lost = tuple(range(x.ndim - scale.ndim)) + tuple(
-        x.ndim - scale.ndim + i for i, size in enumerate(scale.shape) if size == 1)
+        x.ndim - scale.ndim + i for i, size in enumerate(scale.shape) if size == 1
+    )
     keep = scale.shape
-    return {"y": xh * scale + bias, "mean": mean, "var": var, "dx": dx,
-            "dscale": (g * xh).sum(lost).reshape(keep), "dbias": g.sum(lost).reshape(keep)}
+    return {
+        "y": xh * scale + bias,
+        "mean": mean,
+        "var": var,
+        "dx": dx,
+        "dscale": (g * xh).sum(lost).reshape(keep),
+        "dbias": g.sum(lost).reshape(keep),
+    }
 
 
 def expected_batch_norm(arrays: Arrays, mask: Any = None) -> Arrays:
@@ -107,13 +126,16 @@ def wrong(got: Arrays, want: Arrays, what: str = "", tolerance: float = TOLERANC
 
 
 def batch_norm(x: Any, scale: Any, bias: Any, stats: Any, mask: Any = None, **options: Any) -> tuple[Any, Any]:
-    return gx.norm.batch_norm(x, gx.norm.BatchStats(*stats), scale, bias, use_running_average=False,
-                              momentum=MOMENTUM, mask=mask, **options)
+    return gx.norm.batch_norm(
+        x, gx.norm.BatchStats(*stats), scale, bias, use_running_average=False, momentum=MOMENTUM, mask=mask, **options
+    )
 
 
-def plain_batch_norm(x: Any, scale: Any, bias: Any, stats: Any, mask: Any = None, *, axis_name: Any = None,
-                     axis_index_groups: Any = None) -> tuple[Any, Any]:
+def plain_batch_norm(
+    x: Any, scale: Any, bias: Any, stats: Any, mask: Any = None, *, axis_name: Any = None, axis_index_groups: Any = None
+) -> tuple[Any, Any]:
     """The same in plain ``jnp``, for what JAX itself makes of its gradients inside ``shard_map``."""
+
     def total(values: Any) -> Any:
         values = jnp.sum(values, (0, 1))
         return values if axis_name is None else lax.psum(values, axis_name, axis_index_groups=axis_index_groups)
@@ -122,13 +144,13 @@ def plain_batch_norm(x: Any, scale: Any, bias: Any, stats: Any, mask: Any = None
     n = total(m)
     mean = total(x * m) / n
     var = total(jnp.square(x - mean) * m) / n
-    running = [MOMENTUM * old + (1 - MOMENTUM) * lax.stop_gradient(new)
-               for old, new in zip(stats, (mean, var), strict=True)]
+    running = [
+        MOMENTUM * old + (1 - MOMENTUM) * lax.stop_gradient(new) for old, new in zip(stats, (mean, var), strict=True)
+    ]
     return (x - mean) * lax.rsqrt(var + 1e-5) * scale + bias, gx.norm.BatchStats(*running)
 
 
-def with_gradients(norm: Callable[..., Any], x: Any, g: Any, scale: Any, bias: Any, stats: Any, mask: Any,
-                   ) -> Arrays:
+def with_gradients(norm: Callable[..., Any], x: Any, g: Any, scale: Any, bias: Any, stats: Any, mask: Any) -> Arrays:
     def loss(x: Any, scale: Any, bias: Any) -> Any:
         y, new = norm(x, scale, bias, stats, mask)
         return jnp.sum(y * g), (y, new)
@@ -150,20 +172,22 @@ def under_jit(kind: str, sharded: str) -> Iterator[str]:
                 arrays = data(offset)
                 placed = [place(arrays[name], x_spec if name in "xg" else row_spec) for name in arrays]
                 stats = tuple(place(a, row_spec) for a in RUNNING)
-                got = run(*placed, stats,
-                          None if mask is None else place(mask, P("d") if sharded == "batch" else P()))
+                got = run(*placed, stats, None if mask is None else place(mask, P("d") if sharded == "batch" else P()))
                 yield from wrong(got, expected_batch_norm(arrays, mask), f"{count} devices, mean {offset:g}:")
                 for name, spec in (("y", x_spec), ("dx", x_spec), ("mean", row_spec)):
                     if kind == "explicit" and not got[name].sharding.is_equivalent_to(
-                            NamedSharding(mesh, spec), got[name].ndim):
+                        NamedSharding(mesh, spec), got[name].ndim
+                    ):
                         yield f"{count} devices: {name} is placed as {got[name].sharding.spec} and not as {spec}"
 
 
-def in_shard_map(norm: Callable[..., Any], mesh: Mesh, *, check_vma: bool, inside: bool, masked: bool = True,
-                 ) -> Callable[..., Arrays]:
+def in_shard_map(
+    norm: Callable[..., Any], mesh: Mesh, *, check_vma: bool, inside: bool, masked: bool = True
+) -> Callable[..., Arrays]:
     """Output, statistics and gradients of the sum over shards of ``sum(y * g)``, whoever takes them."""
     mask_spec = P("d") if masked else None
     if inside:
+
         def local(x: Any, g: Any, scale: Any, bias: Any, stats: Any, mask: Any) -> Arrays:
             got = with_gradients(norm, x, g, scale, bias, stats, mask)
             # Without types that vary, the gradients of what all devices share are those of the local loss.
@@ -171,16 +195,18 @@ def in_shard_map(norm: Callable[..., Any], mesh: Mesh, *, check_vma: bool, insid
 
         row = P() if check_vma else P("d")
         out = {"y": P("d"), "mean": P(), "var": P(), "dx": P("d"), "dscale": row, "dbias": row}
-        mapped = jax.shard_map(local, mesh=mesh, in_specs=(P("d"), P("d"), P(), P(), P(), mask_spec),
-                               out_specs=out, check_vma=check_vma)
+        mapped = jax.shard_map(
+            local, mesh=mesh, in_specs=(P("d"), P("d"), P(), P(), P(), mask_spec), out_specs=out, check_vma=check_vma
+        )
 
         def run(*args: Any) -> Arrays:
             got = mapped(*args)
             return got if check_vma else got | {name: got[name].sum(0) for name in ("dscale", "dbias")}
 
         return jax.jit(run)
-    mapped_norm = jax.shard_map(norm, mesh=mesh, in_specs=(P("d"), P(), P(), P(), mask_spec),
-                                out_specs=(P("d"), P()), check_vma=check_vma)
+    mapped_norm = jax.shard_map(
+        norm, mesh=mesh, in_specs=(P("d"), P(), P(), P(), mask_spec), out_specs=(P("d"), P()), check_vma=check_vma
+    )
     return jax.jit(functools.partial(with_gradients, mapped_norm))
 
 
@@ -198,26 +224,40 @@ def by_hand(check_vma: bool, inside: bool) -> Iterator[str]:
             yield from wrong(got, plain, "beside plain autodiff:")
         yield from wrong(got, expected_batch_norm(arrays, mask), f"{count} devices:")
         arrays = data(1e4)
-        yield from wrong(ours(*arrays.values(), RUNNING, mask), expected_batch_norm(arrays, mask),
-                         f"{count} devices, mean 1e4:")
+        yield from wrong(
+            ours(*arrays.values(), RUNNING, mask), expected_batch_norm(arrays, mask), f"{count} devices, mean 1e4:"
+        )
     arrays = data(seed=2)
-    ours = in_shard_map(functools.partial(batch_norm, axis_name="d"), mesh_of(4, AxisType.Auto), check_vma=check_vma,
-                        inside=inside, masked=False)
+    ours = in_shard_map(
+        functools.partial(batch_norm, axis_name="d"),
+        mesh_of(4, AxisType.Auto),
+        check_vma=check_vma,
+        inside=inside,
+        masked=False,
+    )
     yield from wrong(ours(*arrays.values(), RUNNING, None), expected_batch_norm(arrays), "without a mask:")
 
 
 def nothing_counted(check_vma: bool) -> Iterator[str]:
     """No shard has a value: the running statistics stay and normalize, in every shard."""
-    ours = in_shard_map(functools.partial(batch_norm, axis_name="d"), mesh_of(2, AxisType.Auto), check_vma=check_vma,
-                        inside=False)
+    ours = in_shard_map(
+        functools.partial(batch_norm, axis_name="d"), mesh_of(2, AxisType.Auto), check_vma=check_vma, inside=False
+    )
     arrays = data()
     got = ours(*arrays.values(), RUNNING, np.zeros((16, 3, 1), bool))
     mean, var = (np.float64(a) for a in RUNNING)
     factor = arrays["scale"] / np.sqrt(var + 1e-5)
-    yield from wrong(got, {
-        "mean": mean, "var": var, "y": (arrays["x"] - mean) * factor + arrays["bias"], "dx": arrays["g"] * factor,
-        "dscale": (arrays["g"] * (arrays["x"] - mean) / np.sqrt(var + 1e-5)).sum((0, 1)),
-        "dbias": np.float64(arrays["g"]).sum((0, 1))})
+    yield from wrong(
+        got,
+        {
+            "mean": mean,
+            "var": var,
+            "y": (arrays["x"] - mean) * factor + arrays["bias"],
+            "dx": arrays["g"] * factor,
+            "dscale": (arrays["g"] * (arrays["x"] - mean) / np.sqrt(var + 1e-5)).sum((0, 1)),
+            "dbias": np.float64(arrays["g"]).sum((0, 1)),
+        },
+    )
 
 
 def over_two_axes() -> Iterator[str]:
@@ -233,10 +273,14 @@ def over_two_axes() -> Iterator[str]:
 
     yield from wrong(run(("a", "b"), P()), expected_batch_norm(arrays, mask), "both:")
     got = run("b", P("a"))
-    halves = [expected_batch_norm({k: v[rows] if k in "xg" else v for k, v in arrays.items()}, mask[rows])
-              for rows in (slice(8), slice(8, 16))]
-    join = {name: (sum if name in ("dscale", "dbias") else np.concatenate)([half[name] for half in halves])
-            for name in halves[0]}
+    halves = [
+        expected_batch_norm({k: v[rows] if k in "xg" else v for k, v in arrays.items()}, mask[rows])
+        for rows in (slice(8), slice(8, 16))
+    ]
+    join = {
+        name: (sum if name in ("dscale", "dbias") else np.concatenate)([half[name] for half in halves])
+        for name in halves[0]
+    }
     yield from wrong(got, join, "one:")
 
 
@@ -246,9 +290,13 @@ def partly_by_hand(kind: str) -> Iterator[str]:
     rows, channels = NamedSharding(mesh, P("d", None, "m")), NamedSharding(mesh, P("m"))
     with jax.set_mesh(mesh):
         for masked in (True, False):
-            mapped = jax.shard_map(functools.partial(batch_norm, axis_name="d"), mesh=mesh, axis_names={"d"},
-                                   in_specs=(P("d"), P(), P(), P(), P("d") if masked else None),
-                                   out_specs=(P("d"), P()))
+            mapped = jax.shard_map(
+                functools.partial(batch_norm, axis_name="d"),
+                mesh=mesh,
+                axis_names={"d"},
+                in_specs=(P("d"), P(), P(), P(), P("d") if masked else None),
+                out_specs=(P("d"), P()),
+            )
             arrays, mask = data(), mask_for(2) if masked else None
             placed = jax.device_put((*arrays.values(), RUNNING), (rows, rows, *[channels] * 2, (channels,) * 2))
             placed_mask = None if mask is None else jax.device_put(mask, NamedSharding(mesh, P("d")))
@@ -263,24 +311,31 @@ def grouped(inside: bool) -> Iterator[str]:
     arrays, mask = data(), mask_for(4)
     norm = functools.partial(batch_norm, axis_name="d", axis_index_groups=groups)
     if inside:
+
         def local(*args: Any) -> Arrays:
             got = with_gradients(norm, *args)
             return {name: value if name in ("y", "dx") else value[None] for name, value in got.items()}
 
-        mapped = jax.shard_map(local, mesh=mesh, in_specs=(P("d"), P("d"), P(), P(), P(), P("d")), out_specs=P("d"),
-                               check_vma=False)
+        mapped = jax.shard_map(
+            local, mesh=mesh, in_specs=(P("d"), P("d"), P(), P(), P(), P("d")), out_specs=P("d"), check_vma=False
+        )
         got = jax.jit(mapped)(*arrays.values(), RUNNING, mask)
         got |= {name: got[name].sum(0) for name in ("dscale", "dbias")}
     else:
+
         def forward(*args: Any) -> Any:
             y, new = norm(*args)
             return y, jax.tree.map(lambda a: a[None], new)
 
-        mapped = jax.shard_map(forward, mesh=mesh, in_specs=(P("d"), P(), P(), P(), P("d")), out_specs=P("d"),
-                               check_vma=False)
+        mapped = jax.shard_map(
+            forward, mesh=mesh, in_specs=(P("d"), P(), P(), P(), P("d")), out_specs=P("d"), check_vma=False
+        )
         got = jax.jit(functools.partial(with_gradients, mapped))(*arrays.values(), RUNNING, mask)
-    want: Arrays = {name: np.zeros(SHAPE) for name in ("y", "dx")} | {
-        name: np.zeros((4, 8)) for name in ("mean", "var")} | {name: np.zeros(8) for name in ("dscale", "dbias")}
+    want: Arrays = (
+        {name: np.zeros(SHAPE) for name in ("y", "dx")}
+        | {name: np.zeros((4, 8)) for name in ("mean", "var")}
+        | {name: np.zeros(8) for name in ("dscale", "dbias")}
+    )
     for group in groups:
         rows = np.concatenate([np.arange(4 * i, 4 * i + 4) for i in group])
         part = expected_batch_norm({k: v[rows] if k in "xg" else v for k, v in arrays.items()}, mask[rows])
@@ -298,8 +353,12 @@ def in_vmap() -> Iterator[str]:
     """``axis_name`` of a ``vmap``, the statistics shared; gradients taken outside and inside."""
     arrays = data()
     split = {k: v.reshape(4, 4, *SHAPE[1:]) if k in "xg" else v for k, v in arrays.items()}
-    norm = jax.vmap(functools.partial(batch_norm, axis_name="d"), in_axes=(0, None, None, None, 0),
-                    out_axes=(0, None), axis_name="d")
+    norm = jax.vmap(
+        functools.partial(batch_norm, axis_name="d"),
+        in_axes=(0, None, None, None, 0),
+        out_axes=(0, None),
+        axis_name="d",
+    )
     for offset in (0.0, 1e4):
         split["x"] = data(offset)["x"].reshape(split["x"].shape)
         mask = mask_for(4)
@@ -311,8 +370,9 @@ def in_vmap() -> Iterator[str]:
     plain = functools.partial(with_gradients, functools.partial(plain_batch_norm, axis_name="d"))
     split["x"] = arrays["x"].reshape(split["x"].shape)
     args = (*split.values(), RUNNING, mask_for(4).reshape(4, 4, 3, 1))
-    got, want = (jax.jit(jax.vmap(f, in_axes=(0, 0, None, None, None, 0), axis_name="d"))(*args)
-                 for f in (member, plain))
+    got, want = (
+        jax.jit(jax.vmap(f, in_axes=(0, 0, None, None, None, 0), axis_name="d"))(*args) for f in (member, plain)
+    )
     yield from wrong(got, want, "inside, beside plain autodiff:")
 
 
@@ -325,15 +385,20 @@ def running_options(check_vma: bool) -> Iterator[str]:
 
     def run(stats: Any, calls: int = 1, **options: Any) -> Any:
         @jax.jit
-        @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("d"), P("d"), P()), out_specs=P(),
-                           check_vma=check_vma)
+        @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("d"), P("d"), P()), out_specs=P(), check_vma=check_vma)
         def update(x: Any, mask: Any, stats: Any) -> Any:
             for part in range(calls):
                 size = x.shape[0] // calls
                 rows = slice(part * size, (part + 1) * size)
                 _, stats = gx.norm.batch_norm(
-                    x[rows], stats, use_running_average=False, momentum=MOMENTUM, mask=mask[rows], axis_name="d",
-                    **options)
+                    x[rows],
+                    stats,
+                    use_running_average=False,
+                    momentum=MOMENTUM,
+                    mask=mask[rows],
+                    axis_name="d",
+                    **options,
+                )
             return stats
 
         return update(arrays["x"], mask, stats)
@@ -354,9 +419,12 @@ FEATURES = {"x": 16, "groups": 4}
 
 def feature_data(offset: float = 0.0) -> Arrays:
     random = np.random.RandomState(5)
-    return {"x": np.float32(random.standard_normal((4, 8, 16)) + offset),
-            "g": np.float32(random.standard_normal((4, 8, 16))),
-            "scale": np.float32(random.uniform(0.5, 1.5, 16)), "bias": np.float32(random.standard_normal(16))}
+    return {
+        "x": np.float32(random.standard_normal((4, 8, 16)) + offset),
+        "g": np.float32(random.standard_normal((4, 8, 16))),
+        "scale": np.float32(random.uniform(0.5, 1.5, 16)),
+        "bias": np.float32(random.standard_normal(16)),
+    }
 
 
 def feature_mask(name: str) -> np.ndarray:
@@ -398,9 +466,13 @@ NORMS: dict[str, Norm] = {
     "layer_norm": (lambda x, s, b, m, **k: gx.norm.layer_norm(x, s, b, mask=m, **k), expected_layer_norm),
     "rms_norm": (lambda x, s, b, m, **k: gx.norm.rms_norm(x, s, mask=m, **k), expected_rms_norm),
     "instance_norm": (lambda x, s, b, m, **k: gx.norm.instance_norm(x, s, b, mask=m, **k), expected_instance_norm),
-} | {f"group_norm {groups}": (
-    lambda x, s, b, m, groups=groups, **k: gx.norm.group_norm(x, s, b, num_groups=groups, mask=m, **k),
-    functools.partial(expected_group_norm, groups=groups)) for groups in (1, 2, 4, 8)}
+} | {
+    f"group_norm {groups}": (
+        lambda x, s, b, m, groups=groups, **k: gx.norm.group_norm(x, s, b, num_groups=groups, mask=m, **k),
+        functools.partial(expected_group_norm, groups=groups),
+    )
+    for groups in (1, 2, 4, 8)
+}
 
 
 def stateless(norm: Callable[..., Any], x: Any, g: Any, scale: Any, bias: Any, mask: Any = None) -> Arrays:
@@ -423,8 +495,10 @@ def on_a_mesh(name: str, kind: str, axis: int) -> Iterator[str]:
             run = jax.jit(functools.partial(stateless, norm))
             for offset, mask in ((0.0, None), (1e3, None), *[(1e3, feature_mask(name))] * (row != P())):
                 arrays = feature_data(offset) | ({} if mask is None else {"mask": mask})
-                placed = [jax.device_put(value, NamedSharding(mesh, row if key in ("scale", "bias") else spec))
-                          for key, value in arrays.items()]
+                placed = [
+                    jax.device_put(value, NamedSharding(mesh, row if key in ("scale", "bias") else spec))
+                    for key, value in arrays.items()
+                ]
                 got = run(*placed)
                 yield from wrong(got, oracle(**{"mask": None} | arrays), f"scale {row}, mean {offset:g}:")
                 for key in ("y", "dx"):
@@ -449,13 +523,19 @@ def with_axis_name(name: str, axis: int, check_vma: bool, inside: bool) -> Itera
         mask_spec = None if mask is None else spec
         if inside:
             out = P("d") if stacked else row
-            mapped = jax.shard_map(local, mesh=mesh, in_specs=(spec, spec, row, row, mask_spec), check_vma=check_vma,
-                                   out_specs={"y": spec, "dx": spec, "dscale": out, "dbias": out})
+            mapped = jax.shard_map(
+                local,
+                mesh=mesh,
+                in_specs=(spec, spec, row, row, mask_spec),
+                check_vma=check_vma,
+                out_specs={"y": spec, "dx": spec, "dscale": out, "dbias": out},
+            )
             got = jax.jit(mapped)(*arrays.values())
             got |= {key: got[key].sum(0) for key in ("dscale", "dbias")} if stacked else {}
         else:
-            mapped = jax.shard_map(norm, mesh=mesh, in_specs=(spec, row, row, mask_spec), out_specs=spec,
-                                   check_vma=check_vma)
+            mapped = jax.shard_map(
+                norm, mesh=mesh, in_specs=(spec, row, row, mask_spec), out_specs=spec, check_vma=check_vma
+            )
             got = jax.jit(functools.partial(stateless, mapped))(*arrays.values())
         yield from wrong(got, oracle(**arrays), "without a mask:" if mask is None else "masked:")
 
@@ -492,8 +572,9 @@ def beside_one_device(name: str, kind: str) -> Iterator[str]:
     want = named(jax.jit(run)(*arrays.values()))
     mesh = mesh_of(8, KINDS[kind])
     with jax.set_mesh(mesh):
-        placed = [jax.device_put(value, NamedSharding(mesh, P("d") if key in "xg" else P()))
-                  for key, value in arrays.items()]
+        placed = [
+            jax.device_put(value, NamedSharding(mesh, P("d") if key in "xg" else P())) for key, value in arrays.items()
+        ]
         yield from wrong(named(jax.jit(run)(*placed)), want)
 
 
@@ -518,18 +599,28 @@ def rows_by_kernel(where: str) -> Iterator[str]:
 
     random = np.random.RandomState(0)
     x, g = np.float32(random.standard_normal((2, 16, 8, 128)) + [[[[3e3]]], [[[0]]]])
-    arrays = {"x": x, "g": g, "scale": np.float32(random.uniform(0.5, 1.5, 128)),
-              "bias": np.float32(random.standard_normal(128))}
+    arrays = {
+        "x": x,
+        "g": g,
+        "scale": np.float32(random.uniform(0.5, 1.5, 128)),
+        "bias": np.float32(random.standard_normal(128)),
+    }
     explicit = where.startswith("explicit")
     mesh = mesh_of(8, AxisType.Explicit if explicit else AxisType.Auto)
     norm = functools.partial(stateless, lambda x, s, b, m: gx.norm.layer_norm(x, s, b))
     if "by hand" in where:
         vma = where.endswith("True")
-        inner = jax.shard_map(lambda x, s, b: gx.norm.layer_norm(x, s, b), mesh=mesh, in_specs=(P("d"), P(), P()),
-                              out_specs=P("d"), check_vma=vma)
+        inner = jax.shard_map(
+            lambda x, s, b: gx.norm.layer_norm(x, s, b),
+            mesh=mesh,
+            in_specs=(P("d"), P(), P()),
+            out_specs=P("d"),
+            check_vma=vma,
+        )
         norm = functools.partial(stateless, lambda x, s, b, m: inner(x, s, b))
-    placed = [jax.device_put(value, NamedSharding(mesh, P("d") if value.ndim == 3 else P()))
-              for value in arrays.values()]
+    placed = [
+        jax.device_put(value, NamedSharding(mesh, P("d") if value.ndim == 3 else P())) for value in arrays.values()
+    ]
     patches = {"by_platform": lambda *args, tpu: by_platform(*args, cpu=tpu)}
     kernels = {"normalized": normalized, "pulled_back": pulled_back}
     with unittest.mock.patch.multiple(rows, **patches), unittest.mock.patch.multiple(rows_tpu, **kernels):
@@ -567,10 +658,19 @@ def checks() -> dict[str, Check]:
         for inside in (True, False):
             where = f"check_vma={check_vma}, gradients {'inside' if inside else 'outside'}"
             every[f"batch norm, {where}"] = functools.partial(by_hand, check_vma, inside)
-            for name, axis in (("layer_norm", 2), ("rms_norm", 2), ("group_norm 1", 2), ("group_norm 4", 1),
-                               ("instance_norm", 1), ("layer_norm", 0), ("rms_norm", 0), ("group_norm 2", 0)):
+            for name, axis in (
+                ("layer_norm", 2),
+                ("rms_norm", 2),
+                ("group_norm 1", 2),
+                ("group_norm 4", 1),
+                ("instance_norm", 1),
+                ("layer_norm", 0),
+                ("rms_norm", 0),
+                ("group_norm 2", 0),
+            ):
                 every[f"{name}, axis {axis}, {where}"] = functools.partial(
-                    with_axis_name, name, axis, check_vma, inside)
+                    with_axis_name, name, axis, check_vma, inside
+                )
         every[f"nothing counted, check_vma={check_vma}"] = functools.partial(nothing_counted, check_vma)
         every[f"running statistics, check_vma={check_vma}"] = functools.partial(running_options, check_vma)
     for kind in KINDS:

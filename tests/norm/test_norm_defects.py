@@ -30,19 +30,28 @@ NOISE = np.random.RandomState(0).standard_normal((8, 1024))
 ROWS: dict[str, Any] = {
     "layer": lambda x, mask: gx.norm.layer_norm(x, mask=mask if mask.ndim else None),
     "rms": lambda x, mask: gx.norm.rms_norm(x, mask=mask if mask.ndim else None),
-    "batch": lambda x, mask: gx.norm.batch_norm(
-        x.T, gx.norm.init_batch_stats(3), use_running_average=False, epsilon=1e-6, mask=mask.T if mask.ndim else None,
-        )[0].T,
+    "batch": lambda x, mask: (
+        gx.norm.batch_norm(
+            x.T,
+            gx.norm.init_batch_stats(3),
+            use_running_average=False,
+            epsilon=1e-6,
+            mask=mask.T if mask.ndim else None,
+        )[0].T
+    ),
     "group": lambda x, mask: gx.norm.group_norm(
-        x.reshape(3, 16, 4), num_groups=1, mask=mask.reshape(3, 16, 4) if mask.ndim else None).reshape(3, 64),
-    "instance": lambda x, mask: gx.norm.instance_norm(
-        x[..., None], mask=mask[..., None] if mask.ndim else None)[..., 0],
+        x.reshape(3, 16, 4), num_groups=1, mask=mask.reshape(3, 16, 4) if mask.ndim else None
+    ).reshape(3, 64),
+    "instance": lambda x, mask: gx.norm.instance_norm(x[..., None], mask=mask[..., None] if mask.ndim else None)[
+        ..., 0
+    ],
 }
 
 
 @functools.cache
 def passes(name: str, masked: bool) -> tuple[Any, Any]:
     """The forward pass alone, and with the gradient of x."""
+
     def norm(x: jax.Array, mask: jax.Array) -> jax.Array:
         return ROWS[name](x, mask if masked else np.True_)
 
@@ -58,8 +67,9 @@ def far_from_zero(draw: Any) -> tuple[np.ndarray, np.ndarray]:
     """Unit noise at an offset, with up to three outliers anywhere, and a mask."""
     random = np.random.RandomState(draw(st.integers(0, 10**6)))
     x = random.standard_normal((3, 64)) + draw(st.sampled_from([0, 1, -30, 1e3, -3e3, 1e5]))
-    for place, power, sign in draw(st.lists(st.tuples(st.integers(0, 63), st.floats(1, 6), st.sampled_from([-1, 1])),
-                                            max_size=3)):
+    for place, power, sign in draw(
+        st.lists(st.tuples(st.integers(0, 63), st.floats(1, 6), st.sampled_from([-1, 1])), max_size=3)
+    ):
         x[:2, place] += sign * 10.0**power  # a row is without
     return np.float32(x), random.uniform(size=(3, 64)) < 0.8
 
@@ -70,7 +80,8 @@ def far_from_zero(draw: Any) -> tuple[np.ndarray, np.ndarray]:
 @given(far_from_zero())
 @example((np.float32(np.where(np.arange(64) == 0, 1e5, NOISE[:3, :64])), np.ones((3, 64), bool)))
 def test_neither_an_offset_nor_an_outlier_costs_the_others_digits(
-        name: str, masked: bool, drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    name: str, masked: bool, drawn: tuple[np.ndarray, np.ndarray]
+) -> None:
     x, mask = drawn
     mask = mask if masked else np.ones_like(mask)
     g = np.float32(NOISE[3:6, :64])
@@ -127,8 +138,12 @@ def test_a_fast_variance_does_not_depend_on_how_it_is_compiled() -> None:
 
 
 def synced(x: jax.Array, mask: jax.Array, stats: BatchStats, **options: Any) -> tuple[jax.Array, BatchStats]:
-    return jax.vmap(lambda x, mask: gx.norm.batch_norm(
-        x, stats, use_running_average=False, mask=mask, axis_name="shards", **options), axis_name="shards")(x, mask)
+    return jax.vmap(
+        lambda x, mask: gx.norm.batch_norm(
+            x, stats, use_running_average=False, mask=mask, axis_name="shards", **options
+        ),
+        axis_name="shards",
+    )(x, mask)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
@@ -209,13 +224,18 @@ def test_a_running_mean_is_not_rounded_before_it_is_subtracted(kernel: Any) -> N
 # ---- a single value, which is its own mean ----
 
 
-@pytest.mark.parametrize("norm", [
-    lambda x, **_: gx.norm.layer_norm(x[..., :1], **_), lambda x, **_: gx.norm.instance_norm(x[:, :1], **_),
-    lambda x, **_: gx.norm.group_norm(x[:, 0], num_groups=4, **_),
-    lambda x, **_: gx.norm.batch_norm(x[0, :1], gx.norm.init_batch_stats(4), use_running_average=False, **_)[0],
-    lambda x, **_: gx.norm.batch_renorm(x[0, :1], gx.norm.init_batch_stats(4), use_running_average=False, **_)[0],
-    lambda x, **_: gx.norm.weight_standardize(x[0, :1])],
-    ids=["layer", "instance", "group", "batch", "renorm", "weight"])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x, **_: gx.norm.layer_norm(x[..., :1], **_),
+        lambda x, **_: gx.norm.instance_norm(x[:, :1], **_),
+        lambda x, **_: gx.norm.group_norm(x[:, 0], num_groups=4, **_),
+        lambda x, **_: gx.norm.batch_norm(x[0, :1], gx.norm.init_batch_stats(4), use_running_average=False, **_)[0],
+        lambda x, **_: gx.norm.batch_renorm(x[0, :1], gx.norm.init_batch_stats(4), use_running_average=False, **_)[0],
+        lambda x, **_: gx.norm.weight_standardize(x[0, :1]),
+    ],
+    ids=["layer", "instance", "group", "batch", "renorm", "weight"],
+)
 def test_statistics_of_one_value_are_refused_where_it_is_known_to_be_one(norm: Any, request: Any) -> None:
     x = jnp.ones((2, 3, 4))
     with pytest.raises(ValueError, match=r"^(x|kernel): expected more than one value .* got shape \("):
@@ -234,11 +254,18 @@ def test_one_value_has_a_mean_square_and_is_evaluated() -> None:
 # ---- a mask that fits two ways ----
 
 
-@pytest.mark.parametrize("shape, mask, first, last", [
-    ((3, 3, 3), (3, 3), "..., None", "None, ..."), ((4, 2, 4), (4,), "..., None, None", "None, None, ..."),
-    ((5, 5), (5,), "..., None", "None, ..."), ((2, 3, 3), (1, 3), "..., None", "None, ...")])
-def test_a_mask_of_fewer_dimensions_that_fits_the_first_axes_too_is_refused(shape: Any, mask: Any, first: str,
-                                                                             last: str) -> None:
+@pytest.mark.parametrize(
+    "shape, mask, first, last",
+    [
+        ((3, 3, 3), (3, 3), "..., None", "None, ..."),
+        ((4, 2, 4), (4,), "..., None, None", "None, None, ..."),
+        ((5, 5), (5,), "..., None", "None, ..."),
+        ((2, 3, 3), (1, 3), "..., None", "None, ..."),
+    ],
+)
+def test_a_mask_of_fewer_dimensions_that_fits_the_first_axes_too_is_refused(
+    shape: Any, mask: Any, first: str, last: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(f"write mask[{first}] for the first, mask[{last}] for the last")):
         gx.norm.layer_norm(jnp.ones(shape), mask=jnp.ones(mask, bool))
 

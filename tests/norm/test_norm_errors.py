@@ -89,16 +89,25 @@ def test_a_bias_has_a_number_for_each_feature(kernel: str) -> None:
         refused(error, "bias", lambda: KERNELS[kernel](X, bias=bias))
 
 
-@pytest.mark.parametrize("kernel, shape", [
-    *((name, (0, 4, 6)) for name in ("batch_norm", "batch_renorm")), ("batch_norm", (2, 0, 6)),
-    ("layer_norm", (2, 4, 0)), ("rms_norm", (2, 4, 0)), ("group_norm", (2, 0, 6)), ("instance_norm", (2, 0, 6)),
-    ("weight_standardize", (0, 4, 6))])
+@pytest.mark.parametrize(
+    "kernel, shape",
+    [
+        *((name, (0, 4, 6)) for name in ("batch_norm", "batch_renorm")),
+        ("batch_norm", (2, 0, 6)),
+        ("layer_norm", (2, 4, 0)),
+        ("rms_norm", (2, 4, 0)),
+        ("group_norm", (2, 0, 6)),
+        ("instance_norm", (2, 0, 6)),
+        ("weight_standardize", (0, 4, 6)),
+    ],
+)
 def test_statistics_need_a_value(kernel: str, shape: tuple[int, ...]) -> None:
     refused(ValueError, "kernel" if kernel == "weight_standardize" else "x", lambda: KERNELS[kernel](jnp.ones(shape)))
 
 
-@pytest.mark.parametrize("kernel", [name for name in KERNELS if name not in ("batch_norm", "batch_renorm",
-                                                                             "weight_standardize")])
+@pytest.mark.parametrize(
+    "kernel", [name for name in KERNELS if name not in ("batch_norm", "batch_renorm", "weight_standardize")]
+)
 def test_a_batch_of_none_is_a_batch_where_none_is_asked(kernel: str) -> None:
     y = KERNELS[kernel](jnp.ones((0, 4, 6)))
     assert (y if kernel != "batch_norm-eval" else y[0]).shape == (0, 4, 6)
@@ -125,12 +134,14 @@ OTHERS: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     "running_var-unknown": (ValueError, "running_var", lambda: batch(X, STATS, running_var="sample")),
     "running_var-weighted": (ValueError, "running_var", lambda: renorm(X, WEIGHTED, running_var="torch")),
     "update_every-without": (ValueError, "update_every", lambda: batch(X, STATS, update_every=2)),
-    "update_every-with": (
-        ValueError, "update_every", lambda: batch(X, gx.norm.init_batch_stats(6, update_every=2))),
+    "update_every-with": (ValueError, "update_every", lambda: batch(X, gx.norm.init_batch_stats(6, update_every=2))),
     "update_every-zero": (ValueError, "update_every", lambda: batch(X, STATS, update_every=0)),
     "update_every-fraction": (TypeError, "update_every", lambda: batch(X, STATS, update_every=1.5)),
     "use_running_average-none": (
-        TypeError, "use_running_average", lambda: gx.norm.batch_norm(X, STATS, use_running_average=None)),
+        TypeError,
+        "use_running_average",
+        lambda: gx.norm.batch_norm(X, STATS, use_running_average=None),
+    ),
     "r_max-below": (ValueError, "r_max", lambda: renorm(X, STATS, r_max=0.9)),
     "d_max-below": (ValueError, "d_max", lambda: renorm(X, STATS, d_max=-0.1)),
     "r_max-none": (TypeError, "r_max", lambda: renorm(X, STATS, r_max=None)),

@@ -40,8 +40,14 @@ KERNELS: dict[str, Function] = {
     "batch_norm, masked": lambda x, s, b: batch_norm(x, s, b, mask=MASK),
     "batch_norm, evaluating": lambda x, s, b: batch_norm(x, s, b, use_running_average=True),
     "batch_norm, pooled": lambda x, s, b: gx.norm.batch_norm(
-        x, gx.norm.init_batch_stats(8, bias_corrected=True, update_every=2), s, b, use_running_average=False,
-        running_var="unbiased", update_every=2),
+        x,
+        gx.norm.init_batch_stats(8, bias_corrected=True, update_every=2),
+        s,
+        b,
+        use_running_average=False,
+        running_var="unbiased",
+        update_every=2,
+    ),
     "batch_renorm": lambda x, s, b: gx.norm.batch_renorm(x, STATS, s, b, use_running_average=False),
     "layer_norm": lambda x, s, b: gx.norm.layer_norm(x, s, b),
     "layer_norm, masked": lambda x, s, b: gx.norm.layer_norm(x, s, b, mask=MASK),
@@ -59,6 +65,7 @@ def first(out: Any) -> Any:
 
 def gradient(function: Function) -> Function:
     """The gradients of all arguments."""
+
     def run(*args: Any) -> Any:
         return jax.grad(lambda args: jnp.sum(first(function(*args)) * G))(args)
 
@@ -113,6 +120,7 @@ def test_what_is_called_behind_a_wall_is_inlined() -> None:
 
 def test_a_kernel_exports_for_any_batch() -> None:
     """A size that is only known when the program is called."""
+
     def run(x: Any, scale: Any, bias: Any) -> Any:
         y, stats = batch_norm(x, scale, bias)
         return jnp.square(y) + gx.norm.group_norm(x, scale, bias, num_groups=2), stats

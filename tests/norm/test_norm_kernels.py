@@ -77,8 +77,9 @@ def unbiased(rule: Callable[..., oracles.Result]) -> Callable[..., oracles.Resul
     return lambda x, g, scale, bias, **options: rule(x, g, scale, **options)
 
 
-def evaluated(x: Any, g: Any, scale: Any, bias: Any, mask: Any = None, mean: Any = MEAN, var: Any = VAR,
-              **options: Any) -> oracles.Result:
+def evaluated(
+    x: Any, g: Any, scale: Any, bias: Any, mask: Any = None, mean: Any = MEAN, var: Any = VAR, **options: Any
+) -> oracles.Result:
     return oracles.batch_norm_eval(x, g, mean, var, scale, bias, **options)
 
 
@@ -102,12 +103,23 @@ class Case(NamedTuple):
 
     def wanted(self, x: Any, g: Any, scale: Any, bias: Any, mask: Any = None) -> oracles.Result:
         options = self.options if self.theirs is None else self.theirs
-        return self.formula(x, g, scale if self.scale else None, bias if self.bias else None,
-                            mask=self.mask if mask is None else mask, **options)
+        return self.formula(
+            x,
+            g,
+            scale if self.scale else None,
+            bias if self.bias else None,
+            mask=self.mask if mask is None else mask,
+            **options,
+        )
 
     def call(self, x: Any, scale: Any, bias: Any, mask: Any = None) -> jax.Array:
-        return self.ours(x, scale if self.scale else None, bias if self.bias else None,
-                         self.mask if mask is None else mask, **self.options)
+        return self.ours(
+            x,
+            scale if self.scale else None,
+            bias if self.bias else None,
+            self.mask if mask is None else mask,
+            **self.options,
+        )
 
     def draws(self, dtype: Any = None) -> tuple[Any, ...]:
         arrays = oracles.draws(self.shape, self.features)
@@ -122,64 +134,94 @@ CASES: dict[str, Case] = {
     "layer": Case(layer, oracles.layer_norm, (4, 6), (1,)),
     "layer-middle-no-bias": Case(layer, oracles.layer_norm, (3, 5, 2), (1,), {"axis": 1, "epsilon": 0.1}, bias=False),
     "layer-two-axes": Case(layer, oracles.layer_norm, (3, 2, 4), (1, 2), {"axis": (-1, 1)}),
-    "layer-fewer-features": Case(layer, oracles.layer_norm, (2, 3, 2, 4), (3,),
-                                 {"axis": (1, 2, 3), "feature_axis": -1}),
+    "layer-fewer-features": Case(
+        layer, oracles.layer_norm, (2, 3, 2, 4), (3,), {"axis": (1, 2, 3), "feature_axis": -1}
+    ),
     "layer-other-features": Case(layer, oracles.layer_norm, (3, 4, 5), (1,), {"axis": -1, "feature_axis": 1}),
     "layer-plain": Case(layer, oracles.layer_norm, (4, 6), (1,), **PLAIN),
     "layer-mask": Case(layer, oracles.layer_norm, (4, 6), (1,), mask=kept((4, 6))),
     "layer-mask-broadcast": Case(layer, oracles.layer_norm, (2, 3, 6), (2,), mask=kept((6,), np.int32)),
-    "layer-mask-plain": Case(layer, oracles.layer_norm, (3, 4, 5), (1, 2), {"axis": (1, 2)}, mask=kept((3, 4, 1)),
-                             **PLAIN),
+    "layer-mask-plain": Case(
+        layer, oracles.layer_norm, (3, 4, 5), (1, 2), {"axis": (1, 2)}, mask=kept((3, 4, 1)), **PLAIN
+    ),
     "rms": Case(rms, unbiased(oracles.rms_norm), (4, 6), (1,), **PARTIAL),
-    "rms-two-axes": Case(rms, unbiased(oracles.rms_norm), (3, 2, 4), (0, 2), {"axis": (0, 2), "epsilon": 0.1},
-                         **PARTIAL),
+    "rms-two-axes": Case(
+        rms, unbiased(oracles.rms_norm), (3, 2, 4), (0, 2), {"axis": (0, 2), "epsilon": 0.1}, **PARTIAL
+    ),
     "rms-mask": Case(rms, unbiased(oracles.rms_norm), (2, 3, 6), (2,), mask=kept((3, 6), np.float32), **PARTIAL),
     "group": Case(group, oracles.group_norm, (2, 3, 6), (2,), {"num_groups": 3}),
-    "group-size-first": Case(group, oracles.group_norm, (2, 6, 2, 2), (1,), {"group_size": 2, "axis": 1},
-                             {"num_groups": 3, "axis": 1}),
+    "group-size-first": Case(
+        group, oracles.group_norm, (2, 6, 2, 2), (1,), {"group_size": 2, "axis": 1}, {"num_groups": 3, "axis": 1}
+    ),
     "group-no-positions": Case(group, oracles.group_norm, (3, 8), (1,), {"num_groups": 2}, bias=False),
-    "group-reduction-axes": Case(group, oracles.group_norm, (2, 3, 2, 4), (3,),
-                                 {"num_groups": 2, "reduction_axes": (2, 3)}, {"num_groups": 2, "also": 2}),
+    "group-reduction-axes": Case(
+        group,
+        oracles.group_norm,
+        (2, 3, 2, 4),
+        (3,),
+        {"num_groups": 2, "reduction_axes": (2, 3)},
+        {"num_groups": 2, "also": 2},
+    ),
     "group-mask": Case(group, oracles.group_norm, (2, 4, 6), (2,), {"num_groups": 2}, mask=kept((2, 4, 1))),
-    "group-mask-channels-plain": Case(group, oracles.group_norm, (2, 6, 3), (1,), {"num_groups": 2, "axis": -2},
-                                      mask=kept((6, 1)), **PLAIN),
+    "group-mask-channels-plain": Case(
+        group, oracles.group_norm, (2, 6, 3), (1,), {"num_groups": 2, "axis": -2}, mask=kept((6, 1)), **PLAIN
+    ),
     "instance": Case(instance, oracles.instance_norm, (2, 5, 3), (2,)),
     "instance-first": Case(instance, oracles.instance_norm, (2, 3, 2, 3), (1,), {"axis": 1, "epsilon": 0.1}),
     "instance-mask": Case(instance, oracles.instance_norm, (2, 5, 3), (2,), mask=kept((2, 5, 1)), bias=False),
     "batch": Case(batch, oracles.batch_norm, (7, 3), (1,)),
     "batch-channels-first": Case(batch, oracles.batch_norm, (4, 3, 2, 2), (1,), {"axis": 1, "epsilon": 0.1}),
-    "batch-two-axes": Case(batch, oracles.batch_norm, (3, 5, 3), (0, 2), {"axis": (-1, 0), "stats": (MEAN_2D, VAR_2D)},
-                           {"axis": (-1, 0)}),
+    "batch-two-axes": Case(
+        batch, oracles.batch_norm, (3, 5, 3), (0, 2), {"axis": (-1, 0), "stats": (MEAN_2D, VAR_2D)}, {"axis": (-1, 0)}
+    ),
     "batch-no-scale": Case(batch, oracles.batch_norm, (7, 3), (1,), scale=False),
     "batch-plain": Case(batch, oracles.batch_norm, (7, 3), (1,), **PLAIN),
     "batch-mask": Case(batch, oracles.batch_norm, (9, 3), (1,), mask=kept((9, 1))),
     "batch-mask-features": Case(batch, oracles.batch_norm, (9, 3), (1,), mask=kept((9, 3))),
-    "batch-mask-positions": Case(batch, oracles.batch_norm, (4, 3, 2, 2), (1,), {"axis": -3},
-                                 mask=kept((4, 1, 1, 2), np.int8)),
+    "batch-mask-positions": Case(
+        batch, oracles.batch_norm, (4, 3, 2, 2), (1,), {"axis": -3}, mask=kept((4, 1, 1, 2), np.int8)
+    ),
     "batch-mask-rank": Case(batch, oracles.batch_norm, (2, 5, 3), (2,), mask=kept((5, 1), np.float32), **PLAIN),
     "batch-eval": Case(batch, evaluated, (7, 3), (1,), EVAL, {}),
-    "batch-eval-first": Case(batch, evaluated, (4, 3, 2, 2), (1,), EVAL | {"axis": 1, "epsilon": 0.1},
-                             {"axis": 1, "epsilon": 0.1}),
+    "batch-eval-first": Case(
+        batch, evaluated, (4, 3, 2, 2), (1,), EVAL | {"axis": 1, "epsilon": 0.1}, {"axis": 1, "epsilon": 0.1}
+    ),
     "batch-eval-two-axes": Case(
-        batch, evaluated, (2, 3, 3), (1, 2), EVAL | {"axis": (1, 2), "stats": (MEAN_2D, VAR_2D)},
-        {"axis": (1, 2), "mean": MEAN_2D, "var": VAR_2D}),
+        batch,
+        evaluated,
+        (2, 3, 3),
+        (1, 2),
+        EVAL | {"axis": (1, 2), "stats": (MEAN_2D, VAR_2D)},
+        {"axis": (1, 2), "mean": MEAN_2D, "var": VAR_2D},
+    ),
     "batch-eval-mask": Case(batch, evaluated, (7, 3), (1,), EVAL, {}, mask=kept((7, 1)), bias=False),
     "renorm": Case(renorm, renormed, (7, 3), (1,), follows=False),
     "renorm-clipped": Case(renorm, renormed, (7, 3), (1,), {"r_max": 1.1, "d_max": 0.1}, follows=False),
-    "renorm-first-mask": Case(renorm, renormed, (4, 3, 2, 2), (1,), {"axis": 1, "r_max": 2.0},
-                              mask=kept((4, 1, 2, 2)), follows=False),
+    "renorm-first-mask": Case(
+        renorm, renormed, (4, 3, 2, 2), (1,), {"axis": 1, "r_max": 2.0}, mask=kept((4, 1, 2, 2)), follows=False
+    ),
     "renorm-plain": Case(renorm, renormed, (7, 3), (1,), follows=False, **PLAIN),
     "renorm-none": Case(renorm, oracles.batch_norm, (7, 3), (1,), {"r_max": 1.0, "d_max": 0.0}, {}),
     "weight": Case(weight, unbiased(oracles.weight_standardize), (3, 2, 4), (2,), **PARTIAL),
-    "weight-first": Case(weight, unbiased(oracles.weight_standardize), (4, 2, 3), (0,), {"axis": 0, "epsilon": 0.1},
-                         **PARTIAL),
-    "weight-mask-plain": Case(weight, unbiased(oracles.weight_standardize), (3, 2, 4), (2,), mask=kept((3, 2, 4)),
-                              **PLAIN),
+    "weight-first": Case(
+        weight, unbiased(oracles.weight_standardize), (4, 2, 3), (0,), {"axis": 0, "epsilon": 0.1}, **PARTIAL
+    ),
+    "weight-mask-plain": Case(
+        weight, unbiased(oracles.weight_standardize), (3, 2, 4), (2,), mask=kept((3, 2, 4)), **PLAIN
+    ),
 }
 # One of each, all with a mask and all without.
 BARE = ("layer", "rms", "group", "instance", "batch", "batch-eval", "renorm", "weight")
-MASKED = ("layer-mask", "rms-mask", "group-mask", "instance-mask", "batch-mask", "batch-eval-mask",
-          "renorm-first-mask", "weight-mask-plain")
+MASKED = (
+    "layer-mask",
+    "rms-mask",
+    "group-mask",
+    "instance-mask",
+    "batch-mask",
+    "batch-eval-mask",
+    "renorm-first-mask",
+    "weight-mask-plain",
+)
 
 
 class Found(NamedTuple):
@@ -213,8 +255,13 @@ def assert_close(got: Any, wanted: Any, tolerance: float, what: str = "") -> Non
     """No number is further away than ``tolerance`` times the largest, or times 1 if that is larger."""
     assert np.shape(got) == np.shape(wanted), what
     assert np.isfinite(wanted).all(), what
-    np.testing.assert_allclose(np.asarray(got, np.float64), wanted, rtol=0,
-                               atol=tolerance * max(1.0, np.abs(wanted).max(initial=0)), err_msg=what)
+    np.testing.assert_allclose(
+        np.asarray(got, np.float64),
+        wanted,
+        rtol=0,
+        atol=tolerance * max(1.0, np.abs(wanted).max(initial=0)),
+        err_msg=what,
+    )
 
 
 # ---- values, gradients and tangents ----
@@ -223,8 +270,9 @@ def assert_close(got: Any, wanted: Any, tolerance: float, what: str = "") -> Non
 def precisions() -> list[Any]:
     """Every case in float32, and some of each kind in float64, where errors have nothing to hide behind."""
     wide = (*BARE, "layer-mask", "group-mask", "batch-mask", "batch-eval-two-axes", "renorm-first-mask")
-    return [pytest.param(name, bits, id=f"{name}-f{bits}") for bits, names in ((32, CASES), (64, wide))
-            for name in names]
+    return [
+        pytest.param(name, bits, id=f"{name}-f{bits}") for bits, names in ((32, CASES), (64, wide)) for name in names
+    ]
 
 
 @pytest.mark.parametrize("name, bits", precisions(), indirect=["bits"])
@@ -253,8 +301,9 @@ def test_kernel_follows_its_formula(name: str, bits: int) -> None:
 
     if case.follows:
         h = 1e-5
-        ahead, behind = (case.wanted(x + s * tangents[0], g, scale + s * tangents[1], bias + s * tangents[2]).y
-                         for s in (h, -h))
+        ahead, behind = (
+            case.wanted(x + s * tangents[0], g, scale + s * tangents[1], bias + s * tangents[2]).y for s in (h, -h)
+        )
         assert_close(got.tangent, (ahead - behind) / (2 * h), 1e-5 if bits == 32 else 1e-8, "tangent")
 
 
@@ -264,9 +313,13 @@ def test_tests_reach_every_kernel() -> None:
     assert tested == {name for name in gx.norm.__all__ if name.endswith(("norm", "standardize"))}
 
 
-@pytest.mark.parametrize("name, dtype", [
-    *((name, "bfloat16") for name in ("layer", "rms-mask", "group-mask", "batch-mask", "batch-eval", "renorm")),
-    *((name, "float16") for name in ("layer", "batch"))])
+@pytest.mark.parametrize(
+    "name, dtype",
+    [
+        *((name, "bfloat16") for name in ("layer", "rms-mask", "group-mask", "batch-mask", "batch-eval", "renorm")),
+        *((name, "float16") for name in ("layer", "batch")),
+    ],
+)
 def test_low_precision_is_rounded_once(name: str, dtype: str) -> None:
     case = CASES[name]
     x, g, _, _ = case.draws(dtype)
@@ -279,8 +332,9 @@ def test_low_precision_is_rounded_once(name: str, dtype: str) -> None:
     for what, tolerance in (("y", half), ("dx", half), ("dscale", 1e-5), ("dbias", 1e-5)):
         if what not in ("dscale", "dbias") or getattr(case, what[1:]):
             ours, theirs = np.asarray(getattr(got, what), np.float64), getattr(wanted, what)
-            np.testing.assert_allclose(ours, theirs, rtol=1.01 * tolerance,
-                                       atol=1e-5 * np.abs(theirs).max(), err_msg=what)
+            np.testing.assert_allclose(
+                ours, theirs, rtol=1.01 * tolerance, atol=1e-5 * np.abs(theirs).max(), err_msg=what
+            )
 
 
 @pytest.mark.parametrize("name", ["rms", "group", "batch-eval", "renorm", "weight"])
@@ -324,12 +378,15 @@ def test_second_derivatives(name: str) -> None:
 @pytest.mark.parametrize("name", ["layer", "group-mask", "batch-mask", "renorm"])
 def test_vmap_is_a_loop(name: str) -> None:
     case = CASES[name]
-    arrays = [[jnp.asarray(a, jnp.float32) for a in oracles.draws(case.shape, case.features, seed, 30.0 * seed)]
-              for seed in range(3)]
+    arrays = [
+        [jnp.asarray(a, jnp.float32) for a in oracles.draws(case.shape, case.features, seed, 30.0 * seed)]
+        for seed in range(3)
+    ]
     tangents = tuple(jnp.asarray(t, jnp.float32) for t in tangents_of(case))
     loop = jax.tree.map(lambda *parts: jnp.stack(parts), *(compiled(name)(*each, tangents) for each in arrays))
     together = jax.jit(jax.vmap(functools.partial(everything, case), in_axes=(0, 0, 0, 0, None)))(
-        *(jnp.stack(parts) for parts in zip(*arrays, strict=True)), tangents)
+        *(jnp.stack(parts) for parts in zip(*arrays, strict=True)), tangents
+    )
     for what, ours, theirs in zip(Found._fields, together, loop, strict=True):
         assert_close(ours, np.asarray(theirs), 1e-5, what)
 
@@ -375,8 +432,7 @@ def test_a_step_with_statistics_compiles_once() -> None:
     x = jnp.ones((4, 3))
     for stats in (gx.norm.init_batch_stats(3), gx.norm.init_batch_stats(3, bias_corrected=True, update_every=2)):
         every = 1 if stats.pending is None else 2
-        step = jax.jit(lambda x, stats: gx.norm.batch_norm(
-            x, stats, use_running_average=False, update_every=every))
+        step = jax.jit(lambda x, stats: gx.norm.batch_norm(x, stats, use_running_average=False, update_every=every))
         for _ in range(3):
             _, new = step(x, stats)
             assert jax.tree.map(jax.typeof, new) == jax.tree.map(jax.typeof, stats)  # weak types included
@@ -390,20 +446,27 @@ def test_a_step_with_statistics_compiles_once() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["layer", "rms", "group", "instance", "batch", "batch-eval", "renorm", "batch-mask"])
 def test_the_gradient_keeps_the_input_and_nothing_else_of_its_size(name: str, dtype: str) -> None:
-    ours = {"layer": layer, "rms": rms, "group": functools.partial(group, num_groups=8), "instance": instance,
-            "renorm": functools.partial(gx.norm.batch_renorm, use_running_average=False)}.get(
-                name, functools.partial(gx.norm.batch_norm, use_running_average=name == "batch-eval"))
+    ours = {
+        "layer": layer,
+        "rms": rms,
+        "group": functools.partial(group, num_groups=8),
+        "instance": instance,
+        "renorm": functools.partial(gx.norm.batch_renorm, use_running_average=False),
+    }.get(name, functools.partial(gx.norm.batch_norm, use_running_average=name == "batch-eval"))
     # Many values to each statistic.
     positions, channels = (256, 256) if name in ("layer", "rms") else (1024, 64)
     x = jnp.ones((2, positions, channels), dtype)
     scale, bias = jnp.ones(channels), jnp.zeros(channels)
     mask = jnp.ones((2, positions, 1), bool) if name == "batch-mask" else None
     if name.startswith(("batch", "renorm")):
+
         def call(x: Any, scale: Any, bias: Any) -> Any:
             return ours(x, gx.norm.init_batch_stats(channels), scale, bias, mask=mask)[0]
     else:
+
         def call(x: Any, scale: Any, bias: Any) -> Any:
             return ours(x, scale, bias, None)
+
     residuals = jax.tree.leaves(jax.eval_shape(lambda *a: jax.vjp(call, *a)[1], x, scale, bias))
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in residuals)
     assert x.nbytes <= size <= 1.1 * x.nbytes + (0 if mask is None else mask.nbytes)
@@ -447,8 +510,14 @@ def training(kernel: str, every: int, running_var: str) -> Callable[..., Any]:
     def run(stats: BatchStats, momentum: Any, data: Any) -> Any:
         def step(stats: BatchStats, each: Any) -> tuple[BatchStats, Any]:
             _, stats = getattr(gx.norm, kernel)(
-                each[0], stats, use_running_average=False, momentum=momentum, mask=each[1], running_var=running_var,
-                update_every=every)
+                each[0],
+                stats,
+                use_running_average=False,
+                momentum=momentum,
+                mask=each[1],
+                running_var=running_var,
+                update_every=every,
+            )
             return stats, (stats.mean, stats.var)
 
         return jax.lax.scan(step, stats, data)[1]
@@ -456,8 +525,9 @@ def training(kernel: str, every: int, running_var: str) -> Callable[..., Any]:
     return jax.jit(run)
 
 
-@pytest.mark.parametrize("rule, kernel", [*((rule, "batch_norm") for rule in RULES),
-                                          ("pooled-unbiased-corrected", "batch_renorm")])
+@pytest.mark.parametrize(
+    "rule, kernel", [*((rule, "batch_norm") for rule in RULES), ("pooled-unbiased-corrected", "batch_renorm")]
+)
 def test_running_statistics_follow_their_closed_form(rule: str, kernel: str) -> None:
     options = RULES[rule]
     every = options.get("every", 1)
@@ -473,18 +543,32 @@ def test_running_statistics_follow_their_closed_form(rule: str, kernel: str) -> 
         assert_close(variances[t - 1], var, 2e-6, f"variance of batch {t}")
 
 
-@pytest.mark.parametrize("parts, mask", [(2, None), (3, kept((24, 1))), (2, kept((24, 3)))],
-                         ids=["whole", "rows", "features"])
+@pytest.mark.parametrize(
+    "parts, mask", [(2, None), (3, kept((24, 1))), (2, kept((24, 3)))], ids=["whole", "rows", "features"]
+)
 def test_an_update_of_several_calls_is_that_of_their_whole_batch(parts: int, mask: np.ndarray | None) -> None:
     x = np.float32(oracles.draws((24, 3), (1,), 0, 100.0)[0])
     stats = gx.norm.init_batch_stats(3, update_every=parts)
     pieces = np.split(x, parts), [None] * parts if mask is None else np.split(mask, parts)
     for i, (piece, some) in enumerate(zip(*pieces, strict=True)):
         assert harness.same_bytes(stats[:2], gx.norm.init_batch_stats(3)[:2]), i
-        _, stats = gx.norm.batch_norm(jnp.asarray(piece), stats, use_running_average=False, update_every=parts,
-                                      mask=some, momentum=0.5, running_var="unbiased")
-    _, whole = gx.norm.batch_norm(jnp.asarray(x), gx.norm.init_batch_stats(3), use_running_average=False, mask=mask,
-                                  momentum=0.5, running_var="unbiased")
+        _, stats = gx.norm.batch_norm(
+            jnp.asarray(piece),
+            stats,
+            use_running_average=False,
+            update_every=parts,
+            mask=some,
+            momentum=0.5,
+            running_var="unbiased",
+        )
+    _, whole = gx.norm.batch_norm(
+        jnp.asarray(x),
+        gx.norm.init_batch_stats(3),
+        use_running_average=False,
+        mask=mask,
+        momentum=0.5,
+        running_var="unbiased",
+    )
     np.testing.assert_allclose(stats.mean, whole.mean, rtol=1e-6)
     np.testing.assert_allclose(stats.var, whole.var, rtol=1e-6)
     assert not any(np.any(leaf) for leaf in stats.pending)  # ready for the next
@@ -547,12 +631,15 @@ def test_a_batch_without_values_changes_nothing(kind: str, kernel: str) -> None:
     x, g, scale, bias = (jnp.asarray(a, jnp.float32) for a in oracles.draws((5, 3), (1,)))
     weight = None if kind in ("plain", "unbiased") else jnp.asarray([0.0, 0.3, 0.7])
     stats = BatchStats(jnp.float32(MEAN), jnp.float32(VAR), weight)
-    options = {"momentum": None if kind == "cumulative" else 0.9,
-               "running_var": "unbiased" if kind == "unbiased" else "biased"}
+    options = {
+        "momentum": None if kind == "cumulative" else 0.9,
+        "running_var": "unbiased" if kind == "unbiased" else "biased",
+    }
 
     def call(x: Any, scale: Any, bias: Any) -> Any:
         return getattr(gx.norm, kernel)(
-            x, stats, scale, bias, use_running_average=False, mask=jnp.zeros((5, 1), bool), **options)
+            x, stats, scale, bias, use_running_average=False, mask=jnp.zeros((5, 1), bool), **options
+        )
 
     y, pull, new = jax.vjp(call, x, scale, bias, has_aux=True)
     assert harness.same_bytes(new, stats)
@@ -567,8 +654,9 @@ def test_a_feature_without_values_changes_nothing_of_its_own() -> None:
     y, new = gx.norm.batch_norm(x, stats, scale, bias, use_running_average=False, mask=mask)
     still = np.array([False, True, False])
     assert np.array_equal(new.mean == stats.mean, still) and np.array_equal(new.var == stats.var, still)
-    wanted = np.where(still, oracles.batch_norm_eval(x, g, MEAN, VAR, scale, bias).y,
-                      oracles.batch_norm(x, g, scale, bias).y)
+    wanted = np.where(
+        still, oracles.batch_norm_eval(x, g, MEAN, VAR, scale, bias).y, oracles.batch_norm(x, g, scale, bias).y
+    )
     assert_close(y, wanted, 1e-5)
 
 
@@ -578,8 +666,16 @@ def test_where_nothing_counts_the_input_stays(name: str) -> None:
     x, g, scale, bias = case.draws("float32")
     y, pull = jax.vjp(lambda x: case.call(x, scale, bias, jnp.zeros_like(case.mask)), x)
     epsilon = {"weight-mask-plain": 1e-5}.get(name, 1e-6)
-    wanted = oracles.batch_norm_eval(x, g, np.zeros(scale.shape), np.ones(scale.shape), scale if case.scale else None,
-                                     bias if case.bias else None, axis=case.features, epsilon=epsilon)
+    wanted = oracles.batch_norm_eval(
+        x,
+        g,
+        np.zeros(scale.shape),
+        np.ones(scale.shape),
+        scale if case.scale else None,
+        bias if case.bias else None,
+        axis=case.features,
+        epsilon=epsilon,
+    )
     assert_close(y, wanted.y, 1e-5)
     assert_close(pull(g)[0], wanted.dx, 1e-5)
 
@@ -596,8 +692,9 @@ def test_what_a_mask_hides_leaks_nowhere(name: str, fill: str) -> None:
     assert 0 < mask.sum() < mask.size
     g = jnp.where(mask, g, 0)
     tangents = jnp.asarray(tangents_of(case)[0], jnp.float32), scale, bias
-    clean, dirty = (compiled(name)(jnp.where(mask, 0.1 * x, value), g, scale, bias, tangents)
-                    for value in (0.0, FILLS[fill]))
+    clean, dirty = (
+        compiled(name)(jnp.where(mask, 0.1 * x, value), g, scale, bias, tangents) for value in (0.0, FILLS[fill])
+    )
     for what in ("y", "tangent"):
         np.testing.assert_array_equal(*(np.asarray(getattr(found, what))[mask] for found in (clean, dirty)), what)
     for what in ("dx", "dscale", "dbias"):
@@ -611,8 +708,10 @@ def test_what_a_mask_hides_does_not_reach_statistics(fill: str, dtype: str) -> N
     x, mask = batches()[0]
     stats = gx.norm.init_batch_stats(3, bias_corrected=True)
     for kernel in (gx.norm.batch_norm, gx.norm.batch_renorm):
-        clean, dirty = (kernel(jnp.asarray(np.where(mask, x, value), dtype), stats, use_running_average=False,
-                               mask=mask)[1] for value in (0.0, FILLS[fill]))
+        clean, dirty = (
+            kernel(jnp.asarray(np.where(mask, x, value), dtype), stats, use_running_average=False, mask=mask)[1]
+            for value in (0.0, FILLS[fill])
+        )
         assert harness.same_bytes(clean, dirty)
 
 
@@ -672,8 +771,9 @@ def test_running_statistics_of_an_offset(masked: bool) -> None:
     mask = kept((128, 1)) if masked else None
     for offset in (100, 1e3, 3e3, 1e5):
         x = np.float32(noise + offset * np.array([1, -1, 0.3]))
-        _, stats = gx.norm.batch_norm(jnp.asarray(x), gx.norm.init_batch_stats(3, bias_corrected=True),
-                                      use_running_average=False, mask=mask)
+        _, stats = gx.norm.batch_norm(
+            jnp.asarray(x), gx.norm.init_batch_stats(3, bias_corrected=True), use_running_average=False, mask=mask
+        )
         wanted = oracles.feature_moments(x, -1, mask)
         np.testing.assert_allclose(stats.mean, wanted.mean, rtol=1e-6)
         np.testing.assert_allclose(stats.var, wanted.var, rtol=1e-5)
@@ -686,8 +786,11 @@ def test_what_is_constant_gives_the_bias(name: str, constant: float) -> None:
     _, g, scale, bias = case.draws("float32")
     x = jnp.full(case.shape, constant, jnp.float32)
     got = wide(name)(x, g, scale, bias, None)
-    wanted = np.zeros(case.shape) if not case.bias else np.broadcast_to(
-        np.expand_dims(bias, oracles.others(case.features, len(case.shape))), case.shape)
+    wanted = (
+        np.zeros(case.shape)
+        if not case.bias
+        else np.broadcast_to(np.expand_dims(bias, oracles.others(case.features, len(case.shape))), case.shape)
+    )
     assert_close(got.y, wanted, 1e-5)
     assert all(np.isfinite(part).all() for part in got[:4])
     assert_close(got.dx, case.wanted(x, g, scale, bias).dx, 1e-5, "dx")
@@ -710,14 +813,20 @@ def row_norm(name: str) -> Callable[..., jax.Array]:
         "layer": lambda x, mask: gx.norm.layer_norm(x, mask=mask),
         "group": lambda x, mask: gx.norm.group_norm(x, num_groups=2, mask=mask),
         "rms": lambda x, mask: gx.norm.rms_norm(x, mask=mask),
-        "batch": lambda x, mask: gx.norm.batch_norm(
-            x.T, gx.norm.init_batch_stats(3), use_running_average=False, epsilon=1e-6, mask=mask.T)[0].T,
+        "batch": lambda x, mask: (
+            gx.norm.batch_norm(x.T, gx.norm.init_batch_stats(3), use_running_average=False, epsilon=1e-6, mask=mask.T)[
+                0
+            ].T
+        ),
     }
     return jax.jit(kernels[name])
 
 
-ROWS = st.builds(lambda seed, power: np.float32(np.random.RandomState(seed).standard_normal((3, 8)) * 10.0**power),
-                 st.integers(0, 10**6), st.floats(-1, 4))
+ROWS = st.builds(
+    lambda seed, power: np.float32(np.random.RandomState(seed).standard_normal((3, 8)) * 10.0**power),
+    st.integers(0, 10**6),
+    st.floats(-1, 4),
+)
 ALL = np.ones((3, 8), bool)
 
 
@@ -756,14 +865,26 @@ def drawn(*shape: int) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 THEIRS: dict[str, tuple[Any, Any, Callable[..., jax.Array]]] = {
     "layer": (linen.LayerNorm(), lambda: nnx.LayerNorm(6, rngs=nnx.Rngs(0)), gx.norm.layer_norm),
-    "layer-axes": (linen.LayerNorm(reduction_axes=(1, 2), feature_axes=-1, epsilon=0.1), None, functools.partial(
-        gx.norm.layer_norm, axis=(1, 2), feature_axis=-1, epsilon=0.1)),
-    "rms": (linen.RMSNorm(), lambda: nnx.RMSNorm(6, rngs=nnx.Rngs(0)),
-            lambda x, scale, bias: gx.norm.rms_norm(x, scale)),
-    "group": (linen.GroupNorm(3), lambda: nnx.GroupNorm(6, 3, rngs=nnx.Rngs(0)),
-              functools.partial(gx.norm.group_norm, num_groups=3)),
-    "group-size": (linen.GroupNorm(None, group_size=3, reduction_axes=(-1,)), None, functools.partial(
-        gx.norm.group_norm, group_size=3, reduction_axes=-1)),
+    "layer-axes": (
+        linen.LayerNorm(reduction_axes=(1, 2), feature_axes=-1, epsilon=0.1),
+        None,
+        functools.partial(gx.norm.layer_norm, axis=(1, 2), feature_axis=-1, epsilon=0.1),
+    ),
+    "rms": (
+        linen.RMSNorm(),
+        lambda: nnx.RMSNorm(6, rngs=nnx.Rngs(0)),
+        lambda x, scale, bias: gx.norm.rms_norm(x, scale),
+    ),
+    "group": (
+        linen.GroupNorm(3),
+        lambda: nnx.GroupNorm(6, 3, rngs=nnx.Rngs(0)),
+        functools.partial(gx.norm.group_norm, num_groups=3),
+    ),
+    "group-size": (
+        linen.GroupNorm(None, group_size=3, reduction_axes=(-1,)),
+        None,
+        functools.partial(gx.norm.group_norm, group_size=3, reduction_axes=-1),
+    ),
     "instance": (linen.InstanceNorm(), lambda: nnx.InstanceNorm(6, rngs=nnx.Rngs(0)), gx.norm.instance_norm),
 }
 

@@ -66,8 +66,10 @@ cases = pytest.mark.parametrize(("name", "features", "options"), CASES, ids=IDS)
 # Whatever the options, a mask goes to the kernel as it is given: one case of each norm has one, too.
 FIRST = [i for i, (name, _, _) in enumerate(CASES) if name not in [case[0] for case in CASES[:i]]]
 masked_cases = pytest.mark.parametrize(
-    ("name", "features", "options", "mask"), [(*case, None) for case in CASES] + [(*CASES[i], MASK) for i in FIRST],
-    ids=IDS + [f"{IDS[i]}masked" for i in FIRST])
+    ("name", "features", "options", "mask"),
+    [(*case, None) for case in CASES] + [(*CASES[i], MASK) for i in FIRST],
+    ids=IDS + [f"{IDS[i]}masked" for i in FIRST],
+)
 
 
 def test_every_module_has_a_case() -> None:
@@ -122,8 +124,10 @@ def running(module: Any) -> dict[str, np.ndarray]:
 
 
 def described(module: Any) -> dict[Any, Any]:
-    return {path: (type(variable), variable.shape, variable.dtype)
-            for path, variable in nnx.to_flat_state(nnx.state(module))}
+    return {
+        path: (type(variable), variable.shape, variable.dtype)
+        for path, variable in nnx.to_flat_state(nnx.state(module))
+    }
 
 
 def averaged(batches: Any, momentum: float = 0.99, ddof: int = 0) -> dict[str, np.ndarray]:
@@ -147,8 +151,9 @@ def test_nnx_takes_what_flax_takes(name: str) -> None:
         for parameter in inspect.signature(getattr(theirs, method)).parameters.values():
             assert got[parameter.name].kind == parameter.kind
             assert repr(got[parameter.name].default) == repr(parameter.default), parameter.name
-    extra = [p for p in inspect.signature(ours).parameters.values()
-             if p.name not in inspect.signature(theirs).parameters]
+    extra = [
+        p for p in inspect.signature(ours).parameters.values() if p.name not in inspect.signature(theirs).parameters
+    ]
     assert all(p.kind == p.KEYWORD_ONLY and p.default is not p.empty for p in extra)
 
 
@@ -161,8 +166,12 @@ def test_nnx_variables_are_those_of_flax(name: str, features: int, options: dict
 
 def test_nnx_variables_keep_their_initializers_and_metadata() -> None:
     init = lambda key, shape, dtype: jax.random.normal(key, shape, dtype)  # noqa: E731
-    options: dict[str, Any] = {"scale_init": init, "bias_init": init, "scale_metadata": {"tag": "a"},
-                               "bias_metadata": {"tag": "b"}}
+    options: dict[str, Any] = {
+        "scale_init": init,
+        "bias_init": init,
+        "scale_metadata": {"tag": "a"},
+        "bias_metadata": {"tag": "b"},
+    }
     ours, theirs = new("BatchNorm", **options), flax_new("BatchNorm", **options)
     close(values(ours), values(theirs), 0)
     assert (ours.scale.get_metadata("tag"), ours.bias.get_metadata("tag")) == ("a", "b")
@@ -239,8 +248,10 @@ DTYPES: list[tuple[Any, Any, Any, Any]] = [  # of x, dtype=, param_dtype=, of th
 def test_the_dtype_of_the_result_is_that_of_flax(name: str) -> None:
     for given, dtype, param_dtype, wanted in DTYPES:
         options, x = {"dtype": dtype, "param_dtype": param_dtype}, jnp.asarray(X, given)
-        layers = [getattr(lib, n)(**options | usual(name) | training(name))
-                  for lib, n in ((linen_norms, name), (nn, flax_name(name)))]
+        layers = [
+            getattr(lib, n)(**options | usual(name) | training(name))
+            for lib, n in ((linen_norms, name), (nn, flax_name(name)))
+        ]
         variables = jax.eval_shape(layers[0].init, jax.random.key(0), x)
         for layer in layers:
             y, _ = jax.eval_shape(lambda v, x, layer=layer: layer.apply(v, x, mutable=["batch_stats"]), variables, x)
@@ -277,7 +288,8 @@ def test_bfloat16_batch_norm_subtracts_the_running_mean_before_rounding(api: str
         y = module(x)
     else:
         y = linen_norms.BatchNorm(dtype=BF16, use_running_average=True, use_scale=False, use_bias=False).apply(
-            {"batch_stats": stats}, x)
+            {"batch_stats": stats}, x
+        )
     assert y.dtype == BF16
     np.testing.assert_allclose(np.float32(y), 0.8, atol=2e-3)
 
@@ -452,9 +464,11 @@ LOSING: dict[str, Callable[..., Any]] = {
     "jit": lambda model, x: jax.jit(Sum.__call__)(model, x),
     "jit of value_and_grad": lambda model, x: jax.jit(jax.value_and_grad(Sum.__call__, allow_int=True))(model, x),
     "value_and_grad in nnx.jit": lambda model, x: nnx.jit(
-        lambda model, x: jax.value_and_grad(Sum.__call__, allow_int=True)(model, x))(model, x),
-    "split and merge": lambda model, x: jax.jit(
-        lambda state, x: nnx.merge(nnx.graphdef(model), state)(x))(nnx.state(model), x),
+        lambda model, x: jax.value_and_grad(Sum.__call__, allow_int=True)(model, x)
+    )(model, x),
+    "split and merge": lambda model, x: jax.jit(lambda state, x: nnx.merge(nnx.graphdef(model), state)(x))(
+        nnx.state(model), x
+    ),
 }
 
 
@@ -462,8 +476,10 @@ LOSING: dict[str, Callable[..., Any]] = {
 def test_updates_that_plain_jax_loses_are_found(run: Callable[..., Any]) -> None:
     """Under ``jax.jit`` and ``jax.value_and_grad`` alone the statistics go nowhere; Flax does not say so."""
     model = Sum()
-    with (pytest.raises(nnx_norms.LostUpdateError, match=r"at more/0, norm;.*nnx\.jit.*value_and_grad.*nnx\.state"),
-          nnx_norms.expect_updates(model)):
+    with (
+        pytest.raises(nnx_norms.LostUpdateError, match=r"at more/0, norm;.*nnx\.jit.*value_and_grad.*nnx\.state"),
+        nnx_norms.expect_updates(model),
+    ):
         run(model, X)
     with nnx_norms.expect_updates(model):
         nnx.jit(Sum.__call__)(model, X)
@@ -472,10 +488,12 @@ def test_updates_that_plain_jax_loses_are_found(run: Callable[..., Any]) -> None
 def test_what_holds_the_statistics_may_be_a_state_or_a_tree() -> None:
     graph, state = nnx.split(Sum())
     run = jax.jit(lambda state, x: (lambda model: (model(x), nnx.state(model)))(nnx.merge(graph, state)))
-    for look in (lambda: state, lambda: nnx.to_pure_dict(nnx.filter_state(state, nnx.BatchStat)),
-                 lambda: nnx.merge(graph, state)):
-        with pytest.raises(nnx_norms.LostUpdateError, match="at more/0, norm;"), \
-                nnx_norms.expect_updates(look):
+    for look in (
+        lambda: state,
+        lambda: nnx.to_pure_dict(nnx.filter_state(state, nnx.BatchStat)),
+        lambda: nnx.merge(graph, state),
+    ):
+        with pytest.raises(nnx_norms.LostUpdateError, match="at more/0, norm;"), nnx_norms.expect_updates(look):
             run(state, X)
         with nnx_norms.expect_updates(look):
             _, state = run(state, X)
@@ -529,7 +547,8 @@ def test_nnx_vmap_shares_a_module_over_shards_with_a_named_axis() -> None:
     mask[1] = False
     axes = nnx.StateAxes({nnx.Param: None, nnx.BatchStat: None})
     y = nnx.vmap(lambda module, x, mask: module(x, mask=mask), in_axes=(axes, 0, 0), axis_name="shard")(
-        module, BATCHES, mask)
+        module, BATCHES, mask
+    )
     whole = new("BatchNorm")
     close(y.reshape(-1, 8), whole(BATCHES.reshape(-1, 8), mask=mask.reshape(-1, 1)))
     close(running(module), running(whole))
@@ -546,15 +565,17 @@ def test_nnx_modules_have_an_abstract_shape(name: str) -> None:
     abstract = nnx.eval_shape(lambda: new(name))
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(abstract)))
     assert jax.tree.map(lambda a: (a.shape, a.dtype), nnx.to_pure_dict(nnx.state(abstract))) == jax.tree.map(
-        lambda a: (a.shape, a.dtype), nnx.to_pure_dict(nnx.state(new(name))))
+        lambda a: (a.shape, a.dtype), nnx.to_pure_dict(nnx.state(new(name)))
+    )
     graph, _ = nnx.split(abstract)
     close(nnx.merge(graph, nnx.state(new(name)))(X), new(name)(X))
     y = nnx.eval_shape(lambda module, x: module(x), new(name), X)
     assert (y.shape, y.dtype) == (SHAPE, jnp.float32)
 
 
-@pytest.mark.parametrize("copied", [nnx.clone, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],
-                         ids=["clone", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [nnx.clone, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["clone", "deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_nnx_modules_copy(name: str, copied: Callable[..., Any]) -> None:
     module = new(name)
@@ -608,6 +629,7 @@ def test_a_whole_model_is_frozen_at_once() -> None:
 
 def variables_of(api: str, **options: Any) -> Callable[[Any], dict[str, np.ndarray]]:
     """Runs a batch norm of either API over batches and returns its running statistics."""
+
     def with_nnx(batches: Any) -> dict[str, np.ndarray]:
         module = new("BatchNorm", **options)
         for batch in batches:
@@ -663,8 +685,10 @@ def test_statistics_of_a_checkpoint_without_a_weight_count_as_whole(api: str, mo
     """Flax's and torch's have none; the first batch does not take their place, as it does at the start."""
     loaded = {"mean": np.full(8, 100.0), "var": np.full(8, 4.0)}
     keep = 0.5 if momentum is None else momentum
-    wanted = {key: keep * loaded[key] + (1 - keep) * start for key, start in
-              {"mean": BATCHES[0].mean(0), "var": BATCHES[0].var(0)}.items()}
+    wanted = {
+        key: keep * loaded[key] + (1 - keep) * start
+        for key, start in {"mean": BATCHES[0].mean(0), "var": BATCHES[0].var(0)}.items()
+    }
     if api == "nnx":
         module = new("BatchNorm", bias_corrected=True, momentum=momentum)
         for key, value in loaded.items():
@@ -715,6 +739,7 @@ def test_update_every_pools_the_batches_of_accumulated_gradients(api: str) -> No
 @apis
 def test_batch_renorm_within_its_bounds_is_evaluation_in_training(api: str) -> None:
     """While no bound is met, training gives what evaluation gives; with bounds of nothing, what batch norm gives."""
+
     def run(**options: Any) -> Any:
         if api == "nnx":
             module = new("BatchRenorm", **options)
@@ -761,18 +786,24 @@ def test_a_mask_that_does_not_fit_is_named(name: str) -> None:
         new(name)(X, mask=np.ones(7, bool))
 
 
-@pytest.mark.parametrize(("options", "error", "message"), [
-    ({"running_var": "exact"}, ValueError, "^running_var: "),
-    ({"update_every": 0}, ValueError, "^update_every: "),
-    ({"update_every": 2.5}, TypeError, "^update_every: "),
-    ({"frozen": "yes"}, TypeError, "^frozen: "),
-    ({"track_running_stats": 0}, TypeError, "^track_running_stats: "),
-    ({"track_running_stats": False, "frozen": True}, ValueError, "^track_running_stats: .* frozen is about"),
-    ({"track_running_stats": False, "update_every": 2, "bias_corrected": True}, ValueError,
-     "^track_running_stats: .* bias_corrected and update_every is about"),
-    ({"momentum": 1.5}, ValueError, "^momentum: "),
-    ({"epsilon": -1.0}, ValueError, "^epsilon: "),
-])
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"running_var": "exact"}, ValueError, "^running_var: "),
+        ({"update_every": 0}, ValueError, "^update_every: "),
+        ({"update_every": 2.5}, TypeError, "^update_every: "),
+        ({"frozen": "yes"}, TypeError, "^frozen: "),
+        ({"track_running_stats": 0}, TypeError, "^track_running_stats: "),
+        ({"track_running_stats": False, "frozen": True}, ValueError, "^track_running_stats: .* frozen is about"),
+        (
+            {"track_running_stats": False, "update_every": 2, "bias_corrected": True},
+            ValueError,
+            "^track_running_stats: .* bias_corrected and update_every is about",
+        ),
+        ({"momentum": 1.5}, ValueError, "^momentum: "),
+        ({"epsilon": -1.0}, ValueError, "^epsilon: "),
+    ],
+)
 def test_a_wrong_option_is_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         new("BatchNorm", **options)(X)
@@ -818,10 +849,11 @@ def test_linen_takes_what_flax_takes(name: str) -> None:
         assert repr(got[parameter.name].default) == repr(parameter.default), parameter.name
     # By position too, up to Flax's last; after those come parent and name.
     shared = [p for p in inspect.signature(theirs).parameters if p not in ("parent", "name")]
-    assert list(got)[:len(shared)] == shared
+    assert list(got)[: len(shared)] == shared
     call = inspect.signature(ours.__call__).parameters
     assert [(p.name, p.kind, p.default) for p in call.values()] == [
-        (p.name, p.kind, p.default) for p in inspect.signature(theirs.__call__).parameters.values()]
+        (p.name, p.kind, p.default) for p in inspect.signature(theirs.__call__).parameters.values()
+    ]
 
 
 def linen_pair(name: str, **options: Any) -> tuple[Any, Any]:
@@ -836,8 +868,9 @@ def test_linen_gives_what_flax_gives(name: str, features: int, options: dict[str
     close(got, wanted, 0)
     assert jax.tree.map(lambda a: a.dtype, got) == jax.tree.map(lambda a: a.dtype, wanted)
     variables = scrambled(wanted)
-    (y, new), (flax_y, flax_new_) = (module.apply(variables, X, mask=mask, mutable=["batch_stats"])
-                                     for module in (ours, theirs))
+    (y, new), (flax_y, flax_new_) = (
+        module.apply(variables, X, mask=mask, mutable=["batch_stats"]) for module in (ours, theirs)
+    )
     assert y.dtype == flax_y.dtype
     close(y, flax_y)
     close(new, flax_new_)
@@ -849,6 +882,7 @@ def test_linen_gives_what_flax_gives(name: str, features: int, options: dict[str
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "BatchRenorm"])
 def test_the_gradients_are_those_of_flax(name: str) -> None:
     """With every option, and of the modules of NNX, they are those of the same kernel."""
+
     def gradients(module: Any, variables: Any) -> Any:
         params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
@@ -884,7 +918,8 @@ def test_linen_statistics_are_kept_in_the_dtype_of_flax(param_dtype: Any, force:
     _, got = ours.apply(variables, X, mutable=["batch_stats"])
     assert {a.dtype for a in jax.tree.leaves(got)} == {a.dtype for a in jax.tree.leaves(variables["batch_stats"])}
     assert jax.tree.map(lambda a: a.dtype, ours.init(jax.random.key(0), X)) == jax.tree.map(
-        lambda a: a.dtype, variables)
+        lambda a: a.dtype, variables
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -967,11 +1002,15 @@ def test_linen_shards_of_a_named_axis_share_statistics() -> None:
     variables = ours.init(jax.random.key(0), BATCHES[0])
     mask = np.random.RandomState(2).uniform(size=(3, 6, 1)) < 0.6
     mask[1] = False
-    y, new = jax.vmap(lambda x, mask: ours.apply(variables, x, mask=mask, mutable=["batch_stats"]),
-                      out_axes=(0, None), axis_name="shard")(BATCHES, mask)
+    y, new = jax.vmap(
+        lambda x, mask: ours.apply(variables, x, mask=mask, mutable=["batch_stats"]),
+        out_axes=(0, None),
+        axis_name="shard",
+    )(BATCHES, mask)
     whole, _ = linen_pair("BatchNorm")
-    wanted, wanted_new = whole.apply(variables, BATCHES.reshape(-1, 8), mask=mask.reshape(-1, 1),
-                                     mutable=["batch_stats"])
+    wanted, wanted_new = whole.apply(
+        variables, BATCHES.reshape(-1, 8), mask=mask.reshape(-1, 1), mutable=["batch_stats"]
+    )
     close(y.reshape(-1, 8), wanted)
     close(new, wanted_new)
 
@@ -982,8 +1021,11 @@ def test_linen_modules_work_under_remat_and_jit() -> None:
     variables = scrambled(plain.init(jax.random.key(0), X))
 
     def step(module: Any) -> Any:
-        return jax.jit(jax.value_and_grad(
-            lambda x: (lambda y, new: (jnp.sum(y * G), new))(*module.apply(variables, x, mutable=["batch_stats"])),
-            has_aux=True))(X)
+        return jax.jit(
+            jax.value_and_grad(
+                lambda x: (lambda y, new: (jnp.sum(y * G), new))(*module.apply(variables, x, mutable=["batch_stats"])),
+                has_aux=True,
+            )
+        )(X)
 
     close(step(remat), step(plain))

@@ -65,14 +65,20 @@ def test_values_and_gradients(centered: bool, scaled: bool, dtype: str, calls: l
     y, pull = jax.vjp(norm(centered, scaled), x, scale, bias)
     got = (y, *pull(g))
     assert calls == ["normalized", "pulled_back"]
-    given = [np.float64(one) for one in (x, g, scale, bias)][:2 + scaled * (1 + centered)]
+    given = [np.float64(one) for one in (x, g, scale, bias)][: 2 + scaled * (1 + centered)]
     wanted = (oracles.layer_norm if centered else oracles.rms_norm)(*given)
     assert got[0].dtype == got[1].dtype == dtype
-    for name, one, want, used in zip(("y", "dx", "dscale", "dbias"), got, wanted, (1, 1, scaled, scaled and centered),
-                                     strict=True):
+    for name, one, want, used in zip(
+        ("y", "dx", "dscale", "dbias"), got, wanted, (1, 1, scaled, scaled and centered), strict=True
+    ):
         half = float(jnp.finfo(one.dtype).eps) / 2
-        np.testing.assert_allclose(np.float64(one), want if used else 0 * np.float64(one), rtol=half * 1.01,
-                                   atol=1e-5 * np.abs(want).max(), err_msg=name)
+        np.testing.assert_allclose(
+            np.float64(one),
+            want if used else 0 * np.float64(one),
+            rtol=half * 1.01,
+            atol=1e-5 * np.abs(want).max(),
+            err_msg=name,
+        )
 
 
 def test_other_modes_are_those_of_the_portable_form(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
@@ -87,9 +93,13 @@ def test_other_modes_are_those_of_the_portable_form(monkeypatch: pytest.MonkeyPa
 
         every = (x, scale, bias, epsilon)
         slope = jax.grad(loss, (0, 1, 2, 3))
-        return (jax.jvp(loss, every, every), slope(*every), jax.jvp(slope, every, every),
-                jax.grad(lambda *every: jnp.sum(jnp.sin(slope(*every)[0])), (0, 1, 3))(*every),
-                jax.vmap(jax.grad(lambda x, s: jnp.sum(gx.norm.layer_norm(x, s) ** 3), (0, 1)), (0, None))(x, scale))
+        return (
+            jax.jvp(loss, every, every),
+            slope(*every),
+            jax.jvp(slope, every, every),
+            jax.grad(lambda *every: jnp.sum(jnp.sin(slope(*every)[0])), (0, 1, 3))(*every),
+            jax.vmap(jax.grad(lambda x, s: jnp.sum(gx.norm.layer_norm(x, s) ** 3), (0, 1)), (0, None))(x, scale),
+        )
 
     got = jax.jit(everything)(*args)
     assert calls
@@ -99,10 +109,21 @@ def test_other_modes_are_those_of_the_portable_form(monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(one, want, rtol=0, atol=1e-5 * max(1, np.abs(want).max()))
 
 
-@pytest.mark.parametrize("shape, dtype, takes", [
-    ((8, 128), "float32", True), ((5, 128), "float32", True), ((2, 16, 128), "bfloat16", True),
-    ((8, 192), "float32", False), ((2, 197, 128), "float32", False), ((2, 8, 128), "bfloat16", False),
-    ((128,), "float32", False), ((8, 128), "float16", False), ((0, 128), "float32", False),
-    ((8, 2**14), "float32", True), ((8, 2**20), "float32", False)])
+@pytest.mark.parametrize(
+    "shape, dtype, takes",
+    [
+        ((8, 128), "float32", True),
+        ((5, 128), "float32", True),
+        ((2, 16, 128), "bfloat16", True),
+        ((8, 192), "float32", False),
+        ((2, 197, 128), "float32", False),
+        ((2, 8, 128), "bfloat16", False),
+        ((128,), "float32", False),
+        ((8, 128), "float16", False),
+        ((0, 128), "float32", False),
+        ((8, 2**14), "float32", True),
+        ((8, 2**20), "float32", False),
+    ],
+)
 def test_what_the_kernel_takes(shape: Any, dtype: str, takes: bool) -> None:
     assert rows_tpu.fits(jax.ShapeDtypeStruct(shape, dtype)) == takes

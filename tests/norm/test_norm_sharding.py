@@ -11,22 +11,60 @@ import pytest
 from devices import eight_devices
 
 PROGRAM = pathlib.Path(__file__).parent / "norm_sharded_program.py"
-KERNELS = ["batch_norm", "batch_norm, evaluating", "batch_renorm", "layer_norm", "rms_norm", "group_norm",
-           "instance_norm", "weight_standardize"]
+KERNELS = [
+    "batch_norm",
+    "batch_norm, evaluating",
+    "batch_renorm",
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "instance_norm",
+    "weight_standardize",
+]
 GROUPS = [f"group_norm {groups}" for groups in (1, 2, 4, 8)]
 MESHES = ["auto", "explicit"]
 PLACES = [f"check_vma={check_vma}, gradients {where}" for check_vma in (True, False) for where in ("inside", "outside")]
-BY_HAND = ["layer_norm, axis 2", "rms_norm, axis 2", "group_norm 1, axis 2", "group_norm 4, axis 1",
-           "instance_norm, axis 1", "layer_norm, axis 0", "rms_norm, axis 0", "group_norm 2, axis 0"]
-OTHERS = ["nothing counted, check_vma=True", "nothing counted, check_vma=False", "running statistics, check_vma=True",
-          "running statistics, check_vma=False", "groups, gradients inside", "groups, gradients outside", "two axes",
-          "partly by hand, auto mesh", "partly by hand, explicit mesh", "vmap",
-          *(f"rows by a kernel, {where}" for where in ("explicit mesh", "auto mesh", "arrays alone",
-                                                       "by hand, check_vma=True", "by hand, check_vma=False"))]
-SPREAD = ["batch norm, {} mesh, sharded batch", "batch norm, {} mesh, sharded channels",
-          "layer_norm, {} mesh, sharded channels", "rms_norm, {} mesh, sharded channels",
-          "instance_norm, {} mesh, sharded channels", "instance_norm, {} mesh, sharded positions",
-          "group_norm 2, {} mesh, sharded positions"]
+BY_HAND = [
+    "layer_norm, axis 2",
+    "rms_norm, axis 2",
+    "group_norm 1, axis 2",
+    "group_norm 4, axis 1",
+    "instance_norm, axis 1",
+    "layer_norm, axis 0",
+    "rms_norm, axis 0",
+    "group_norm 2, axis 0",
+]
+OTHERS = [
+    "nothing counted, check_vma=True",
+    "nothing counted, check_vma=False",
+    "running statistics, check_vma=True",
+    "running statistics, check_vma=False",
+    "groups, gradients inside",
+    "groups, gradients outside",
+    "two axes",
+    "partly by hand, auto mesh",
+    "partly by hand, explicit mesh",
+    "vmap",
+    *(
+        f"rows by a kernel, {where}"
+        for where in (
+            "explicit mesh",
+            "auto mesh",
+            "arrays alone",
+            "by hand, check_vma=True",
+            "by hand, check_vma=False",
+        )
+    ),
+]
+SPREAD = [
+    "batch norm, {} mesh, sharded batch",
+    "batch norm, {} mesh, sharded channels",
+    "layer_norm, {} mesh, sharded channels",
+    "rms_norm, {} mesh, sharded channels",
+    "instance_norm, {} mesh, sharded channels",
+    "instance_norm, {} mesh, sharded positions",
+    "group_norm 2, {} mesh, sharded positions",
+]
 
 
 @pytest.fixture(scope="module")

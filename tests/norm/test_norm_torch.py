@@ -42,19 +42,25 @@ def problem(bits: int) -> dict[str, jax.Array]:
 def parameters(name: str, bits: int, golden: Arrays) -> dict[str, jax.Array]:
     """Those that torch's module of this case had, by our names."""
     made, which = problem(bits), MAKER["parameters"](name)
-    return {ours: made[f"{theirs}_{which}"] for ours, theirs in (("scale", "weight"), ("bias", "bias"))
-            if f"{name}/d{theirs}" in golden}
+    return {
+        ours: made[f"{theirs}_{which}"]
+        for ours, theirs in (("scale", "weight"), ("bias", "bias"))
+        if f"{name}/d{theirs}" in golden
+    }
 
 
-def assert_pass(call: Any, params: dict[str, jax.Array], x: jax.Array, g: jax.Array, golden: Arrays, prefix: str,
-                bits: int) -> None:
+def assert_pass(
+    call: Any, params: dict[str, jax.Array], x: jax.Array, g: jax.Array, golden: Arrays, prefix: str, bits: int
+) -> None:
     """Output and gradients of ``call(x, params)`` are torch's."""
     y, pull = jax.vjp(call, x, params)
     dx, dparams = pull(g)
     found = {"y": y, "dx": dx} | {f"d{key.replace('scale', 'weight')}": value for key, value in dparams.items()}
     assert {f"{prefix}/{key}" for key in found} == {
-        key for key in golden if key.startswith(prefix) and key.removeprefix(prefix + "/") in (
-            "y", "dx", "dweight", "dbias")}
+        key
+        for key in golden
+        if key.startswith(prefix) and key.removeprefix(prefix + "/") in ("y", "dx", "dweight", "dbias")
+    }
     for key, value in found.items():
         assert_close(value, golden[f"{prefix}/{key}"], bits, key)
 
@@ -82,8 +88,15 @@ def test_every_torch_run_is_compared() -> None:
 def test_gives_what_torch_gives(name: str, golden: Arrays, bits: int) -> None:
     kernel, options = OURS[name]
     made = problem(bits)
-    assert_pass(lambda x, params: kernel(x, **params, **options), parameters(name, bits, golden), made["x1"],
-                made["g1"], golden, name, bits)
+    assert_pass(
+        lambda x, params: kernel(x, **params, **options),
+        parameters(name, bits, golden),
+        made["x1"],
+        made["g1"],
+        golden,
+        name,
+        bits,
+    )
 
 
 def started(name: str, bits: int, golden: Arrays) -> tuple[dict[str, jax.Array], gx.norm.BatchStats, dict[str, Any]]:
@@ -91,7 +104,8 @@ def started(name: str, bits: int, golden: Arrays) -> tuple[dict[str, jax.Array],
     arguments = MAKER["BATCH"].get(name, {})
     params = parameters(name, bits, golden)
     _, stats, options = gx.norm.batch_norm_from_torch(
-        START, momentum=arguments.get("momentum", 0.1), eps=arguments.get("eps", 1e-5))
+        START, momentum=arguments.get("momentum", 0.1), eps=arguments.get("eps", 1e-5)
+    )
     dtype = f"float{bits}"
     return params, jax.tree.map(lambda a: a.astype(dtype), stats), options | {"axis": 1}
 
@@ -109,8 +123,15 @@ def test_trains_and_evaluates_as_torch_does(name: str, golden: Arrays, bits: int
     x, g = made[f"x{t}"], made[f"g{t}"]
     for prefix, average in ((name, False), (f"{name}/eval", True)):
         used = stats if average else before
-        assert_pass(lambda x, params: gx.norm.batch_norm(x, used, **params, **options, use_running_average=average)[0],
-                    params, x, g, golden, prefix, bits)
+        assert_pass(
+            lambda x, params: gx.norm.batch_norm(x, used, **params, **options, use_running_average=average)[0],
+            params,
+            x,
+            g,
+            golden,
+            prefix,
+            bits,
+        )
 
 
 @pytest.mark.parametrize("bits", [64], indirect=True, ids=["f64"])
@@ -120,14 +141,19 @@ def test_unequal_shards_train_as_synced_batches_of_torch_do(golden: Arrays, bits
     last = len(SIZES)
     x, g = (np.split(np.asarray(made[f"{key}{last}"]), np.cumsum(SHARDS)[:-1]) for key in "xg")
     most = max(SHARDS)
-    padded, weights = (jnp.stack([np.pad(part, [(0, most - len(part))] + [(0, 0)] * 3, constant_values=fill)
-                                  for part in parts]) for parts, fill in ((x, 7.0), (g, 0.0)))
+    padded, weights = (
+        jnp.stack([np.pad(part, [(0, most - len(part))] + [(0, 0)] * 3, constant_values=fill) for part in parts])
+        for parts, fill in ((x, 7.0), (g, 0.0))
+    )
     mask = np.arange(most)[:, None, None, None] < np.reshape(SHARDS, (-1, 1, 1, 1, 1))
 
     def synced(x: Any, params: Any) -> Any:
-        return jax.vmap(lambda x, mask: gx.norm.batch_norm(
-            x, stats, **params, **options, use_running_average=False, mask=mask, axis_name="shards"),
-            axis_name="shards")(x, mask)
+        return jax.vmap(
+            lambda x, mask: gx.norm.batch_norm(
+                x, stats, **params, **options, use_running_average=False, mask=mask, axis_name="shards"
+            ),
+            axis_name="shards",
+        )(x, mask)
 
     (y, new), pull = jax.vjp(synced, padded, params)
     dx, dparams = pull((weights, jax.tree.map(jnp.zeros_like, new)))
@@ -154,7 +180,8 @@ def state_of(name: str, golden: Arrays) -> Arrays:
 def test_a_batch_norm_from_torch_evaluates_as_it_did(name: str, golden: Arrays) -> None:
     arguments = MAKER["BATCH"][name]
     params, stats, options = gx.norm.batch_norm_from_torch(
-        state_of(name, golden), momentum=arguments.get("momentum", 0.1), eps=arguments.get("eps", 1e-5))
+        state_of(name, golden), momentum=arguments.get("momentum", 0.1), eps=arguments.get("eps", 1e-5)
+    )
     assert params.keys() == (set() if name == "batch_plain" else {"scale", "bias"})
     last = len(SIZES) - 1
     x = jnp.asarray(MAKER["problem"]()[f"x{last}"], jnp.float32)
@@ -167,10 +194,13 @@ def test_training_goes_on_in_the_middle(name: str, golden: Arrays) -> None:
     arguments, made = MAKER["BATCH"][name], problem(32)
     half = 2
     state = state_of(name, golden) | {
-        "running_mean": golden[f"{name}/means"][half - 1], "running_var": golden[f"{name}/vars"][half - 1],
-        "num_batches_tracked": np.array(half)}
+        "running_mean": golden[f"{name}/means"][half - 1],
+        "running_var": golden[f"{name}/vars"][half - 1],
+        "num_batches_tracked": np.array(half),
+    }
     params, stats, options = gx.norm.batch_norm_from_torch(
-        state, momentum=arguments.get("momentum", 0.1), eps=arguments.get("eps", 1e-5))
+        state, momentum=arguments.get("momentum", 0.1), eps=arguments.get("eps", 1e-5)
+    )
     for t in range(half, len(SIZES)):
         _, stats = gx.norm.batch_norm(made[f"x{t}"], stats, **params, **options, axis=1, use_running_average=False)
         assert_close(stats.mean, golden[f"{name}/means"][t], 32)

@@ -67,7 +67,7 @@ def batches(offset: float = 0.0) -> tuple[jax.Array, jax.Array]:
     x, y, _, _ = digits()
     random = np.random.RandomState(1)
     index = np.concatenate([random.permutation(len(x)) for _ in range(-(-STEPS * BATCH // len(x)))])
-    index = index[:STEPS * BATCH].reshape(STEPS, BATCH)
+    index = index[: STEPS * BATCH].reshape(STEPS, BATCH)
     return jnp.asarray(x[index] + offset), jnp.asarray(y[index])
 
 
@@ -110,10 +110,12 @@ def flax_accuracy(kind: type[Any], name: str) -> float:
 
 
 # Statistics of a batch in a convolutional network, all others in a perceptron.
-KINDS = [pytest.param(kind, name, marks=[] if (kind is Convolutional) == (name == "BatchNorm")
-                      else pytest.mark.exhaustive)
-         for kind in (Perceptron, Convolutional) for name in NAMES
-         if not (kind is Perceptron and name == "InstanceNorm")]  # which has no positions to take statistics of there
+KINDS = [
+    pytest.param(kind, name, marks=[] if (kind is Convolutional) == (name == "BatchNorm") else pytest.mark.exhaustive)
+    for kind in (Perceptron, Convolutional)
+    for name in NAMES
+    if not (kind is Perceptron and name == "InstanceNorm")
+]  # which has no positions to take statistics of there
 
 
 @pytest.mark.parametrize(("kind", "name"), KINDS)
@@ -130,8 +132,11 @@ def test_a_model_trains_as_it_does_with_flax(kind: type[Any], name: str) -> None
 
 
 @pytest.mark.parametrize("kind", [Perceptron, pytest.param(Convolutional, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("options", [{"bias_corrected": True}, {"update_every": 4}, {"running_var": "unbiased"}],
-                         ids=lambda options: next(iter(options)))
+@pytest.mark.parametrize(
+    "options",
+    [{"bias_corrected": True}, {"update_every": 4}, {"running_var": "unbiased"}],
+    ids=lambda options: next(iter(options)),
+)
 def test_other_running_statistics_evaluate_as_well(kind: type[Any], options: dict[str, Any]) -> None:
     model = trained(kind(made_with(norms, "BatchNorm", **options), nnx.Rngs(0)))
     assert accuracy(model) >= max(0.95, flax_accuracy(kind, "BatchNorm") - 0.01)
@@ -144,6 +149,7 @@ def test_batch_renorm_trains() -> None:
 
 def test_images_far_from_zero_train_as_those_near_it() -> None:
     """Brightness that a norm takes away does not matter, even where a mean of squares would lose the variance."""
+
     class Normalized(nnx.Module):
         def __init__(self, norm: Norm, rngs: nnx.Rngs) -> None:
             self.norm = norm(1, rngs=rngs)

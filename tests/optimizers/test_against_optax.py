@@ -46,6 +46,7 @@ class Pair:
 
 def then_step(brick: Callable[[Any], Any], theirs: Callable[[Any], Any] | None = None) -> Pair:
     """A brick between a little weight decay and a learning rate, so that it sees params and makes a trajectory."""
+
     def around(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda lib: lib.chain(lib.add_decayed_weights(0.01), make(lib), lib.scale(-RATE))
 
@@ -71,34 +72,63 @@ RECIPES = {
     "adafactor": Pair(lambda lib: lib.adafactor(RATE)),
     "adafactor-factored": Pair(
         lambda lib: lib.adafactor(
-            falling, 2, momentum=0.9, weight_decay=1e-4, eps=1e-4, clipping_threshold=0.5, mask=DECAYED),
+            falling, 2, momentum=0.9, weight_decay=1e-4, eps=1e-4, clipping_threshold=0.5, mask=DECAYED
+        ),
         lambda lib: lib.adafactor(
-            falling, 2, momentum=0.9, weight_decay_rate=1e-4, eps=1e-4, clipping_threshold=0.5,
-            weight_decay_mask=DECAYED)),
-    "adafactor-bare": Pair(lambda lib: lib.adafactor(
-        RATE, 2, 0.6, multiply_by_parameter_scale=False, clipping_threshold=None, eps=1e-6)),
+            falling,
+            2,
+            momentum=0.9,
+            weight_decay_rate=1e-4,
+            eps=1e-4,
+            clipping_threshold=0.5,
+            weight_decay_mask=DECAYED,
+        ),
+    ),
+    "adafactor-bare": Pair(
+        lambda lib: lib.adafactor(RATE, 2, 0.6, multiply_by_parameter_scale=False, clipping_threshold=None, eps=1e-6)
+    ),
     "amsgrad": Pair(lambda lib: lib.amsgrad(RATE, b2=0.9)),
     "lamb": Pair(lambda lib: lib.lamb(RATE)),
     "lamb-mask": Pair(lambda lib: lib.lamb(falling, weight_decay=0.1, mask=DECAYED)),
     "lars": Pair(lambda lib: lib.lars(RATE)),
-    "lars-masks": Pair(
-        lambda lib: lib.lars(falling, 0.01, DECAYED, 0.1, 1e-3, DECAYED, 0.8, True)),
+    "lars-masks": Pair(lambda lib: lib.lars(falling, 0.01, DECAYED, 0.1, 1e-3, DECAYED, 0.8, True)),
     "lion": Pair(lambda lib: lib.lion(RATE)),
     "lion-decay": Pair(lambda lib: lib.lion(falling, 0.8, 0.9, weight_decay=0.1, mask=DECAYED)),
     "muon": Pair(lambda lib: lib.muon(RATE), lambda lib: lib.contrib.muon(RATE)),
     # Not among the bricks below: optax keeps its coefficients in the state, and scales by the shape elsewhere.
     "scale_by_muon": then_step(
         lambda lib: lib.masked(lib.scale_by_muon(consistent_rms=0.5), gx.path_matches("kernel")),
-        lambda lib: lib.masked(lib.chain(lib.contrib.scale_by_muon(weight_dimension_numbers=as_matrices),
-                                         lib.scale(0.5 * 4**0.5)), gx.path_matches("kernel"))),
+        lambda lib: lib.masked(
+            lib.chain(lib.contrib.scale_by_muon(weight_dimension_numbers=as_matrices), lib.scale(0.5 * 4**0.5)),
+            gx.path_matches("kernel"),
+        ),
+    ),
     "muon-plain": Pair(
-        lambda lib: lib.muon(falling, beta=0.8, nesterov=False, weight_decay=0.1, consistent_rms=0.2,
-                             matrices=[("attention", (0, (1, 2)))], adam_b2=0.9, adam_learning_rate=RATE),
+        lambda lib: lib.muon(
+            falling,
+            beta=0.8,
+            nesterov=False,
+            weight_decay=0.1,
+            consistent_rms=0.2,
+            matrices=[("attention", (0, (1, 2)))],
+            adam_b2=0.9,
+            adam_learning_rate=RATE,
+        ),
         lambda lib: lib.contrib.muon(
-            falling, beta=0.8, nesterov=False, weight_decay=0.1, adam_weight_decay=0.1, consistent_rms=0.2,
-            muon_weight_dimension_numbers={"attention": optax.contrib.MuonDimensionNumbers(0, (1, 2)),
-                                           "encoder": {"bias": None, "kernel": None}},
-            adam_b2=0.9, adam_learning_rate=RATE)),
+            falling,
+            beta=0.8,
+            nesterov=False,
+            weight_decay=0.1,
+            adam_weight_decay=0.1,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers={
+                "attention": optax.contrib.MuonDimensionNumbers(0, (1, 2)),
+                "encoder": {"bias": None, "kernel": None},
+            },
+            adam_b2=0.9,
+            adam_learning_rate=RATE,
+        ),
+    ),
     "nadam": Pair(lambda lib: lib.nadam(RATE)),
     "nadamw": Pair(lambda lib: lib.nadamw(falling, weight_decay=0.1, mask=DECAYED)),
     "radam": Pair(lambda lib: lib.radam(RATE, b2=0.9)),
@@ -136,12 +166,12 @@ BRICKS = {
     "named_chain": then_step(lambda lib: lib.named_chain(("clip", lib.clip(0.5)), ("trace", lib.trace(0.5)))),
     "stateless": then_step(lambda lib: lib.stateless(lambda u, p: jax.tree.map(lambda x, w: x + 0.1 * w, u, p))),
     "masked": then_step(lambda lib: lib.masked(lib.scale_by_adam(), DECAYED)),
-    "partition": then_step(lambda lib: lib.partition(
-        {True: lib.scale_by_adam(), False: lib.trace(0.9)}, DECAYED)),
+    "partition": then_step(lambda lib: lib.partition({True: lib.scale_by_adam(), False: lib.trace(0.9)}, DECAYED)),
     "freeze": then_step(lambda lib: lib.freeze(DECAYED), lambda lib: lib.transforms.freeze(DECAYED)),
     "selective_transform": then_step(
         lambda lib: lib.selective_transform(lib.trace(0.9), freeze_mask=DECAYED),
-        lambda lib: lib.transforms.selective_transform(lib.trace(0.9), freeze_mask=DECAYED)),
+        lambda lib: lib.transforms.selective_transform(lib.trace(0.9), freeze_mask=DECAYED),
+    ),
 }
 PAIRS = RECIPES | BRICKS
 
@@ -205,15 +235,34 @@ def test_same_state_as_optax(name: str) -> None:
         assert leaf.shape == other.shape and leaf.dtype == other.dtype, path
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "nadam", "adabelief", "yogi", "radam", "lamb", "lion",
-                                  "rmsprop", "adagrad", "sgd", "adafactor", "lars", "nadamw"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adam",
+        "adamw",
+        "amsgrad",
+        "nadam",
+        "adabelief",
+        "yogi",
+        "radam",
+        "lamb",
+        "lion",
+        "rmsprop",
+        "adagrad",
+        "sgd",
+        "adafactor",
+        "lars",
+        "nadamw",
+    ],
+)
 def test_a_run_of_optax_goes_on_here(name: str, long_problem: tuple[Any, Any]) -> None:
     """Arrays of an optax state, put in ours: the recipes have the same arrays in the same order."""
     params, _ = long_problem
     ours, theirs = RECIPES[name].make()
     state, their_state = ours.init(params), theirs.init(params)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(state)] == [
-        (x.shape, x.dtype) for x in jax.tree.leaves(their_state)]
+        (x.shape, x.dtype) for x in jax.tree.leaves(their_state)
+    ]
 
 
 # ---- nearer to the truth than optax ----
@@ -222,19 +271,26 @@ NEARER = {
     "adam": (lambda lib: lib.adam(RATE), [oracles.scale_by_adam(), oracles.scale(-RATE)]),
     "adamw": (
         lambda lib: lib.adamw(RATE, weight_decay=0.1),
-        [oracles.scale_by_adam(), oracles.add_decayed_weights(0.1), oracles.scale(-RATE)]),
+        [oracles.scale_by_adam(), oracles.add_decayed_weights(0.1), oracles.scale(-RATE)],
+    ),
     "nadam": (lambda lib: lib.nadam(RATE), [oracles.scale_by_adam(nesterov=True), oracles.scale(-RATE)]),
     "nadamw": (
         lambda lib: lib.nadamw(RATE, weight_decay=0.1),
-        [oracles.scale_by_adam(nesterov=True), oracles.add_decayed_weights(0.1), oracles.scale(-RATE)]),
+        [oracles.scale_by_adam(nesterov=True), oracles.add_decayed_weights(0.1), oracles.scale(-RATE)],
+    ),
     "amsgrad": (lambda lib: lib.amsgrad(RATE), [oracles.scale_by_amsgrad(), oracles.scale(-RATE)]),
     "adabelief": (lambda lib: lib.adabelief(RATE), [oracles.scale_by_belief(), oracles.scale(-RATE)]),
     "yogi": (lambda lib: lib.yogi(RATE), [oracles.scale_by_yogi(), oracles.scale(-RATE)]),
     "radam": (lambda lib: lib.radam(RATE), [oracles.scale_by_radam(), oracles.scale(-RATE)]),
     "lamb": (
         lambda lib: lib.lamb(RATE, weight_decay=0.1),
-        [oracles.scale_by_adam(eps=1e-6), oracles.add_decayed_weights(0.1), oracles.scale_by_trust_ratio(),
-         oracles.scale(-RATE)]),
+        [
+            oracles.scale_by_adam(eps=1e-6),
+            oracles.add_decayed_weights(0.1),
+            oracles.scale_by_trust_ratio(),
+            oracles.scale(-RATE),
+        ],
+    ),
 }
 
 

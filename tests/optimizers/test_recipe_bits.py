@@ -42,8 +42,16 @@ def load() -> tuple[str, dict[str, dict[str, Any]]]:
     return str(golden["machine"]), cases
 
 
-EAGER = {"adamw", "accumulate", "gradual_unfreeze", "masked_chain", "nested_wrappers", "optax_inside", "partition",
-         "skip_nonfinite"}
+EAGER = {
+    "adamw",
+    "accumulate",
+    "gradual_unfreeze",
+    "masked_chain",
+    "nested_wrappers",
+    "optax_inside",
+    "partition",
+    "skip_nonfinite",
+}
 """Where an eager run may take another branch than a compiled one; elsewhere the operations are the same."""
 MACHINE, WANTED = load()
 STRICT = os.environ.get("GRADXFORM_BITS") == "1" or MAKE["machine"]() == MACHINE
@@ -53,9 +61,15 @@ def test_every_case_is_in_the_file() -> None:
     assert list(WANTED) == [f"{name}, {mode}" for name in MAKE["CASES"] for mode in ("jitted", "eager")]
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.exhaustive)
-    if name.endswith(", eager") and name.removesuffix(", eager") not in EAGER else name for name in WANTED])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive)
+        if name.endswith(", eager") and name.removesuffix(", eager") not in EAGER
+        else name
+        for name in WANTED
+    ],
+)
 def test_updates_and_states_have_their_bits(name: str) -> None:
     key, _, mode = name.rpartition(", ")
     wanted = WANTED[name]
@@ -63,8 +77,9 @@ def test_updates_and_states_have_their_bits(name: str) -> None:
     structure, leaves = steps[-1]
     assert structure == wanted["structure"]
     assert [leaf.nbytes for leaf in leaves] == [len(raw) for raw in wanted["leaves"]]
-    golden = [np.frombuffer(raw, leaf.dtype).reshape(leaf.shape)
-              for leaf, raw in zip(leaves, wanted["leaves"], strict=True)]
+    golden = [
+        np.frombuffer(raw, leaf.dtype).reshape(leaf.shape) for leaf, raw in zip(leaves, wanted["leaves"], strict=True)
+    ]
     if STRICT:
         for i, (got, want) in enumerate(zip(leaves, golden, strict=True)):
             assert got.tobytes() == want.tobytes(), f"last step, leaf {i}: {got.tolist()} is not {want.tolist()}"

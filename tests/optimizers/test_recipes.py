@@ -41,101 +41,169 @@ CASES: dict[str, Case] = {
     "sgd": (lambda: gx.sgd(RATE, 0.9, weight_decay=DECAY), then(decay, oracles.trace(0.9), down)),
     "rmsprop": (
         lambda: gx.rmsprop(falling, centered=True, eps=1e-3, momentum=0.9, nesterov=True, weight_decay=DECAY),
-        then(oracles.scale_by_rms(0.9, 1e-3, centered=True), decay, oracles.scale(lambda s: -falling(s)),
-             oracles.trace(0.9, True))),
+        then(
+            oracles.scale_by_rms(0.9, 1e-3, centered=True),
+            decay,
+            oracles.scale(lambda s: -falling(s)),
+            oracles.trace(0.9, True),
+        ),
+    ),
     "rmsprop-rate-outside": (
         lambda: gx.rmsprop(falling, 0.99, eps=1e-3, eps_in_sqrt=False, momentum=0.9, rate_in_momentum=False),
-        then(oracles.scale_by_rms(0.99, 1e-3, eps_in_sqrt=False), oracles.trace(0.9),
-             oracles.scale(lambda s: -falling(s)))),
-    "adagrad": (
-        lambda: gx.adagrad(RATE, weight_decay=DECAY), then(oracles.scale_by_rss(0.1, 1e-7), decay, down)),
+        then(
+            oracles.scale_by_rms(0.99, 1e-3, eps_in_sqrt=False),
+            oracles.trace(0.9),
+            oracles.scale(lambda s: -falling(s)),
+        ),
+    ),
+    "adagrad": (lambda: gx.adagrad(RATE, weight_decay=DECAY), then(oracles.scale_by_rss(0.1, 1e-7), decay, down)),
     "adam": (lambda: gx.adam(RATE, weight_decay=DECAY), then(oracles.scale_by_adam(), decay, down)),
     "adamw": (
         lambda: gx.adamw(falling, weight_decay=DECAY),
-        then(oracles.scale_by_adam(), decay, oracles.scale(lambda s: -falling(s)))),
+        then(oracles.scale_by_adam(), decay, oracles.scale(lambda s: -falling(s))),
+    ),
     "adamw-mask": (
         lambda: gx.adamw(RATE, weight_decay=DECAY, mask=gx.ndim_at_least(2)),
-        then(oracles.scale_by_adam(), oracles.add_decayed_weights(DECAY, KERNELS), down)),
+        then(oracles.scale_by_adam(), oracles.add_decayed_weights(DECAY, KERNELS), down),
+    ),
     "adamw-decay-schedule": (
         lambda: gx.adamw(RATE, weight_decay=lambda step: 0.01 * step),
-        then(oracles.scale_by_adam(), oracles.add_decayed_weights(lambda s: 0.01 * s), down)),
+        then(oracles.scale_by_adam(), oracles.add_decayed_weights(lambda s: 0.01 * s), down),
+    ),
     # Loshchilov and Hutter's own: w -= eta_t (alpha u + lambda w), with alpha = RATE and eta_t = falling / RATE.
     "adamw-paper": (
         lambda: gx.adamw(falling, weight_decay=0.005, base_learning_rate=RATE),
-        then(oracles.scale_by_adam(), oracles.scale(RATE), oracles.add_decayed_weights(0.005),
-             oracles.scale(lambda s: -falling(s) / RATE))),
+        then(
+            oracles.scale_by_adam(),
+            oracles.scale(RATE),
+            oracles.add_decayed_weights(0.005),
+            oracles.scale(lambda s: -falling(s) / RATE),
+        ),
+    ),
     "adamw-paper-schedules": (
         lambda: gx.adamw(falling, weight_decay=lambda step: 0.001 * step, base_learning_rate=RATE, nesterov=True),
-        then(oracles.scale_by_adam(nesterov=True), oracles.scale(RATE),
-             oracles.add_decayed_weights(lambda s: 0.001 * s), oracles.scale(lambda s: -falling(s) / RATE))),
+        then(
+            oracles.scale_by_adam(nesterov=True),
+            oracles.scale(RATE),
+            oracles.add_decayed_weights(lambda s: 0.001 * s),
+            oracles.scale(lambda s: -falling(s) / RATE),
+        ),
+    ),
     "adabelief": (lambda: gx.adabelief(RATE, weight_decay=DECAY), then(oracles.scale_by_belief(), decay, down)),
     "adafactor": (
-        lambda: gx.adafactor(RATE, min_dim_size_to_factor=2, weight_decay=0.01, momentum=0.9,
-                             dtype_momentum=jnp.result_type(float)),
-        then(oracles.scale_by_factored_rms(FACTORED), oracles.clip_by_block_rms(1.0), oracles.scale(RATE),
-             oracles.scale_by_param_block_rms(1e-3), oracles.ema(0.9, debias=False),
-             oracles.add_decayed_weights(0.01), oracles.scale(-1.0))),
+        lambda: gx.adafactor(
+            RATE, min_dim_size_to_factor=2, weight_decay=0.01, momentum=0.9, dtype_momentum=jnp.result_type(float)
+        ),
+        then(
+            oracles.scale_by_factored_rms(FACTORED),
+            oracles.clip_by_block_rms(1.0),
+            oracles.scale(RATE),
+            oracles.scale_by_param_block_rms(1e-3),
+            oracles.ema(0.9, debias=False),
+            oracles.add_decayed_weights(0.01),
+            oracles.scale(-1.0),
+        ),
+    ),
     "adafactor-paper": (
         lambda: gx.adafactor(0.4, min_dim_size_to_factor=2, relative_step=True, factored_axes="last", decay_offset=3),
-        then(oracles.scale_by_factored_rms(LAST, offset=3), oracles.clip_by_block_rms(1.0),
-             oracles.scale(lambda s: min(0.4, (s + 1) ** -0.5)), oracles.scale_by_param_block_rms(1e-3),
-             oracles.scale(-1.0))),
+        then(
+            oracles.scale_by_factored_rms(LAST, offset=3),
+            oracles.clip_by_block_rms(1.0),
+            oracles.scale(lambda s: min(0.4, (s + 1) ** -0.5)),
+            oracles.scale_by_param_block_rms(1e-3),
+            oracles.scale(-1.0),
+        ),
+    ),
     "amsgrad": (
-        lambda: gx.amsgrad(RATE, b2=0.9, weight_decay=DECAY), then(oracles.scale_by_amsgrad(b2=0.9), decay, down)),
+        lambda: gx.amsgrad(RATE, b2=0.9, weight_decay=DECAY),
+        then(oracles.scale_by_amsgrad(b2=0.9), decay, down),
+    ),
     "lamb": (
         lambda: gx.lamb(RATE, weight_decay=DECAY),
-        then(oracles.scale_by_adam(eps=1e-6), decay, oracles.scale_by_trust_ratio(), down)),
+        then(oracles.scale_by_adam(eps=1e-6), decay, oracles.scale_by_trust_ratio(), down),
+    ),
     "lamb-limit": (
         lambda: gx.lamb(RATE, weight_decay=DECAY, max_trust_ratio=0.8),
-        then(oracles.scale_by_adam(eps=1e-6), decay, oracles.scale_by_trust_ratio(largest=0.8), down)),
+        then(oracles.scale_by_adam(eps=1e-6), decay, oracles.scale_by_trust_ratio(largest=0.8), down),
+    ),
     "lars": (
         lambda: gx.lars(falling, DECAY, trust_coefficient=0.1),
-        then(decay, oracles.scale_by_trust_ratio(0.1), oracles.scale(lambda s: -falling(s)), oracles.trace(0.9))),
+        then(decay, oracles.scale_by_trust_ratio(0.1), oracles.scale(lambda s: -falling(s)), oracles.trace(0.9)),
+    ),
     # You, Gitman and Ginsburg, algorithm 1: the divisor is ||g|| + beta ||w||.
     "lars-paper": (
         lambda: gx.lars(falling, DECAY, trust_coefficient=0.1, eps=1e-3, norm_of_sum=False),
-        then(oracles.scale_by_trust_ratio(0.1, 1e-3, decay=DECAY), oracles.scale(lambda s: -falling(s)),
-             oracles.trace(0.9))),
+        then(
+            oracles.scale_by_trust_ratio(0.1, 1e-3, decay=DECAY),
+            oracles.scale(lambda s: -falling(s)),
+            oracles.trace(0.9),
+        ),
+    ),
     "lars-timm": (
         lambda: gx.lars(
-            falling, DECAY, trust_coefficient=0.1, norm_of_sum=False, rate_in_momentum=False, nesterov=True),
-        then(oracles.scale_by_trust_ratio(0.1, decay=DECAY), oracles.trace(0.9, True),
-             oracles.scale(lambda s: -falling(s)))),
-    "lion": (
-        lambda: gx.lion(RATE, weight_decay=DECAY), then(oracles.scale_by_lion(0.9, 0.99), decay, down)),
+            falling, DECAY, trust_coefficient=0.1, norm_of_sum=False, rate_in_momentum=False, nesterov=True
+        ),
+        then(
+            oracles.scale_by_trust_ratio(0.1, decay=DECAY),
+            oracles.trace(0.9, True),
+            oracles.scale(lambda s: -falling(s)),
+        ),
+    ),
+    "lion": (lambda: gx.lion(RATE, weight_decay=DECAY), then(oracles.scale_by_lion(0.9, 0.99), decay, down)),
     "muon": (
         lambda: gx.muon(falling, weight_decay=DECAY),
-        then(oracles.on({"encoder/kernel"}, oracles.scale_by_muon({"encoder/kernel": ((0,), (1,))})),
-             oracles.on(REST - {"encoder/kernel"}, oracles.scale_by_adam(nesterov=True)), decay,
-             oracles.scale(lambda s: -falling(s)))),
+        then(
+            oracles.on({"encoder/kernel"}, oracles.scale_by_muon({"encoder/kernel": ((0,), (1,))})),
+            oracles.on(REST - {"encoder/kernel"}, oracles.scale_by_adam(nesterov=True)),
+            decay,
+            oracles.scale(lambda s: -falling(s)),
+        ),
+    ),
     "muon-matrices": (
-        lambda: gx.muon(RATE, bias_correction=False, matrices=[
-            ("conv", ((0, 1, 2), 3)), ("attention", (0, (1, 2))), (gx.ndim_at_least(2), (-2, -1))],
-            adam_learning_rate=0.1, consistent_rms=0.2, weight_decay=DECAY, mask=gx.ndim_at_least(2)),
-        then(oracles.scale_by_muon({"conv/0": ((0, 1, 2), (3,)), "attention": ((0,), (1, 2)),
-                                    "encoder/kernel": ((0,), (1,))}, corrected=False, rms_of=0.2),
-             oracles.on(REST - KERNELS, oracles.scale_by_adam(nesterov=True)),
-             oracles.add_decayed_weights(DECAY, KERNELS), oracles.on(KERNELS, down),
-             oracles.on(REST - KERNELS, oracles.scale(-0.1)))),
-    "nadam": (
-        lambda: gx.nadam(RATE, weight_decay=DECAY), then(oracles.scale_by_adam(nesterov=True), decay, down)),
-    "nadam-torch": (
-        lambda: gx.nadam(RATE, momentum_decay=4e-3), then(oracles.scale_by_nadam(), down)),
+        lambda: gx.muon(
+            RATE,
+            bias_correction=False,
+            matrices=[("conv", ((0, 1, 2), 3)), ("attention", (0, (1, 2))), (gx.ndim_at_least(2), (-2, -1))],
+            adam_learning_rate=0.1,
+            consistent_rms=0.2,
+            weight_decay=DECAY,
+            mask=gx.ndim_at_least(2),
+        ),
+        then(
+            oracles.scale_by_muon(
+                {"conv/0": ((0, 1, 2), (3,)), "attention": ((0,), (1, 2)), "encoder/kernel": ((0,), (1,))},
+                corrected=False,
+                rms_of=0.2,
+            ),
+            oracles.on(REST - KERNELS, oracles.scale_by_adam(nesterov=True)),
+            oracles.add_decayed_weights(DECAY, KERNELS),
+            oracles.on(KERNELS, down),
+            oracles.on(REST - KERNELS, oracles.scale(-0.1)),
+        ),
+    ),
+    "nadam": (lambda: gx.nadam(RATE, weight_decay=DECAY), then(oracles.scale_by_adam(nesterov=True), decay, down)),
+    "nadam-torch": (lambda: gx.nadam(RATE, momentum_decay=4e-3), then(oracles.scale_by_nadam(), down)),
     "nadamw": (
         lambda: gx.nadamw(RATE, weight_decay=DECAY, momentum_decay=0.1),
-        then(oracles.scale_by_nadam(momentum_decay=0.1), decay, down)),
+        then(oracles.scale_by_nadam(momentum_decay=0.1), decay, down),
+    ),
     "radam": (lambda: gx.radam(RATE, weight_decay=DECAY), then(oracles.scale_by_radam(), decay, down)),
     "yogi": (lambda: gx.yogi(RATE, weight_decay=DECAY), then(oracles.scale_by_yogi(), decay, down)),
     "yogi-paper": (
         lambda: gx.yogi(RATE, bias_correction=False, initialize_mu=False),
-        then(oracles.scale_by_yogi(bias_correction=False, initial_m=0.0), down)),
+        then(oracles.scale_by_yogi(bias_correction=False, initial_m=0.0), down),
+    ),
 }
 
 
 def test_every_recipe_has_a_formula() -> None:
     assert {name.split("-")[0] for name in CASES} == set(harness.RECIPES)
-    optimizers = {name for name in gx.__all__ if "learning_rate" in getattr(
-        getattr(gx, name), "__wrapped__", lambda: 0).__annotations__ and not name.startswith("scale_by")}
+    optimizers = {
+        name
+        for name in gx.__all__
+        if "learning_rate" in getattr(getattr(gx, name), "__wrapped__", lambda: 0).__annotations__
+        and not name.startswith("scale_by")
+    }
     assert optimizers == set(harness.RECIPES)
 
 
@@ -218,8 +286,10 @@ def training_step(tx: gx.Transformation) -> Callable[..., Any]:
 
 def model() -> tuple[Any, jax.Array, jax.Array]:
     random = np.random.RandomState(0)
-    params = {"in": {"bias": jnp.zeros(8), "kernel": jnp.asarray(random.standard_normal((4, 8)), jnp.float32)},
-              "out": jnp.asarray(random.standard_normal((8, 1)), jnp.float32)}
+    params = {
+        "in": {"bias": jnp.zeros(8), "kernel": jnp.asarray(random.standard_normal((4, 8)), jnp.float32)},
+        "out": jnp.asarray(random.standard_normal((8, 1)), jnp.float32),
+    }
     x = jnp.asarray(random.standard_normal((16, 4)), jnp.float32)
     return params, x, jnp.sum(x, axis=1, keepdims=True)
 
@@ -228,8 +298,11 @@ def model() -> tuple[Any, jax.Array, jax.Array]:
 def test_the_training_step_exports_for_every_platform(name: str) -> None:
     params, x, y = model()
     rate = gx.schedules.warmup(2, gx.schedules.cosine(1e-2, 10, 1e-4))
-    tx = gx.chain(gx.record_norms(), gx.clip_by_global_norm(1.0), harness.recipe(
-        name, rate, weight_decay=1e-3, mask=gx.ndim_at_least(2)))
+    tx = gx.chain(
+        gx.record_norms(),
+        gx.clip_by_global_norm(1.0),
+        harness.recipe(name, rate, weight_decay=1e-3, mask=gx.ndim_at_least(2)),
+    )
     state = tx.init(params)
     step = training_step(tx)
     flatten = lambda *a: jax.tree.leaves(step(*jax.tree.unflatten(structure, a)))  # noqa: E731
@@ -269,17 +342,27 @@ STACKED = {
     "lars": lambda **more: gx.lars(0.1, weight_decay=0.01, trust_coefficient=0.5, **more),
     "lars-norms": lambda **more: gx.lars(0.1, weight_decay=0.01, trust_coefficient=0.5, norm_of_sum=False, **more),
     "lamb-kernels": lambda **more: gx.lamb(
-        0.1, trust_ratio_mask=gx.path_matches("kernel"), max_trust_ratio=2.0, **more),
+        0.1, trust_ratio_mask=gx.path_matches("kernel"), max_trust_ratio=2.0, **more
+    ),
 }
 
 
 @pytest.mark.parametrize("name", STACKED)
 def test_stacked_layers_move_as_they_do_apart(name: str) -> None:
-    params, gradients = ({"blocks": {"kernel": x[:, :6].reshape(3, 2, 3) * jnp.array([1.0, 30.0, 0.0])[:, None, None],
-                                     "scale": x[:, 6:]}, "head": {"kernel": x}}
-                         for x in np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32))
-    apart = lambda tree: {"head": tree["head"]} | {  # noqa: E731
-        str(i): jax.tree.map(lambda x, i=i: x[i], tree["blocks"]) for i in range(3)}
+    params, gradients = (
+        {
+            "blocks": {
+                "kernel": x[:, :6].reshape(3, 2, 3) * jnp.array([1.0, 30.0, 0.0])[:, None, None],
+                "scale": x[:, 6:],
+            },
+            "head": {"kernel": x},
+        }
+        for x in np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    )
+
+    def apart(tree: Any) -> Any:
+        return {"head": tree["head"]} | {str(i): jax.tree.map(lambda x, i=i: x[i], tree["blocks"]) for i in range(3)}
+
     own, other = STACKED[name](stacked=gx.path_matches("^blocks/")), STACKED[name]()
     state, other_state = own.init(params), other.init(apart(params))
     for _ in range(2):

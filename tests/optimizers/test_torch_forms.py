@@ -21,7 +21,8 @@ GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 MAKER = runpy.run_path(str(GOLDEN / "make_torch_optimizers.py"))
 
 ADAFACTOR: dict[str, Any] = dict(
-    min_dim_size_to_factor=1, relative_step=True, rate_on_decay=True, factored_axes="last", clamp_epsilon=True)
+    min_dim_size_to_factor=1, relative_step=True, rate_on_decay=True, factored_axes="last", clamp_epsilon=True
+)
 
 
 def l2(tx: gx.Transformation) -> gx.Transformation:
@@ -36,9 +37,11 @@ OURS: dict[str, Callable[[Any], gx.Transformation]] = {
     "sgd_nesterov_decay": lambda rate: gx.sgd(rate, 0.8, True, weight_decay=0.1),
     "rmsprop": lambda rate: gx.rmsprop(rate, 0.99, eps_in_sqrt=False, rate_in_momentum=False),
     "rmsprop_centered": lambda rate: gx.rmsprop(
-        rate, 0.9, eps=1e-3, eps_in_sqrt=False, centered=True, rate_in_momentum=False),
-    "rmsprop_momentum_decay": lambda rate: l2(gx.rmsprop(
-        rate, 0.99, eps_in_sqrt=False, momentum=0.9, rate_in_momentum=False)),
+        rate, 0.9, eps=1e-3, eps_in_sqrt=False, centered=True, rate_in_momentum=False
+    ),
+    "rmsprop_momentum_decay": lambda rate: l2(
+        gx.rmsprop(rate, 0.99, eps_in_sqrt=False, momentum=0.9, rate_in_momentum=False)
+    ),
     "adam": lambda rate: gx.adam(rate, 0.8, 0.95),
     "adam_decay": lambda rate: l2(gx.adam(rate)),
     "adam_amsgrad": lambda rate: gx.amsgrad(rate, b2=0.8, max_of_corrected=False),
@@ -50,7 +53,8 @@ OURS: dict[str, Callable[[Any], gx.Transformation]] = {
     "adagrad": lambda rate: gx.adagrad(rate, 0.0, 1e-10, eps_in_sqrt=False),
     "adafactor": lambda rate: gx.adafactor(rate, **ADAFACTOR),
     "adafactor_decay": lambda rate: gx.adafactor(
-        rate, decay_rate=0.6, clipping_threshold=1.5, weight_decay=0.1, **ADAFACTOR),
+        rate, decay_rate=0.6, clipping_threshold=1.5, weight_decay=0.1, **ADAFACTOR
+    ),
     "adafactor_fast_decay": lambda rate: gx.adafactor(rate, weight_decay=0.1, **ADAFACTOR),
 }
 

@@ -13,9 +13,15 @@ from gradxform.precision.noise import noise
 
 P = gx.precision
 STOCHASTIC: dict[str, gx.precision.Codec] = {
-    "bf16": P.bf16(), "fp8": P.fp8(), "row": P.int8_blockwise(), "32": P.int8_blockwise(32),
-    "odd blocks": P.int8_blockwise(100), "linear": P.int8_blockwise(code="linear"),
-    "dynamic": P.int8_blockwise(256, "dynamic"), "int4": P.int4_blockwise(), "int4 row": P.int4_blockwise("row"),
+    "bf16": P.bf16(),
+    "fp8": P.fp8(),
+    "row": P.int8_blockwise(),
+    "32": P.int8_blockwise(32),
+    "odd blocks": P.int8_blockwise(100),
+    "linear": P.int8_blockwise(code="linear"),
+    "dynamic": P.int8_blockwise(256, "dynamic"),
+    "int4": P.int4_blockwise(),
+    "int4 row": P.int4_blockwise("row"),
 }
 NEAREST = {name: codec.replace(rounding="nearest") for name, codec in STOCHASTIC.items()}
 SIGNS = {"both signs": False, "squares": True}
@@ -38,8 +44,12 @@ def there(codec: Any, x: Any, t: int, above: bool) -> Any:
 def raw(code: Any) -> list[np.ndarray]:
     """The arrays of a code as integers."""
     arrays = [np.asarray(x) for x in jax.tree.leaves(code)]
-    return [x if x.dtype.kind in "iu" or x.dtype.itemsize not in (1, 2, 4) or "int" in str(x.dtype)
-            else x.view(f"u{x.dtype.itemsize}") for x in arrays]
+    return [
+        x
+        if x.dtype.kind in "iu" or x.dtype.itemsize not in (1, 2, 4) or "int" in str(x.dtype)
+        else x.view(f"u{x.dtype.itemsize}")
+        for x in arrays
+    ]
 
 
 def same_codes(a: Any, b: Any) -> bool:

@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import gradxform as gx
 
 PARAMS = {"w": np.float32(np.random.RandomState(0).standard_normal((64, 96))), "b": np.zeros(96, np.float32)}
-GRADS = [jax.tree.map(lambda p: np.float32(np.random.RandomState(t).standard_normal(p.shape)), PARAMS)
-         for t in range(3)]
+GRADS = [
+    jax.tree.map(lambda p: np.float32(np.random.RandomState(t).standard_normal(p.shape)), PARAMS) for t in range(3)
+]
 
 
 def codes(tx: Any, place: Any) -> tuple[Any, Any]:
@@ -34,8 +35,10 @@ def main() -> None:
         one, _ = codes(tx, lambda tree: jax.tree.map(jnp.asarray, tree))
 
         def place(tree: Any, spec: Any = spec) -> Any:
-            return {"w": jax.device_put(tree["w"], NamedSharding(mesh, spec)),
-                    "b": jax.device_put(tree["b"], NamedSharding(mesh, PartitionSpec()))}
+            return {
+                "w": jax.device_put(tree["w"], NamedSharding(mesh, spec)),
+                "b": jax.device_put(tree["b"], NamedSharding(mesh, PartitionSpec())),
+            }
 
         many, state = codes(tx, place)
         same = all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))

@@ -19,8 +19,10 @@ SHAPES = {"embed": (8, 4), "kernel": (4, 16), "bias": (16,), "scale": ()}
 WEIGHTS = {name: jnp.sin(jnp.arange(1.0, 1 + int(np.prod(shape)))).reshape(shape) for name, shape in SHAPES.items()}
 GRADS = jax.tree.map(lambda p: jnp.sin(3 * p), WEIGHTS)
 INNER = gx.chain(gx.clip(0.5), gx.adamw(0.01, weight_decay=0.1))
-TXS = {"24 bits": gx.precision.master_weights(INNER, bits=24),
-       "stochastic": gx.precision.stochastic_rounding(INNER, seed=3)}
+TXS = {
+    "24 bits": gx.precision.master_weights(INNER, bits=24),
+    "stochastic": gx.precision.stochastic_rounding(INNER, seed=3),
+}
 
 
 def two_steps(tx: Any, params: Any, state: Any, grads: Any) -> Any:
@@ -39,15 +41,21 @@ def differences(a: Any, b: Any) -> list[str]:
     """The paths at which two trees have other bits."""
     if jax.tree.structure(a) != jax.tree.structure(b):
         return [f"{jax.tree.structure(a)} is not {jax.tree.structure(b)}"]
-    return [jax.tree_util.keystr(path) for (path, x), y in zip(
-        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True)
-        if np.asarray(x).tobytes() != np.asarray(y).tobytes()]
+    return [
+        jax.tree_util.keystr(path)
+        for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True)
+        if np.asarray(x).tobytes() != np.asarray(y).tobytes()
+    ]
 
 
 def misplaced(tree: Any, shardings: Any) -> list[str]:
-    return [f"{jax.tree_util.keystr(path)}: {leaf.sharding}" for (path, leaf), sharding in zip(
-        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings), strict=True)
-        if not leaf.sharding.is_equivalent_to(sharding, leaf.ndim)]
+    return [
+        f"{jax.tree_util.keystr(path)}: {leaf.sharding}"
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings), strict=True
+        )
+        if not leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    ]
 
 
 def on_mesh(kind: AxisType, names: tuple[str, ...]) -> dict[str, list[str]]:
@@ -82,5 +90,12 @@ def on_mesh(kind: AxisType, names: tuple[str, ...]) -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    print(json.dumps({"devices": jax.device_count(), "auto": on_mesh(AxisType.Auto, ("24 bits",)),
-                      "explicit": on_mesh(AxisType.Explicit, ("stochastic",))}))
+    print(
+        json.dumps(
+            {
+                "devices": jax.device_count(),
+                "auto": on_mesh(AxisType.Auto, ("24 bits",)),
+                "explicit": on_mesh(AxisType.Explicit, ("stochastic",)),
+            }
+        )
+    )

@@ -24,6 +24,7 @@ eyes = functools.partial(pytest.mark.parametrize, "above", SIGNS.values(), ids=S
 
 def draw(codec: gx.precision.Codec, x: Any, above: bool, draws: int = DRAWS) -> np.ndarray:
     """What comes back of some numbers, with other noise each time."""
+
     def one(t: Any) -> Any:
         return codec.decode(there(codec, x, t, above), nonnegative=above)
 
@@ -35,8 +36,12 @@ def draw(codec: gx.precision.Codec, x: Any, above: bool, draws: int = DRAWS) -> 
 def test_what_was_decoded_has_the_same_code_again(name: str, above: bool) -> None:
     codec, x = BOTH[name], numbers(orders=6)
     x = np.abs(x) if above else x
-    both = jax.jit(lambda x, s, t: (code := there(codec, x, s, above), there(
-        codec, codec.decode(code, nonnegative=above), t, above)))
+    both = jax.jit(
+        lambda x, s, t: (
+            code := there(codec, x, s, above),
+            there(codec, codec.decode(code, nonnegative=above), t, above),
+        )
+    )
     for t in range(4):
         assert same_codes(*both(x, t, t + 100))
 
@@ -120,8 +125,12 @@ def test_codes_of_bitsandbytes_are_the_dynamic_ones() -> None:
 
 def test_noise_is_uniform_and_not_correlated() -> None:
     shape = (256, 256)
-    draws = np.stack([np.asarray(noise(seed, jnp.int32(t), leaf, shape, 32)) / 2.0**32
-                      for seed, t, leaf in ((0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0), (0, 2, 0))])
+    draws = np.stack(
+        [
+            np.asarray(noise(seed, jnp.int32(t), leaf, shape, 32)) / 2.0**32
+            for seed, t, leaf in ((0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0), (0, 2, 0))
+        ]
+    )
     size = draws[0].size
     for one in draws:
         counts = np.histogram(one, 64, (0, 1))[0]
@@ -145,17 +154,28 @@ def test_blocks_divide_the_row_where_they_can(row: int, size: int) -> None:
     assert codes.shape == (2, row) and exponents.shape == (2, -(-row // size))
 
 
-@pytest.mark.parametrize("make, error, message", [
-    (lambda: P.int8_blockwise().encode(jnp.arange(4)), TypeError, "real floating-point numbers to encode, got int32"),
-    (lambda: P.bf16().encode(jnp.ones(3, jnp.complex64)), TypeError, "got complex64"),
-    (lambda: P.int8_blockwise().encode(1.0), ValueError, "one axis at least to divide into blocks, got a scalar"),
-    (lambda: P.int4_blockwise(1), ValueError, "block: expected an integer >= 2, got 1"),
-    (lambda: P.int8_blockwise("rows"), TypeError, "block: expected an integer >= 2 or 'row', got 'rows'"),
-    (lambda: P.int8_blockwise(code="log"), ValueError, "code: expected one of 'float', 'linear', 'dynamic', got 'log'"),
-    (lambda: P.bf16("up"), ValueError, "rounding: expected one of 'stochastic', 'nearest', got 'up'"),
-    (lambda: P.fp8(0.0), ValueError, "top: expected a real number > 0, got 0.0"),
-    (lambda: P.fp8(-1.0), ValueError, "top: expected a real number > 0, got -1.0"),
-])
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (
+            lambda: P.int8_blockwise().encode(jnp.arange(4)),
+            TypeError,
+            "real floating-point numbers to encode, got int32",
+        ),
+        (lambda: P.bf16().encode(jnp.ones(3, jnp.complex64)), TypeError, "got complex64"),
+        (lambda: P.int8_blockwise().encode(1.0), ValueError, "one axis at least to divide into blocks, got a scalar"),
+        (lambda: P.int4_blockwise(1), ValueError, "block: expected an integer >= 2, got 1"),
+        (lambda: P.int8_blockwise("rows"), TypeError, "block: expected an integer >= 2 or 'row', got 'rows'"),
+        (
+            lambda: P.int8_blockwise(code="log"),
+            ValueError,
+            "code: expected one of 'float', 'linear', 'dynamic', got 'log'",
+        ),
+        (lambda: P.bf16("up"), ValueError, "rounding: expected one of 'stochastic', 'nearest', got 'up'"),
+        (lambda: P.fp8(0.0), ValueError, "top: expected a real number > 0, got 0.0"),
+        (lambda: P.fp8(-1.0), ValueError, "top: expected a real number > 0, got -1.0"),
+    ],
+)
 def test_what_is_wrong_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         make()

@@ -122,37 +122,60 @@ def test_train_state_and_shapes() -> None:
 MASTERS = P.master_weights(gx.sgd(0.1))
 
 
-@pytest.mark.parametrize("make", [
-    lambda after: gx.chain(MASTERS, after),
-    lambda after: gx.named_chain(("masters", MASTERS), ("scale", after)),
-    lambda after: gx.chain(gx.masked(MASTERS, "kernel"), after),
-    lambda after: gx.chain(gx.chain(gx.clip(1.0), MASTERS), after),
-    lambda after: gx.chain(gx.skip_nonfinite(gx.accumulate(MASTERS, 2), 3), after),
-    lambda after: gx.chain(gx.partition({"a": MASTERS, "b": gx.sgd(0.1)}, LABELS), after),
-    lambda after: gx.chain(P.stochastic_rounding(gx.sgd(0.1)), after),
-    lambda after: gx.transfer.gradual_unfreeze(after, (("", 0),), before=MASTERS),
-], ids=["chain", "named", "masked", "nested", "guarded", "partition", "stochastic", "unfreeze"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda after: gx.chain(MASTERS, after),
+        lambda after: gx.named_chain(("masters", MASTERS), ("scale", after)),
+        lambda after: gx.chain(gx.masked(MASTERS, "kernel"), after),
+        lambda after: gx.chain(gx.chain(gx.clip(1.0), MASTERS), after),
+        lambda after: gx.chain(gx.skip_nonfinite(gx.accumulate(MASTERS, 2), 3), after),
+        lambda after: gx.chain(gx.partition({"a": MASTERS, "b": gx.sgd(0.1)}, LABELS), after),
+        lambda after: gx.chain(P.stochastic_rounding(gx.sgd(0.1)), after),
+        lambda after: gx.transfer.gradual_unfreeze(after, (("", 0),), before=MASTERS),
+    ],
+    ids=["chain", "named", "masked", "nested", "guarded", "partition", "stochastic", "unfreeze"],
+)
 def test_nothing_comes_after_it(make: Any) -> None:
     with pytest.raises(ValueError, match=r"expected nothing after [a-z_.]+, whose updates .*, got scale;"):
         make(gx.scale(0.5))
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: P.master_weights(gx.sgd(0.1), bits=16), ValueError, "bits: expected 24 or 32, got 16"),
-    (lambda: P.master_weights(gx.sgd(0.1), bits=32.0), TypeError, "bits: expected 24 or 32, got 32.0"),
-    (lambda: P.master_weights("sgd"), TypeError, "tx: expected a transformation, got 'sgd'"),
-    (lambda: P.master_weights(gx.sgd(0.1), 24).init({"w": jnp.ones(2, jnp.float16)}), TypeError,
-     "expected params of bfloat16 or float32 with bits=24, got float16 at 'w'"),
-    (lambda: MASTERS.update(GRADS, MASTERS.init(WEIGHTS)), ValueError,
-     "precision.master_weights: expected params, got None"),
-    (lambda: MASTERS.update(GRADS, P.split(WEIGHTS, MASTERS)[1], WEIGHTS), ValueError,
-     r"params: expected bfloat16\[4\] at 'bias', as at the start of the state, got float32\[4\]"),
-    (lambda: P.masters(WEIGHTS, gx.sgd(0.1).init(WEIGHTS)), ValueError, "state: expected the state of a transform"),
-    (lambda: P.masters({"kernel": WEIGHTS["kernel"]}, P.split(WEIGHTS, MASTERS)[1]), ValueError,
-     "state and params do not fit at 'bias'"),
-    (lambda: P.split(WEIGHTS, gx.sgd(0.1)), ValueError, "state: expected the state of a transformation"),
-    (lambda: P.split(WEIGHTS, MASTERS, dtype="float32"), TypeError, "dtype: expected bfloat16 or float16, got float32"),
-])
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: P.master_weights(gx.sgd(0.1), bits=16), ValueError, "bits: expected 24 or 32, got 16"),
+        (lambda: P.master_weights(gx.sgd(0.1), bits=32.0), TypeError, "bits: expected 24 or 32, got 32.0"),
+        (lambda: P.master_weights("sgd"), TypeError, "tx: expected a transformation, got 'sgd'"),
+        (
+            lambda: P.master_weights(gx.sgd(0.1), 24).init({"w": jnp.ones(2, jnp.float16)}),
+            TypeError,
+            "expected params of bfloat16 or float32 with bits=24, got float16 at 'w'",
+        ),
+        (
+            lambda: MASTERS.update(GRADS, MASTERS.init(WEIGHTS)),
+            ValueError,
+            "precision.master_weights: expected params, got None",
+        ),
+        (
+            lambda: MASTERS.update(GRADS, P.split(WEIGHTS, MASTERS)[1], WEIGHTS),
+            ValueError,
+            r"params: expected bfloat16\[4\] at 'bias', as at the start of the state, got float32\[4\]",
+        ),
+        (lambda: P.masters(WEIGHTS, gx.sgd(0.1).init(WEIGHTS)), ValueError, "state: expected the state of a transform"),
+        (
+            lambda: P.masters({"kernel": WEIGHTS["kernel"]}, P.split(WEIGHTS, MASTERS)[1]),
+            ValueError,
+            "state and params do not fit at 'bias'",
+        ),
+        (lambda: P.split(WEIGHTS, gx.sgd(0.1)), ValueError, "state: expected the state of a transformation"),
+        (
+            lambda: P.split(WEIGHTS, MASTERS, dtype="float32"),
+            TypeError,
+            "dtype: expected bfloat16 or float16, got float32",
+        ),
+    ],
+)
 def test_bad_input_names_what_is_wrong(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

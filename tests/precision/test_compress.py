@@ -29,8 +29,11 @@ def hows(tx: Any, params: Any = PARAMS) -> dict[str, Any]:
     """How each leaf of a fresh state is coded, by its path."""
     state = jax.eval_shape(tx.init, params)
     found = jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda x: isinstance(x, P.Coded))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.how for path, leaf in found
-            if isinstance(leaf, P.Coded)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.how
+        for path, leaf in found
+        if isinstance(leaf, P.Coded)
+    }
 
 
 def run(tx: Any, steps: int = 4, state: Any = None) -> tuple[Any, Any]:
@@ -48,17 +51,32 @@ def test_large_leaves_of_floats_are_coded_in_the_structure_of_the_state() -> Non
     assert STATE[0].mu["w"].code.shape == (64, 96) and STATE[0].mu["w"].code.dtype == jnp.float8_e5m2
     # One counter for all.
     assert [leaf.step is not None for leaf in (STATE[0].mu["v"], STATE[0].mu["w"], STATE[0].nu["v"])] == [
-        True, False, False]
+        True,
+        False,
+        False,
+    ]
 
 
-@pytest.mark.parametrize("make", [
-    lambda: gx.adamw(0.1), lambda: optax.adamw(0.1), lambda: gx.amsgrad(0.1), lambda: optax.amsgrad(0.1),
-    lambda: gx.rmsprop(0.1, centered=True), lambda: optax.rmsprop(0.1, centered=True), lambda: optax.adagrad(0.1),
-    lambda: gx.adafactor(0.1, min_dim_size_to_factor=8), lambda: optax.contrib.prodigy(),
-    lambda: optax.contrib.ademamix(0.1), lambda: optax.adan(0.1), lambda: optax.contrib.schedule_free_adamw(0.1),
-    lambda: gx.accumulate(gx.skip_nonfinite(gx.chain(gx.clip(1.0), gx.masked(gx.lamb(0.1), KERNELS)), 2), 1),
-    lambda: gx.partition({"a": gx.adam(0.1), "b": gx.lion(0.1)}, {"w": "a", "v": "b", "b": "a"}),
-], ids=lambda make: "")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gx.adamw(0.1),
+        lambda: optax.adamw(0.1),
+        lambda: gx.amsgrad(0.1),
+        lambda: optax.amsgrad(0.1),
+        lambda: gx.rmsprop(0.1, centered=True),
+        lambda: optax.rmsprop(0.1, centered=True),
+        lambda: optax.adagrad(0.1),
+        lambda: gx.adafactor(0.1, min_dim_size_to_factor=8),
+        lambda: optax.contrib.prodigy(),
+        lambda: optax.contrib.ademamix(0.1),
+        lambda: optax.adan(0.1),
+        lambda: optax.contrib.schedule_free_adamw(0.1),
+        lambda: gx.accumulate(gx.skip_nonfinite(gx.chain(gx.clip(1.0), gx.masked(gx.lamb(0.1), KERNELS)), 2), 1),
+        lambda: gx.partition({"a": gx.adam(0.1), "b": gx.lion(0.1)}, {"w": "a", "v": "b", "b": "a"}),
+    ],
+    ids=lambda make: "",
+)
 def test_what_is_never_negative_is_known(make: Any) -> None:
     """By trial: a leaf that is taken for one of squares never has a number below 0, and every other has one."""
     tx, state = make(), None
@@ -82,13 +100,20 @@ def test_a_param_with_the_name_of_a_field_is_none() -> None:
     params = {"attention": Attention(jnp.ones((64, 64)), jnp.ones((64, 64)))}
     found = hows(P.compress_state(optax.adam(0.1), "fp8"), params)
     assert {name: how.nonnegative for name, how in found.items()} == {
-        "0/mu/attention/q": False, "0/mu/attention/v": False, "0/nu/attention/q": True, "0/nu/attention/v": True}
+        "0/mu/attention/q": False,
+        "0/mu/attention/v": False,
+        "0/nu/attention/q": True,
+        "0/nu/attention/v": True,
+    }
 
 
 def test_pairs_and_where_choose_by_the_paths_of_the_state() -> None:
     tx = P.compress_state(gx.adam(0.1), [("nu", "bf16"), (gx.path_matches("/v$"), None), ("", P.fp8(7.0))])
     assert {name: how.codec for name, how in hows(tx).items()} == {
-        "0/nu/v": P.bf16(), "0/nu/w": P.bf16(), "0/mu/w": P.fp8(7.0)}
+        "0/nu/v": P.bf16(),
+        "0/nu/w": P.bf16(),
+        "0/mu/w": P.fp8(7.0),
+    }
     assert set(hows(P.compress_state(gx.adam(0.1), "fp8", where="mu"))) == {"0/mu/v", "0/mu/w"}
     assert set(hows(P.compress_state(gx.adam(0.1), "fp8", min_size=64))) >= {"0/mu/b", "0/nu/b"}
 
@@ -103,8 +128,10 @@ def test_there_and_back_and_on(name: str) -> None:
     kept = pickle.loads(pickle.dumps(state))
     for other in (again, kept):
         on, _ = run(tx, 1, other)
-        assert all(np.array_equal(a, b) for a, b in zip(
-            jax.tree.leaves(on), jax.tree.leaves(run(tx, 1, state)[0]), strict=True))
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(on), jax.tree.leaves(run(tx, 1, state)[0]), strict=True)
+        )
     exact, _ = run(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)))
     error = jnp.linalg.norm(updates["w"] - exact["w"]) / jnp.linalg.norm(exact["w"])
     assert error < {"bf16": 0.01, "fp8": 0.15, "int8_blockwise": 0.08, "int4_blockwise": 0.5}[name]
@@ -113,12 +140,20 @@ def test_there_and_back_and_on(name: str) -> None:
 @pytest.mark.parametrize("name", ["bf16", "fp8", "int8_blockwise", "int4_blockwise"])
 def test_a_step_that_is_skipped_keeps_every_code(name: str) -> None:
     bad = jax.tree.map(lambda g: g.at[0].set(jnp.nan), GRADS[0])
-    for tx in (gx.skip_nonfinite(P.compress_state(gx.adam(0.1), name), 3),
-               P.compress_state(gx.skip_nonfinite(gx.adam(0.1), 3), name)):
+    for tx in (
+        gx.skip_nonfinite(P.compress_state(gx.adam(0.1), name), 3),
+        P.compress_state(gx.skip_nonfinite(gx.adam(0.1), 3), name),
+    ):
         _, state = run(tx, 2)
         _, after = jax.jit(tx.update)(bad, state, PARAMS)
-        codes = [[leaf.code for leaf in jax.tree.leaves(s, is_leaf=lambda x: isinstance(x, P.Coded))
-                  if isinstance(leaf, P.Coded)] for s in (state, after)]
+        codes = [
+            [
+                leaf.code
+                for leaf in jax.tree.leaves(s, is_leaf=lambda x: isinstance(x, P.Coded))
+                if isinstance(leaf, P.Coded)
+            ]
+            for s in (state, after)
+        ]
         assert len(codes[0]) == 4 and same_codes(*codes)
 
 
@@ -143,43 +178,80 @@ def test_a_population_of_rates_is_trained_at_once() -> None:
     assert P.decompress(states)[0].mu["w"].shape == (2, 64, 96)
 
 
-@pytest.mark.parametrize("make, error, message", [
-    (lambda: P.compress_state(gx.adam(0.1), "fp9"), ValueError, "codec: expected one of 'bf16', 'fp8', 'int4_"),
-    (lambda: P.compress_state(gx.adam(0.1), 8), TypeError, "codec: expected a codec such as precision.bf16(), or its"),
-    (lambda: P.compress_state(gx.adam(0.1), [("mu",)]), TypeError, "codec[0]: expected a pair (selector, codec or"),
-    (lambda: P.compress_state(gx.adam(0.1), [("mu", "fp9")]), ValueError, "codec[0]: expected one of"),
-    (lambda: P.compress_state(gx.adam(0.1), where="layer9").init(PARAMS), ValueError,
-     "where: expected it to select a leaf of the state, got none of the paths 0/count, 0/mu/b, 0/mu/v"),
-    (lambda: P.compress_state(gx.adam(0.1), [("layer9", "fp8")]).init(PARAMS), ValueError, "codec[0]: expected it to"),
-    (lambda: P.compress_state(gx.adam(0.1), where="count").init(PARAMS), TypeError,
-     "where: expected it to select leaves of floating-point numbers, got int32 at '0/count'"),
-    (lambda: P.compress_state(gx.adam(0.1), "bf16").update(GRADS[0], STATE, PARAMS), ValueError,
-     "state: expected '0/mu/v' to be stored by precision.bf16(rounding='stochastic'), got precision.fp8(top=3.5"),
-    (lambda: P.compress_state(gx.adam(0.1), "fp8", seed=1).update(GRADS[0], STATE, PARAMS), ValueError,
-     "state: expected codes of seed 1, got seed 0 at '0/mu/v'"),
-    (lambda: P.compress_state(gx.adam(0.1), "fp8").update(GRADS[0], gx.adam(0.1).init(PARAMS), PARAMS), ValueError,
-     "got no codec; decompress(state) and compress(state, tx.init(params)) move it"),
-    (lambda: P.compress(gx.sgd(0.1).init(PARAMS), STATE), ValueError, "state and like do not fit"),
-])
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: P.compress_state(gx.adam(0.1), "fp9"), ValueError, "codec: expected one of 'bf16', 'fp8', 'int4_"),
+        (
+            lambda: P.compress_state(gx.adam(0.1), 8),
+            TypeError,
+            "codec: expected a codec such as precision.bf16(), or its",
+        ),
+        (lambda: P.compress_state(gx.adam(0.1), [("mu",)]), TypeError, "codec[0]: expected a pair (selector, codec or"),
+        (lambda: P.compress_state(gx.adam(0.1), [("mu", "fp9")]), ValueError, "codec[0]: expected one of"),
+        (
+            lambda: P.compress_state(gx.adam(0.1), where="layer9").init(PARAMS),
+            ValueError,
+            "where: expected it to select a leaf of the state, got none of the paths 0/count, 0/mu/b, 0/mu/v",
+        ),
+        (
+            lambda: P.compress_state(gx.adam(0.1), [("layer9", "fp8")]).init(PARAMS),
+            ValueError,
+            "codec[0]: expected it to",
+        ),
+        (
+            lambda: P.compress_state(gx.adam(0.1), where="count").init(PARAMS),
+            TypeError,
+            "where: expected it to select leaves of floating-point numbers, got int32 at '0/count'",
+        ),
+        (
+            lambda: P.compress_state(gx.adam(0.1), "bf16").update(GRADS[0], STATE, PARAMS),
+            ValueError,
+            "state: expected '0/mu/v' to be stored by precision.bf16(rounding='stochastic'), got precision.fp8(top=3.5",
+        ),
+        (
+            lambda: P.compress_state(gx.adam(0.1), "fp8", seed=1).update(GRADS[0], STATE, PARAMS),
+            ValueError,
+            "state: expected codes of seed 1, got seed 0 at '0/mu/v'",
+        ),
+        (
+            lambda: P.compress_state(gx.adam(0.1), "fp8").update(GRADS[0], gx.adam(0.1).init(PARAMS), PARAMS),
+            ValueError,
+            "got no codec; decompress(state) and compress(state, tx.init(params)) move it",
+        ),
+        (lambda: P.compress(gx.sgd(0.1).init(PARAMS), STATE), ValueError, "state and like do not fit"),
+    ],
+)
 def test_what_is_wrong_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         make()
 
 
 def test_codes_of_another_version_are_refused() -> None:
-    old = jax.tree.map(lambda x: dataclasses.replace(x, how=dataclasses.replace(x.how, version=0))
-                       if isinstance(x, P.Coded) else x, STATE, is_leaf=lambda x: isinstance(x, P.Coded))
+    old = jax.tree.map(
+        lambda x: dataclasses.replace(x, how=dataclasses.replace(x.how, version=0)) if isinstance(x, P.Coded) else x,
+        STATE,
+        is_leaf=lambda x: isinstance(x, P.Coded),
+    )
     with pytest.raises(ValueError, match="expected codes of version 2, got version 0 at '0/mu/v'"):
         P.compress_state(gx.adam(0.1), "fp8").update(GRADS[0], old, PARAMS)
 
 
-@pytest.mark.parametrize("codec, limit", [("bf16", 4.01), ("fp8", 2.001), ("int8_blockwise", 2.02),
-                                          ("int4_blockwise", 1.05)])
-@pytest.mark.parametrize("name, share", [("gx", 1.0), ("optax", 1.0), ("chain", 1.0), ("lamb", 1.0), ("lion", 0.5),
-                                         ("adafactor", 0.5)])
+@pytest.mark.parametrize(
+    "codec, limit", [("bf16", 4.01), ("fp8", 2.001), ("int8_blockwise", 2.02), ("int4_blockwise", 1.05)]
+)
+@pytest.mark.parametrize(
+    "name, share", [("gx", 1.0), ("optax", 1.0), ("chain", 1.0), ("lamb", 1.0), ("lion", 0.5), ("adafactor", 0.5)]
+)
 def test_bytes_a_parameter(name: str, share: float, codec: str, limit: float) -> None:
-    make = {"gx": gx.adamw, "optax": optax.adamw, "lamb": gx.lamb, "lion": gx.lion, "adafactor": gx.adafactor,
-            "chain": lambda rate: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(rate))}[name]
+    make = {
+        "gx": gx.adamw,
+        "optax": optax.adamw,
+        "lamb": gx.lamb,
+        "lion": gx.lion,
+        "adafactor": gx.adafactor,
+        "chain": lambda rate: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(rate)),
+    }[name]
     params = {"w": jax.ShapeDtypeStruct((1024, 1024), jnp.float32), "u": jax.ShapeDtypeStruct((4096, 512), jnp.float32)}
     found = P.memory(jax.eval_shape(P.compress_state(make(0.1), codec).init, params), params)
     assert found.per_param <= limit * share

@@ -39,6 +39,7 @@ def bad_steps() -> np.ndarray:
 @functools.cache
 def trained(tx: gx.Transformation) -> Callable[..., Any]:
     """A run over gradients of the scaled loss: what it ends with, and what each step left bit for bit as it was."""
+
     @jax.jit
     def run(state: Any, bad: jax.Array, broken: jax.Array) -> Any:
         def step(carry: Any, given: Any) -> Any:
@@ -48,8 +49,17 @@ def trained(tx: gx.Transformation) -> Callable[..., Any]:
             grads["kernel"] = grads["kernel"].at[1, 2].set(jnp.where(spoil, broken, grads["kernel"][1, 2]))
             updates, new = tx.update(grads, state, params)
             moved = gx.apply_updates(params, updates)
-            same = functools.reduce(jnp.logical_and, [jnp.array_equal(a, b) for a, b in zip(
-                jax.tree.leaves((moved, new.inner_state)), jax.tree.leaves((params, state.inner_state)), strict=True)])
+            same = functools.reduce(
+                jnp.logical_and,
+                [
+                    jnp.array_equal(a, b)
+                    for a, b in zip(
+                        jax.tree.leaves((moved, new.inner_state)),
+                        jax.tree.leaves((params, state.inner_state)),
+                        strict=True,
+                    )
+                ],
+            )
             return (moved, new), (same, new.scale)
 
         return jax.lax.scan(step, (PARAMS, state), (jnp.arange(bad.size), bad))
@@ -92,8 +102,10 @@ def test_a_run_goes_on_as_if_nothing_had_overflowed() -> None:
 def test_float32_training_is_the_same_at_every_scale() -> None:
     tx = X.static_loss_scale(adamw(), 1.0)
     run = trained(tx)
-    ends = [run(X.static_loss_scale(adamw(), scale).init(PARAMS), np.zeros(STEPS, bool), 0.0)[0]
-            for scale in (1.0, 2.0**15, 2.0**24)]
+    ends = [
+        run(X.static_loss_scale(adamw(), scale).init(PARAMS), np.zeros(STEPS, bool), 0.0)[0]
+        for scale in (1.0, 2.0**15, 2.0**24)
+    ]
     for params, state in ends[1:]:
         assert same_bytes(params, ends[0][0]) and same_bytes(state.inner_state, ends[0][1].inner_state)
     assert not same_bytes(ends[0][0], PARAMS)
@@ -125,8 +137,10 @@ def test_a_bad_micro_batch_is_not_counted() -> None:
 def test_a_float16_net_that_fails_without_trains_with() -> None:
     random = np.random.RandomState(0)
     inputs = jnp.asarray(random.standard_normal((64, 8)), jnp.float32)
-    params = {"in": jnp.asarray(random.standard_normal((8, 16)) / 3, jnp.float32),
-              "out": jnp.asarray(random.standard_normal((16, 1)) / 4, jnp.float32)}
+    params = {
+        "in": jnp.asarray(random.standard_normal((8, 16)) / 3, jnp.float32),
+        "out": jnp.asarray(random.standard_normal((16, 1)) / 4, jnp.float32),
+    }
     targets = jnp.sin(inputs[:, :1])
 
     def loss(params: Any) -> jax.Array:
@@ -184,7 +198,8 @@ def test_a_loss_of_float16_has_a_scale_of_float32() -> None:
     state = tx.init(jnp.ones(3, jnp.float16))
     assert bool(jnp.isinf(jnp.float32(2.0**20).astype(jnp.float16))) and X.loss_scale(state).dtype == jnp.float32
     value, grads = X.value_and_grad(lambda w: jnp.sum(w * jnp.float16(0.5)).astype(jnp.float32) * 2.0**-10, state)(
-        jnp.ones(3, jnp.float16))
+        jnp.ones(3, jnp.float16)
+    )
     assert float(value) == 1.5 * 2.0**-10 and grads.dtype == jnp.float16
     np.testing.assert_array_equal(np.asarray(grads, np.float32), 512)
 
@@ -199,18 +214,22 @@ def test_value_and_grad_returns_the_true_value(has_aux: bool) -> None:
 
 
 OUTSIDE: dict[str, Callable[[gx.Transformation], gx.Transformation]] = {
-    "chain": lambda tx: gx.chain(tx, gx.identity()), "named_chain": lambda tx: gx.named_chain(("tx", tx)),
+    "chain": lambda tx: gx.chain(tx, gx.identity()),
+    "named_chain": lambda tx: gx.named_chain(("tx", tx)),
     "optax": lambda tx: gx.chain(optax.chain(tx, optax.identity())),
     "masked": lambda tx: gx.masked(tx, lambda params: jax.tree.map(lambda _: True, params)),
     "partition": lambda tx: gx.partition({"all": tx}, lambda params: jax.tree.map(lambda _: "all", params)),
-    "accumulate": lambda tx: gx.accumulate(tx, 1), "skip_nonfinite": lambda tx: gx.skip_nonfinite(tx, 9),
+    "accumulate": lambda tx: gx.accumulate(tx, 1),
+    "skip_nonfinite": lambda tx: gx.skip_nonfinite(tx, 9),
     "selective": lambda tx: gx.selective_transform(tx, freeze_mask=False),
 }
 INSIDE: dict[str, Callable[[], Any]] = {
-    "chain": adamw, "optax": lambda: optax.adamw(0.1),
+    "chain": adamw,
+    "optax": lambda: optax.adamw(0.1),
     "masked": lambda: gx.chain(gx.masked(gx.trace(0.9), {"kernel": True, "bias": False}), gx.scale(-0.1)),
     "partition": lambda: gx.partition({"a": gx.adam(0.1), "b": gx.sgd(0.1, 0.9)}, {"kernel": "a", "bias": "b"}),
-    "accumulate": lambda: gx.accumulate(gx.adam(0.1), 1), "skip_nonfinite": lambda: gx.skip_nonfinite(gx.adam(0.1), 9),
+    "accumulate": lambda: gx.accumulate(gx.adam(0.1), 1),
+    "skip_nonfinite": lambda: gx.skip_nonfinite(gx.adam(0.1), 9),
     "recorded": lambda: gx.chain(gx.record_norms(), gx.lamb(0.1)),
     "factored": lambda: gx.adafactor(0.1, min_dim_size_to_factor=2),
 }
@@ -224,8 +243,9 @@ def test_whatever_is_inside_keeps_its_state(name: str) -> None:
     update, scaled = jax.jit(tx.update), jax.tree.map(lambda g: g * scale, GRADS)
     wanted, alone = plain(GRADS, inner.init(PARAMS), PARAMS)
     updates, state = update(scaled, tx.init(PARAMS), PARAMS)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), (updates, state.inner_state),
-                 (wanted, alone))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), (updates, state.inner_state), (wanted, alone)
+    )
     updates, after = update(scaled | {"bias": scaled["bias"].at[2].set(-jnp.inf)}, state, PARAMS)
     assert same_bytes(gx.apply_updates(PARAMS, updates), PARAMS)
     if name == "skip_nonfinite":  # it counts too
@@ -290,27 +310,36 @@ def test_train_state_and_nnx_optimizer() -> None:
 D = functools.partial(X.dynamic_loss_scale, gx.sgd(0.1))
 
 
-@pytest.mark.parametrize(("make", "error", "match"), [
-    (lambda: X.static_loss_scale(gx.sgd(0.1), 0.0), ValueError, "scale: .*> 0"),
-    (lambda: X.static_loss_scale(gx.sgd(0.1), -2.0), ValueError, "scale: .*> 0"),
-    (lambda: X.static_loss_scale(gx.sgd(0.1), float("nan")), ValueError, "scale: .*nan"),
-    (lambda: X.static_loss_scale(gx.sgd(0.1), float("inf")), ValueError, "scale: .*inf"),
-    (lambda: X.static_loss_scale(gx.sgd(0.1), 1000.0), ValueError, "scale: expected a power of two, by which only"),
-    (lambda: X.static_loss_scale(gx.sgd(0.1), jnp.float32(3)), ValueError, "scale: expected a power of two"),
-    (lambda: X.static_loss_scale("sgd", 2.0), TypeError, "tx"),
-    (lambda: D(3.0), ValueError, "initial: expected a power of two"),
-    (lambda: D(2.0**25), ValueError, "initial: .*<= 16777216"), (lambda: D(0.5), ValueError, "initial: .*>= 1"),
-    (lambda: D(growth_factor=1.0), ValueError, "growth_factor: .*> 1"),
-    (lambda: D(growth_factor=3.0), ValueError, "growth_factor: expected a power of two"),
-    (lambda: D(backoff_factor=1.0), ValueError, "backoff_factor: .*< 1"),
-    (lambda: D(growth_interval=0), ValueError, "growth_interval"), (lambda: D(min_scale=0.0), ValueError, "min_scale"),
-    (lambda: D(max_scale=2.0**127), ValueError, "max_scale"), (lambda: D(axis_name=3), TypeError, "axis_name"),
-    (lambda: D().replace(tx=D()).init(PARAMS), ValueError, "dynamic_loss_scale: .*one inside"),
-    (lambda: X.static_loss_scale(gx.chain(optax.chain(D())), 2.0).init(PARAMS), ValueError,
-     "static_loss_scale: .*one inside"),
-    (lambda: X.loss_scale(gx.chain(D(), D()).init(PARAMS)), ValueError, "with 2"),
-    (lambda: X.value_and_grad(jnp.sum, gx.adam(0.1).init(PARAMS)), ValueError, "with 0; wrap"),
-])
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: X.static_loss_scale(gx.sgd(0.1), 0.0), ValueError, "scale: .*> 0"),
+        (lambda: X.static_loss_scale(gx.sgd(0.1), -2.0), ValueError, "scale: .*> 0"),
+        (lambda: X.static_loss_scale(gx.sgd(0.1), float("nan")), ValueError, "scale: .*nan"),
+        (lambda: X.static_loss_scale(gx.sgd(0.1), float("inf")), ValueError, "scale: .*inf"),
+        (lambda: X.static_loss_scale(gx.sgd(0.1), 1000.0), ValueError, "scale: expected a power of two, by which only"),
+        (lambda: X.static_loss_scale(gx.sgd(0.1), jnp.float32(3)), ValueError, "scale: expected a power of two"),
+        (lambda: X.static_loss_scale("sgd", 2.0), TypeError, "tx"),
+        (lambda: D(3.0), ValueError, "initial: expected a power of two"),
+        (lambda: D(2.0**25), ValueError, "initial: .*<= 16777216"),
+        (lambda: D(0.5), ValueError, "initial: .*>= 1"),
+        (lambda: D(growth_factor=1.0), ValueError, "growth_factor: .*> 1"),
+        (lambda: D(growth_factor=3.0), ValueError, "growth_factor: expected a power of two"),
+        (lambda: D(backoff_factor=1.0), ValueError, "backoff_factor: .*< 1"),
+        (lambda: D(growth_interval=0), ValueError, "growth_interval"),
+        (lambda: D(min_scale=0.0), ValueError, "min_scale"),
+        (lambda: D(max_scale=2.0**127), ValueError, "max_scale"),
+        (lambda: D(axis_name=3), TypeError, "axis_name"),
+        (lambda: D().replace(tx=D()).init(PARAMS), ValueError, "dynamic_loss_scale: .*one inside"),
+        (
+            lambda: X.static_loss_scale(gx.chain(optax.chain(D())), 2.0).init(PARAMS),
+            ValueError,
+            "static_loss_scale: .*one inside",
+        ),
+        (lambda: X.loss_scale(gx.chain(D(), D()).init(PARAMS)), ValueError, "with 2"),
+        (lambda: X.value_and_grad(jnp.sum, gx.adam(0.1).init(PARAMS)), ValueError, "with 0; wrap"),
+    ],
+)
 def test_bad_input(make: Callable[[], Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
@@ -318,8 +347,9 @@ def test_bad_input(make: Callable[[], Any], error: type[Exception], match: str) 
 
 def test_integers_and_none_pass() -> None:
     params = {"w": jnp.ones(2), "n": jnp.arange(2), "x": None}
-    inner = gx.chain(gx.freeze({"w": False, "n": True, "x": None}),
-                     gx.masked(gx.scale(0.5), {"w": True, "n": False, "x": None}))
+    inner = gx.chain(
+        gx.freeze({"w": False, "n": True, "x": None}), gx.masked(gx.scale(0.5), {"w": True, "n": False, "x": None})
+    )
     tx = X.static_loss_scale(inner, 4.0)
     updates, _ = tx.update(params, tx.init(params), params)
     np.testing.assert_array_equal(updates["w"], 0.125)

@@ -67,8 +67,9 @@ def missed(masters: Tree, old: Tree, wanted: Tree) -> tuple[jax.Array, jax.Array
 
 
 def differing(a: Tree, b: Tree) -> jax.Array:
-    return sum(jnp.sum(~words.same(x, y), dtype=jnp.int32)
-               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return sum(
+        jnp.sum(~words.same(x, y), dtype=jnp.int32) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 @pytest.mark.as_in_use
@@ -109,8 +110,11 @@ def test_a_thousand_steps_are_exactly_those_of_float32(name: str) -> None:
 
 
 # What it is made of.
-WEIGHTS = {"kernel": jnp.sin(jnp.arange(1.0, 13.0)).reshape(3, 4) / 3, "bias": jnp.cos(jnp.arange(4.0)) / 7,
-           "scale": jnp.float32(1.1)}
+WEIGHTS = {
+    "kernel": jnp.sin(jnp.arange(1.0, 13.0)).reshape(3, 4) / 3,
+    "bias": jnp.cos(jnp.arange(4.0)) / 7,
+    "scale": jnp.float32(1.1),
+}
 GRADS = jax.tree.map(lambda p: 0.3 * jnp.cos(9 * p), WEIGHTS)
 ADAMW = gx.adamw(1e-2, weight_decay=0.1)
 
@@ -151,8 +155,10 @@ def test_float16_has_a_whole_master_and_float32_is_its_own() -> None:
         updates, state = update(small, state, params)
         params = gx.apply_updates(params, updates)
     moved = P.masters(params, state)
-    assert all(jnp.allclose(m, w - 2e-4, atol=2e-6) for m, w in zip(
-        jax.tree.leaves(moved), jax.tree.leaves(WEIGHTS), strict=True))
+    assert all(
+        jnp.allclose(m, w - 2e-4, atol=2e-6)
+        for m, w in zip(jax.tree.leaves(moved), jax.tree.leaves(WEIGHTS), strict=True)
+    )
     assert same_bytes(params, jax.tree.map(lambda m: m.astype(jnp.float16), moved))
     state = tx.init(WEIGHTS)
     assert jax.tree.leaves(state.remainder) == []

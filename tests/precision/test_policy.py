@@ -28,13 +28,23 @@ def dtypes(tree: Any) -> list[str]:
 def test_each_leaf_has_its_dtype() -> None:
     cast = POLICY.cast_params(PARAMS)
     assert {name: str(leaf.dtype) for name, leaf in cast.items()} == {
-        "dense": "bfloat16", "norm": "float32", "logits": "float32", "table": "int32"}
+        "dense": "bfloat16",
+        "norm": "float32",
+        "logits": "float32",
+        "table": "int32",
+    }
     batch = {"x": jnp.ones(2), "label": jnp.arange(2), "key": jax.random.key(0), "wave": jnp.ones(2, jnp.complex64)}
     assert {name: str(leaf.dtype) for name, leaf in POLICY.cast_inputs(batch).items()} == {
-        "x": "bfloat16", "label": "int32", "key": "key<fry>", "wave": "complex64"}
+        "x": "bfloat16",
+        "label": "int32",
+        "key": "key<fry>",
+        "wave": "complex64",
+    }
     assert dtypes(POLICY.cast_output((jnp.ones(2, BF16), jnp.arange(2)))) == ["float32", "int32"]
     assert dtypes(Policy("bfloat16", keep="norm").cast_params({"norm": jnp.ones(2), "w": jnp.ones(2)})) == [
-        "bfloat16", "bfloat16"]
+        "bfloat16",
+        "bfloat16",
+    ]
 
 
 def test_a_decorated_function_computes_in_the_dtypes_and_gives_gradients_in_that_of_the_params() -> None:
@@ -85,8 +95,13 @@ def test_nnx_with_norms_and_logits_kept() -> None:
     assert {*dtypes(grads)} == {"float32"}
     params, _ = gx.precision.split(params, gx.precision.master_weights(gx.adam(1e-3)), keep=KEEP)
     assert {"/".join(map(str, path)): str(leaf[...].dtype) for path, leaf in nnx.to_flat_state(params)} == {
-        "dense/bias": "bfloat16", "dense/kernel": "bfloat16", "logits/bias": "float32", "logits/kernel": "float32",
-        "norm/bias": "float32", "norm/scale": "float32"}
+        "dense/bias": "bfloat16",
+        "dense/kernel": "bfloat16",
+        "logits/bias": "float32",
+        "logits/kernel": "float32",
+        "norm/bias": "float32",
+        "norm/scale": "float32",
+    }
 
 
 class LinenBlock(nn.Module):
@@ -115,8 +130,10 @@ def test_linen_with_norms_and_logits_kept() -> None:
 
 def test_a_policy_is_a_value() -> None:
     policy = POLICY
-    assert repr(policy) == ("precision.Policy(params='float32', compute='bfloat16', output='float32', "
-                            "keep=path_matches(pattern='norm|logits'))")
+    assert repr(policy) == (
+        "precision.Policy(params='float32', compute='bfloat16', output='float32', "
+        "keep=path_matches(pattern='norm|logits'))"
+    )
     assert isinstance(policy, Policy) and policy == Policy(compute=jnp.bfloat16, keep=KEEP)
     assert hash(policy) == hash(Policy(keep=KEEP)) and policy != Policy()
     assert pickle.loads(pickle.dumps(policy)) == policy
@@ -135,15 +152,18 @@ def test_a_scale_of_the_loss_is_not_in_the_dtype_of_arithmetic() -> None:
     assert gradient.tolist() == [2.0**15] * 4
 
 
-@pytest.mark.parametrize(("change", "error", "message"), [
-    ({"params": "int32"}, TypeError, "params: expected a real floating-point dtype, got int32"),
-    ({"compute": "complex64"}, TypeError, "compute: expected a real floating-point dtype, got complex64"),
-    ({"output": None}, TypeError, "output: expected a real floating-point dtype, got None"),
-    ({"compute": "float99"}, TypeError, "compute: expected a dtype, got 'float99'"),
-    ({"keep": "("}, ValueError, r"keep: expected a regular expression, got '\('"),
-    ({"keep": {"w": 1.0}}, TypeError, "keep: expected a bool at 'w', got 1.0"),
-    ({"keeps": None}, TypeError, "unexpected keyword argument 'keeps'"),
-])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"params": "int32"}, TypeError, "params: expected a real floating-point dtype, got int32"),
+        ({"compute": "complex64"}, TypeError, "compute: expected a real floating-point dtype, got complex64"),
+        ({"output": None}, TypeError, "output: expected a real floating-point dtype, got None"),
+        ({"compute": "float99"}, TypeError, "compute: expected a dtype, got 'float99'"),
+        ({"keep": "("}, ValueError, r"keep: expected a regular expression, got '\('"),
+        ({"keep": {"w": 1.0}}, TypeError, "keep: expected a bool at 'w', got 1.0"),
+        ({"keeps": None}, TypeError, "unexpected keyword argument 'keeps'"),
+    ],
+)
 def test_what_is_refused(change: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Policy(**change)

@@ -28,10 +28,13 @@ PARAMS = {"kernel": jnp.sin(jnp.arange(1.0, 49.0)).reshape(6, 8), "bias": jnp.co
 GRADS = jax.tree.map(lambda p: np.cos(9 * p + np.arange(STEPS).reshape(-1, *[1] * p.ndim)), PARAMS)
 RATES = (0.01, 0.02, 0.05)
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
-    "adamw": gx.adamw, "lamb": gx.lamb, "lion": gx.lion,
+    "adamw": gx.adamw,
+    "lamb": gx.lamb,
+    "lion": gx.lion,
     "adafactor": lambda rate: gx.adafactor(rate, min_dim_size_to_factor=2),
-    "chain": lambda rate: gx.chain(gx.clip_by_global_norm(0.5), gx.masked(gx.scale_by_adam(), gx.ndim_at_least(2)),
-                                   gx.scale_by_learning_rate(rate)),
+    "chain": lambda rate: gx.chain(
+        gx.clip_by_global_norm(0.5), gx.masked(gx.scale_by_adam(), gx.ndim_at_least(2)), gx.scale_by_learning_rate(rate)
+    ),
     "optax": optax.adamw,
 }
 coded = functools.partial(P.compress_state, codec="fp8", min_size=6)
@@ -84,8 +87,11 @@ def test_a_value_a_population_and_a_run_that_goes_on(optimizer: str, wrapper: st
         if t == KEPT:
             saved = [np.asarray(x) for x in jax.tree.leaves(runs)]
         runs = at_once(np.float32(RATES), runs, at_step(GRADS, t))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
-                 numbers(runs), jax.tree.map(lambda *x: np.stack(x), *ends))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        numbers(runs),
+        jax.tree.map(lambda *x: np.stack(x), *ends),
+    )
     moved = np.abs(np.float32(runs[0]["kernel"]) - np.float32(params["kernel"])).max((1, 2))
     assert 0 < moved[0] < moved[1] < moved[2]
 

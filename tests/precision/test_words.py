@@ -38,10 +38,14 @@ def wrong(first: jax.Array) -> dict[str, jax.Array]:
     rough, eight = words.split(x, low=8)
     off = jnp.abs(lax.bitcast_convert_type(bits(words.join(rough, eight)) - bits(x), jnp.int32))
     count = lambda flags: jnp.sum(flags, dtype=jnp.int32)  # noqa: E731
-    return {"float32": count(~nan & (bits(back) != bits(x))), "nan": count(nan & ~jnp.isnan(back)),
-            "nearest": count(~nan & ~near),
-            "24 bits": count(~nan & (off > 128)), "24 bits, exact": count(~nan & (bits(x) & 0xFF == 0) & (off > 0)),
-            "24 bits, nan": count(nan & ~jnp.isnan(words.join(rough, eight)))}
+    return {
+        "float32": count(~nan & (bits(back) != bits(x))),
+        "nan": count(nan & ~jnp.isnan(back)),
+        "nearest": count(~nan & ~near),
+        "24 bits": count(~nan & (off > 128)),
+        "24 bits, exact": count(~nan & (bits(x) & 0xFF == 0) & (off > 0)),
+        "24 bits, nan": count(nan & ~jnp.isnan(words.join(rough, eight))),
+    }
 
 
 NONE_WRONG = dict.fromkeys(["float32", "nan", "nearest", "24 bits", "24 bits, exact", "24 bits, nan"], 0)
@@ -144,7 +148,9 @@ def test_the_times_an_element_rounds_up_are_binomial(drawn: np.ndarray) -> None:
 
 @pytest.mark.as_in_use
 def test_seed_step_and_leaf_each_give_other_bits() -> None:
-    found = [np.asarray(noise(*where, (64, 64), 32)).tobytes() for where in
-             ((0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1), (-1, 1, 2), (0, jnp.int32(3), 2))]
+    found = [
+        np.asarray(noise(*where, (64, 64), 32)).tobytes()
+        for where in ((0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1), (-1, 1, 2), (0, jnp.int32(3), 2))
+    ]
     assert len({*found}) == len(found)
     assert noise(0, 0, 0, (), 8).shape == () and noise(0, 0, 0, (0, 3), 8).shape == (0, 3)

@@ -122,22 +122,43 @@ def without(state: Any, name: str) -> Any:
 WRONG: dict[str, tuple[Callable[[], Any], dict[str, Any], list[str]]] = {
     "sgd": (lambda: make(gx.sgd(0.1)), {"tx": gx.sgd(0.1)}, ["optimizer/1/0/mu/a: saved, not", "config tx: saved"]),
     "lion": (lambda: make(gx.lion(0.1)), {"tx": gx.lion(0.1)}, ["optimizer/1/0/nu/a: saved, not"]),
-    "yogi": (lambda: make(), {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.yogi(0.1))},
-             ["config tx: 1: saved adamw(...), now yogi(...)"]),
-    "decay": (make, {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(
-        gx.schedules.cosine(0.1, 10), weight_decay=0.1))}, ["config tx: 1/weight_decay: saved 0.01, now 0.1"]),
-    "schedule": (make, {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(
-        gx.schedules.cosine(0.1, 20), weight_decay=0.01))}, ["config tx: 1/learning_rate/steps: saved 10, now 20"]),
-    "wider": (lambda: {**make(), "params": {**params(), "a": jnp.ones((2, 5))}}, {},
-              ["state params/a: saved shape [2, 3], now [2, 5]"]),
+    "yogi": (
+        lambda: make(),
+        {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.yogi(0.1))},
+        ["config tx: 1: saved adamw(...), now yogi(...)"],
+    ),
+    "decay": (
+        make,
+        {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(0.1, 10), weight_decay=0.1))},
+        ["config tx: 1/weight_decay: saved 0.01, now 0.1"],
+    ),
+    "schedule": (
+        make,
+        {"tx": gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(0.1, 20), weight_decay=0.01))},
+        ["config tx: 1/learning_rate/steps: saved 10, now 20"],
+    ),
+    "wider": (
+        lambda: {**make(), "params": {**params(), "a": jnp.ones((2, 5))}},
+        {},
+        ["state params/a: saved shape [2, 3], now [2, 5]"],
+    ),
     "deeper": (lambda: {**make(), "params": {**params(), "c": jnp.ones(2)}}, {}, ["state params/c: not saved"]),
-    "renamed": (lambda: {**make(), "params": {"z": params()["a"], "b": params()["b"]}}, {},
-                ["state params/a: saved, not expected", "state params/z: not saved"]),
-    "narrower": (lambda: {**make(), "params": {**params(), "a": params()["a"].astype(jnp.bfloat16)}}, {},
-                 ["state params/a: saved dtype float32, now bfloat16"]),
+    "renamed": (
+        lambda: {**make(), "params": {"z": params()["a"], "b": params()["b"]}},
+        {},
+        ["state params/a: saved, not expected", "state params/z: not saved"],
+    ),
+    "narrower": (
+        lambda: {**make(), "params": {**params(), "a": params()["a"].astype(jnp.bfloat16)}},
+        {},
+        ["state params/a: saved dtype float32, now bfloat16"],
+    ),
     "missing": (lambda: without(make(), "n"), {}, ["state n: saved, not expected"]),
-    "key": (lambda: {**make(), "key": jax.random.key(1, impl="rbg")}, {},
-            ["state key: saved dtype key<fry>, now key<rbg>"]),
+    "key": (
+        lambda: {**make(), "key": jax.random.key(1, impl="rbg")},
+        {},
+        ["state key: saved dtype key<fry>, now key<rbg>"],
+    ),
     "size": (make, {"size": 49}, ["config size: saved 50, now 49"]),
 }
 
@@ -163,8 +184,10 @@ def test_what_may_differ(saved: pathlib.Path) -> None:
     for on_change in ("warn", {"config/tx/1/learning_rate", "config/tx/1/weight_decay"}):
         with Run(saved, config=config, on_change=on_change) as run, pytest.warns(match="saved 0.01, now 0.1"):
             run.restore(make())
-    with Run(saved, config=config, on_change={"config/tx/1/learning_rate"}) as run, pytest.raises(
-            MismatchError, match=r"in 1 places:\n  config tx: 1/weight_decay"):
+    with (
+        Run(saved, config=config, on_change={"config/tx/1/learning_rate"}) as run,
+        pytest.raises(MismatchError, match=r"in 1 places:\n  config tx: 1/weight_decay"),
+    ):
         run.restore(make())
 
 
@@ -223,9 +246,13 @@ def test_refused(tmp_path: pathlib.Path) -> None:
             pass
         donated = jnp.ones(2)
         donated.delete()
-        for leaf, told in (("x", "expected arrays and numbers, got a str"), (2**64, "expected numbers of 64 bits"),
-                           (np.array(["x"]), "got a ndarray"), (np.array([None]), "got a ndarray"),
-                           (donated, "expected an array at 'a/b', got one whose memory was donated")):
+        for leaf, told in (
+            ("x", "expected arrays and numbers, got a str"),
+            (2**64, "expected numbers of 64 bits"),
+            (np.array(["x"]), "got a ndarray"),
+            (np.array([None]), "got a ndarray"),
+            (donated, "expected an array at 'a/b', got one whose memory was donated"),
+        ):
             for write in (run.restore, lambda state: run.save(0, state)):
                 run.steps(1).__next__()
                 with pytest.raises((TypeError, ValueError), match=f"state: .*{told}.* at 'a/b'|state: {told}"):
@@ -242,8 +269,13 @@ def test_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_names_with_dots_and_a_folder_that_was_not_looked_at(tmp_path: pathlib.Path) -> None:
-    state = {"a": {"b": jnp.ones(2)}, "a.b": jnp.zeros(2), "a%2Eb": jnp.full(2, 3.0), "none": jnp.zeros((0, 3)),
-             "keys": jax.random.split(jax.random.key(0), 3)[:0]}
+    state = {
+        "a": {"b": jnp.ones(2)},
+        "a.b": jnp.zeros(2),
+        "a%2Eb": jnp.full(2, 3.0),
+        "none": jnp.zeros((0, 3)),
+        "keys": jax.random.split(jax.random.key(0), 3)[:0],
+    }
     with Run(tmp_path, every=1) as run:
         run.save(0, state)
     with Run(tmp_path, every=1) as run, pytest.raises(RuntimeError, match=r"restore before, since .* has step 0"):

@@ -30,8 +30,11 @@ class Job:
     def __init__(self, folder: pathlib.Path, program: str, *arguments: str, processes: int = 1) -> None:
         self.folder = folder
         self.logs = [folder.parent / f"{folder.name}-{time.monotonic_ns()}.{i}" for i in range(processes)]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
-                                    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             several = [f"localhost:{probe.getsockname()[1]}", str(processes)]
@@ -39,8 +42,11 @@ class Job:
         for i, log in enumerate(self.logs):
             told = [*arguments, *several, str(i)] if processes > 1 else arguments
             with log.open("w") as out:
-                self.processes.append(subprocess.Popen([sys.executable, "-u", str(HERE / program), *told],
-                                                       env=environment, stdout=out, stderr=out))
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-u", str(HERE / program), *told], env=environment, stdout=out, stderr=out
+                    )
+                )
 
     def lines(self, word: str, process: int = 0) -> list[str]:
         """What was printed in lines that begin with a word."""
@@ -86,8 +92,14 @@ class Killed(NamedTuple):
     made: list[tuple[str, ...]]
 
 
-def killed(start: Callable[[], Job], number: int, times: int, chance: random.Random, wait: float,
-           fine: frozenset[int] = frozenset({0})) -> Killed:
+def killed(
+    start: Callable[[], Job],
+    number: int,
+    times: int,
+    chance: random.Random,
+    wait: float,
+    fine: frozenset[int] = frozenset({0}),
+) -> Killed:
     """Starts a run until it ends, and kills it at random moments, every third time within a save.
 
     One that has ended before it was killed often enough begins anew.

@@ -72,8 +72,11 @@ class Formula:
     def triangular(t, base_value, max_value, half_cycle, mode, gamma):
         cycle = math.floor(1 + Fraction(t, 2 * half_cycle))
         x = abs(Fraction(t, half_cycle) - 2 * cycle + 1)
-        scale = {"triangular": lambda: 1.0, "triangular2": lambda: math.ldexp(1.0, 1 - cycle),
-                 "exp_range": lambda: gamma**t}[mode]()
+        scale = {
+            "triangular": lambda: 1.0,
+            "triangular2": lambda: math.ldexp(1.0, 1 - cycle),
+            "exp_range": lambda: gamma**t,
+        }[mode]()
         return base_value + (max_value - base_value) * float(max(0, 1 - x)) * scale
 
     @staticmethod
@@ -96,8 +99,11 @@ class Formula:
         if t < warmup_steps:
             return between(init_value, peak_value, Fraction(t, warmup_steps))
         x = Fraction(min(max(t - warmup_steps - stable_steps, 0), decay_steps), decay_steps)
-        left = {"linear": lambda: float(1 - x), "cosine": lambda: half_cosine(1 - x),
-                "sqrt": lambda: float(1 - x) / (1 + math.sqrt(x))}[decay]()
+        left = {
+            "linear": lambda: float(1 - x),
+            "cosine": lambda: half_cosine(1 - x),
+            "sqrt": lambda: float(1 - x) / (1 + math.sqrt(x)),
+        }[decay]()
         return between(end_value, peak_value, left)
 
     @staticmethod
@@ -139,31 +145,58 @@ CASES = [
     ("triangular", dict(base_value=0.01, max_value=0.1, half_cycle=4, mode="exp_range", gamma=0.9), [4, 8, 12, 16]),
     ("triangular", dict(base_value=0.0, max_value=0.1, half_cycle=1000, mode="exp_range", gamma=0.99994), [99_000]),
     ("triangular", dict(base_value=0.0, max_value=1.0, half_cycle=LAST, mode="triangular", gamma=1.0), [2**30, LAST]),
-    ("triangular", dict(base_value=0.0, max_value=1.0, half_cycle=2**30 + 1, mode="triangular", gamma=1.0),
-     [2**30 + 1]),
-    ("one_cycle", dict(max_value=0.1, steps=10, warmup_fraction=0.3, div_factor=25.0, final_div_factor=1e4,
-                       anneal="cosine"), [3, 10]),
-    ("one_cycle", dict(max_value=0.1, steps=7, warmup_fraction=0.5, div_factor=10.0, final_div_factor=100.0,
-                       anneal="linear"), [3, 7]),
-    ("one_cycle", dict(max_value=1.0, steps=LAST, warmup_fraction=0.25, div_factor=25.0, final_div_factor=1e4,
-                       anneal="cosine"), [2**29, LAST]),
-    ("one_cycle", dict(max_value=1.0, steps=LAST, warmup_fraction=0.25, div_factor=25.0, final_div_factor=1e30,
-                       anneal="linear"), [LAST]),
-    ("one_cycle", dict(max_value=1.0, steps=8, warmup_fraction=0.0, div_factor=25.0, final_div_factor=1e4,
-                       anneal="linear"), [8]),
-    ("one_cycle", dict(max_value=1.0, steps=8, warmup_fraction=1.0, div_factor=25.0, final_div_factor=1e4,
-                       anneal="linear"), [8]),
+    (
+        "triangular",
+        dict(base_value=0.0, max_value=1.0, half_cycle=2**30 + 1, mode="triangular", gamma=1.0),
+        [2**30 + 1],
+    ),
+    (
+        "one_cycle",
+        dict(max_value=0.1, steps=10, warmup_fraction=0.3, div_factor=25.0, final_div_factor=1e4, anneal="cosine"),
+        [3, 10],
+    ),
+    (
+        "one_cycle",
+        dict(max_value=0.1, steps=7, warmup_fraction=0.5, div_factor=10.0, final_div_factor=100.0, anneal="linear"),
+        [3, 7],
+    ),
+    (
+        "one_cycle",
+        dict(max_value=1.0, steps=LAST, warmup_fraction=0.25, div_factor=25.0, final_div_factor=1e4, anneal="cosine"),
+        [2**29, LAST],
+    ),
+    (
+        "one_cycle",
+        dict(max_value=1.0, steps=LAST, warmup_fraction=0.25, div_factor=25.0, final_div_factor=1e30, anneal="linear"),
+        [LAST],
+    ),
+    (
+        "one_cycle",
+        dict(max_value=1.0, steps=8, warmup_fraction=0.0, div_factor=25.0, final_div_factor=1e4, anneal="linear"),
+        [8],
+    ),
+    (
+        "one_cycle",
+        dict(max_value=1.0, steps=8, warmup_fraction=1.0, div_factor=25.0, final_div_factor=1e4, anneal="linear"),
+        [8],
+    ),
     ("inverse_sqrt", dict(peak_value=0.1, warmup_steps=5), [5, 20]),
     ("inverse_sqrt", dict(peak_value=1.0, warmup_steps=LAST), [2**30, LAST]),
     ("warmup_stable_decay", dict(WSD, decay="linear"), [4, 9, 15]),
     ("warmup_stable_decay", dict(WSD, decay="cosine"), [4, 9, 15]),
     ("warmup_stable_decay", dict(WSD, decay="sqrt"), [4, 9, 15]),
     ("warmup_stable_decay", dict(WSD, warmup_steps=0, stable_steps=0, decay="linear"), [6]),
-    ("warmup_stable_decay", dict(WSD, warmup_steps=2**30, stable_steps=2**30 - 9, decay_steps=9, end_value=0.0,
-                                 decay="linear"), [2**30, LAST - 9]),
+    (
+        "warmup_stable_decay",
+        dict(WSD, warmup_steps=2**30, stable_steps=2**30 - 9, decay_steps=9, end_value=0.0, decay="linear"),
+        [2**30, LAST - 9],
+    ),
     ("warmup_stable_decay", dict(WSD, warmup_steps=LAST, stable_steps=LAST, decay_steps=LAST, decay="sqrt"), [LAST]),
-    ("warmup_stable_decay", dict(WSD, warmup_steps=0, stable_steps=0, decay_steps=LAST, end_value=0.0, decay="sqrt"),
-     [2**30]),
+    (
+        "warmup_stable_decay",
+        dict(WSD, warmup_steps=0, stable_steps=0, decay_steps=LAST, end_value=0.0, decay="sqrt"),
+        [2**30],
+    ),
     ("piecewise", dict(init_value=0.1, boundaries_and_scales={10: 0.5, 5: 0.3, LAST: 2.0}), [5, 10]),
     ("piecewise", dict(init_value=0.1, boundaries_and_scales={}), [5]),
 ]
@@ -202,16 +235,25 @@ def test_gradients_are_those_of_the_formula(name, arguments, boundaries):
         if key == "warmup_fraction" and value in (0.0, 1.0):
             continue  # a difference would leave the range
         h = 1e-6 * (value or 1)
-        slope = [(getattr(Formula, name)(s, **(arguments | {key: value + h}))
-                  - getattr(Formula, name)(s, **(arguments | {key: value - h}))) / (2 * h) for s in steps]
+        slope = [
+            (
+                getattr(Formula, name)(s, **(arguments | {key: value + h}))
+                - getattr(Formula, name)(s, **(arguments | {key: value - h}))
+            )
+            / (2 * h)
+            for s in steps
+        ]
         np.testing.assert_allclose(got[key], slope, rtol=2e-3, atol=1e-5 * max(1, max(map(abs, slope))), err_msg=key)
 
 
 @pytest.mark.as_in_use
 def test_ends_are_exact():
-    for made in (gx.schedules.linear(0.3, 0.1, 7), gx.schedules.cosine(0.3, 7, 0.1),
-                 gx.schedules.polynomial(0.3, 0.1, 7, 2.5),
-                 gx.schedules.warmup_stable_decay(0.9, 3, 1, 3, init_value=0.3, end_value=0.1)):
+    for made in (
+        gx.schedules.linear(0.3, 0.1, 7),
+        gx.schedules.cosine(0.3, 7, 0.1),
+        gx.schedules.polynomial(0.3, 0.1, 7, 2.5),
+        gx.schedules.warmup_stable_decay(0.9, 3, 1, 3, init_value=0.3, end_value=0.1),
+    ):
         assert made(0) == jnp.asarray(0.3) and made(7) == made(LAST) == jnp.asarray(0.1), made
     assert gx.schedules.one_cycle(0.7, 10)(3) == jnp.asarray(0.7)
     assert gx.schedules.inverse_sqrt(0.7, 10)(10) == jnp.asarray(0.7)
@@ -222,22 +264,85 @@ TORCH = [  # torch 2.13 on the CPU: the rate before each step, from step 0
     (gx.schedules.exponential(0.1, -math.log(0.9)), [0.1, 0.09, 0.081, 0.0729, 0.06561, 0.059049]),  # ExponentialLR
     (gx.schedules.polynomial(0.1, 0.0, 5, 2.0), [0.1, 0.064, 0.036, 0.016, 0.004, 0.0, 0.0]),  # PolynomialLR
     (gx.schedules.linear(0.1, 0.01, 5), [0.1, 0.082, 0.064, 0.046, 0.028, 0.01, 0.01]),  # LinearLR
-    (gx.schedules.cosine_restarts(0.1, 3, 0.01, factor=2),  # CosineAnnealingWarmRestarts(T_0=3, T_mult=2)
-     [0.1, 0.0775, 0.0325, 0.1, 0.0939711431702998, 0.0775, 0.055, 0.0325, 0.0160288568297003, 0.1,
-      0.0984666621830081]),
-    (gx.schedules.triangular(0.01, 0.1, 4),  # CyclicLR(step_size_up=4)
-     [0.01, 0.0325, 0.055, 0.0775, 0.1, 0.0775, 0.055, 0.0325, 0.01, 0.0325]),
-    (gx.schedules.triangular(0.01, 0.1, 4, "triangular2"),
-     [0.01, 0.0325, 0.055, 0.0775, 0.1, 0.0775, 0.055, 0.0325, 0.01, 0.02125, 0.0325, 0.04375, 0.055, 0.04375, 0.0325,
-      0.02125, 0.01, 0.015625]),
-    (gx.schedules.triangular(0.01, 0.1, 4, "exp_range", 0.9),
-     [0.01, 0.03025, 0.04645, 0.0592075, 0.069049, 0.049858075, 0.033914845, 0.02076168025, 0.01, 0.0187169610025]),
-    (gx.schedules.one_cycle(0.1, 10),  # OneCycleLR(total_steps=11, pct_start=4 / 11)
-     [0.004, 0.028, 0.076, 0.1, 0.0950484632013474, 0.0811745653949763, 0.0611262021936289, 0.0388741978063711,
-      0.0188258346050237, 0.00495193679865263, 4e-07]),
-    (gx.schedules.one_cycle(0.1, 10, anneal="linear"),
-     [0.004, 0.036, 0.068, 0.1, 0.0857143428571429, 0.0714286857142857, 0.0571430285714286, 0.0428573714285714,
-      0.0285717142857143, 0.0142860571428571, 4e-07]),
+    (
+        gx.schedules.cosine_restarts(0.1, 3, 0.01, factor=2),  # CosineAnnealingWarmRestarts(T_0=3, T_mult=2)
+        [
+            0.1,
+            0.0775,
+            0.0325,
+            0.1,
+            0.0939711431702998,
+            0.0775,
+            0.055,
+            0.0325,
+            0.0160288568297003,
+            0.1,
+            0.0984666621830081,
+        ],
+    ),
+    (
+        gx.schedules.triangular(0.01, 0.1, 4),  # CyclicLR(step_size_up=4)
+        [0.01, 0.0325, 0.055, 0.0775, 0.1, 0.0775, 0.055, 0.0325, 0.01, 0.0325],
+    ),
+    (
+        gx.schedules.triangular(0.01, 0.1, 4, "triangular2"),
+        [
+            0.01,
+            0.0325,
+            0.055,
+            0.0775,
+            0.1,
+            0.0775,
+            0.055,
+            0.0325,
+            0.01,
+            0.02125,
+            0.0325,
+            0.04375,
+            0.055,
+            0.04375,
+            0.0325,
+            0.02125,
+            0.01,
+            0.015625,
+        ],
+    ),
+    (
+        gx.schedules.triangular(0.01, 0.1, 4, "exp_range", 0.9),
+        [0.01, 0.03025, 0.04645, 0.0592075, 0.069049, 0.049858075, 0.033914845, 0.02076168025, 0.01, 0.0187169610025],
+    ),
+    (
+        gx.schedules.one_cycle(0.1, 10),  # OneCycleLR(total_steps=11, pct_start=4 / 11)
+        [
+            0.004,
+            0.028,
+            0.076,
+            0.1,
+            0.0950484632013474,
+            0.0811745653949763,
+            0.0611262021936289,
+            0.0388741978063711,
+            0.0188258346050237,
+            0.00495193679865263,
+            4e-07,
+        ],
+    ),
+    (
+        gx.schedules.one_cycle(0.1, 10, anneal="linear"),
+        [
+            0.004,
+            0.036,
+            0.068,
+            0.1,
+            0.0857143428571429,
+            0.0714286857142857,
+            0.0571430285714286,
+            0.0428573714285714,
+            0.0285717142857143,
+            0.0142860571428571,
+            4e-07,
+        ],
+    ),
 ]
 
 
@@ -261,17 +366,35 @@ OPTAX = [
     (gx.schedules.cosine(0.1, 12, 0.01), optax.cosine_decay_schedule(0.1, 12, 0.1)),
     (gx.schedules.cosine(0.1, 12, 0.01, 2.5), optax.cosine_decay_schedule(0.1, 12, 0.1, 2.5)),
     (gx.schedules.one_cycle(0.1, 20), optax.cosine_onecycle_schedule(20, 0.1)),
-    (gx.schedules.cosine_restarts(0.1, 5, 0.01, factor=2, decay=0.5), optax.sgdr_schedule([
-        dict(init_value=0.0, peak_value=0.1 * 0.5**i, decay_steps=5 * 2**i, warmup_steps=0, end_value=0.01)
-        for i in range(4)])),
-    (gx.schedules.warmup(4, gx.schedules.cosine(0.1, 8, 0.01), 0.001),
-     optax.warmup_cosine_decay_schedule(0.001, 0.1, 4, 12, 0.01)),
+    (
+        gx.schedules.cosine_restarts(0.1, 5, 0.01, factor=2, decay=0.5),
+        optax.sgdr_schedule(
+            [
+                dict(init_value=0.0, peak_value=0.1 * 0.5**i, decay_steps=5 * 2**i, warmup_steps=0, end_value=0.01)
+                for i in range(4)
+            ]
+        ),
+    ),
+    (
+        gx.schedules.warmup(4, gx.schedules.cosine(0.1, 8, 0.01), 0.001),
+        optax.warmup_cosine_decay_schedule(0.001, 0.1, 4, 12, 0.01),
+    ),
     (gx.schedules.warmup(4, 0.1), optax.warmup_constant_schedule(0.0, 0.1, 4)),
-    (gx.schedules.piecewise(0.1, {8: 0.5, 4: 0.2, 0: 3.0}),
-     optax.piecewise_constant_schedule(0.1, {8: 0.5, 4: 0.2, 0: 3.0})),
-    (gx.schedules.join([gx.schedules.linear(0.1, 1.0, 4), 0.3, gx.schedules.exponential(0.5, 0.1)], [5, 11]),
-     optax.join_schedules([optax.linear_schedule(0.1, 1.0, 4), optax.constant_schedule(0.3),
-                           optax.exponential_decay(0.5, 1, math.exp(-0.1))], [5, 11])),
+    (
+        gx.schedules.piecewise(0.1, {8: 0.5, 4: 0.2, 0: 3.0}),
+        optax.piecewise_constant_schedule(0.1, {8: 0.5, 4: 0.2, 0: 3.0}),
+    ),
+    (
+        gx.schedules.join([gx.schedules.linear(0.1, 1.0, 4), 0.3, gx.schedules.exponential(0.5, 0.1)], [5, 11]),
+        optax.join_schedules(
+            [
+                optax.linear_schedule(0.1, 1.0, 4),
+                optax.constant_schedule(0.3),
+                optax.exponential_decay(0.5, 1, math.exp(-0.1)),
+            ],
+            [5, 11],
+        ),
+    ),
 ]
 
 

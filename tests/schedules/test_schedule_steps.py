@@ -52,8 +52,9 @@ def test_ends_of_a_phase(length):
     np.testing.assert_allclose(call(s.linear(1.0, 0.0, n), t), left, rtol=RTOL, atol=0)
     np.testing.assert_allclose(call(s.cosine(1.0, n), t), np.sin(np.pi / 2 * left) ** 2, rtol=RTOL, atol=1e-37)
     np.testing.assert_allclose(call(s.polynomial(1.0, 0.0, n, 2.0), t), left**2, rtol=RTOL, atol=1e-37)
-    np.testing.assert_allclose(call(s.polynomial(0.0, 1.0, n, 2.0), np.array([0, 1])),
-                               [0, 2 / length - 1 / length**2], rtol=RTOL, atol=0)
+    np.testing.assert_allclose(
+        call(s.polynomial(0.0, 1.0, n, 2.0), np.array([0, 1])), [0, 2 / length - 1 / length**2], rtol=RTOL, atol=0
+    )
 
 
 @few
@@ -78,8 +79,14 @@ def test_warmup_is_continuous_at_the_joint(length, low, high):
 
 
 @few
-@given(numbers, numbers, counts, st.sampled_from(["triangular", "triangular2", "exp_range"]), st.floats(0.5, 1.0),
-       st.lists(steps, min_size=20, max_size=20))
+@given(
+    numbers,
+    numbers,
+    counts,
+    st.sampled_from(["triangular", "triangular2", "exp_range"]),
+    st.floats(0.5, 1.0),
+    st.lists(steps, min_size=20, max_size=20),
+)
 def test_triangular_stays_between_its_values(base, peak, half, mode, gamma, at):
     got = call(s.triangular(base, peak, jnp.int32(half), mode, gamma), np.array(at, np.int32))
     assert np.all(got >= min(base, peak)) and np.all(got <= max(base, peak))
@@ -98,8 +105,9 @@ def test_restarts_begin_their_cycles(length, factor, data):
     previous = (size // factor) if cycle else size
     assert at == 0.5**cycle
     np.testing.assert_allclose(before, 0.5 ** (cycle - 1) * np.sin(np.pi / 2 / previous) ** 2, rtol=RTOL)
-    np.testing.assert_allclose(after, 0.5**cycle * np.cos(np.pi / 2 / size) ** 2 if size > 1 else 0.5 ** (cycle + 1),
-                               rtol=RTOL)
+    np.testing.assert_allclose(
+        after, 0.5**cycle * np.cos(np.pi / 2 / size) ** 2 if size > 1 else 0.5 ** (cycle + 1), rtol=RTOL
+    )
 
 
 def test_step_counts_to_the_last_one():
@@ -114,9 +122,14 @@ def test_no_steps_are_over_at_once():
     """A trial as short as its warm-up leaves none to what follows: that is at its end."""
     at = np.array([0, 1, 50, LAST], np.int32)
     for none in (0, jnp.int32(0)):
-        for made in (s.linear(1.0, 0.25, none), s.cosine(1.0, none, 0.25), s.polynomial(1.0, 0.25, none, 0.5),
-                     s.one_cycle(0.5, none, div_factor=2.0, final_div_factor=1.0), s.warmup(none, 0.25),
-                     s.warmup_stable_decay(1.0, none, none, none, end_value=0.25)):
+        for made in (
+            s.linear(1.0, 0.25, none),
+            s.cosine(1.0, none, 0.25),
+            s.polynomial(1.0, 0.25, none, 0.5),
+            s.one_cycle(0.5, none, div_factor=2.0, final_div_factor=1.0),
+            s.warmup(none, 0.25),
+            s.warmup_stable_decay(1.0, none, none, none, end_value=0.25),
+        ):
             assert made(at).tolist() == [0.25] * 4
         for decay in ("linear", "cosine", "sqrt"):
             made = s.warmup_stable_decay(1.0, 4, 2, none, end_value=0.25, decay=decay)

@@ -50,7 +50,8 @@ def test_print_pickle_equality(made):
 def test_print():
     assert repr(s.cosine(1, 10)) == "schedules.cosine(init_value=1.0, steps=10, end_value=0.0, exponent=1.0)"
     assert repr(s.warmup(5, s.constant(0.1))) == (
-        "schedules.warmup(steps=5, schedule=schedules.constant(value=0.1), init_value=0.0)")
+        "schedules.warmup(steps=5, schedule=schedules.constant(value=0.1), init_value=0.0)"
+    )
     assert s.cosine(1, 10) == s.cosine(1.0, 10, 0)
 
 
@@ -101,11 +102,16 @@ def test_vmap_over_a_population(made):
 
 def test_counts_of_steps_may_be_arrays():
     made = [
-        (lambda n: s.step(0.1, 0.5, n), [2, 3]), (lambda n: s.polynomial(0.1, 0.01, n, 0.5), [4, 9]),
-        (lambda n: s.linear(0.1, 0.01, n), [4, 9]), (lambda n: s.cosine(0.1, n, 0.01), [4, 9]),
-        (lambda n: s.cosine_restarts(0.1, n, 0.01, factor=3), [1, 2]), (lambda n: s.triangular(0.01, 0.1, n), [1, 2]),
-        (lambda n: s.one_cycle(0.1, n), [4, 9]), (lambda n: s.inverse_sqrt(0.1, n), [1, 4]),
-        (lambda n: s.warmup(n, s.cosine(0.1, 6)), [0, 4]), (lambda n: s.join([0.1, s.cosine(0.2, 4)], [n]), [1, 4]),
+        (lambda n: s.step(0.1, 0.5, n), [2, 3]),
+        (lambda n: s.polynomial(0.1, 0.01, n, 0.5), [4, 9]),
+        (lambda n: s.linear(0.1, 0.01, n), [4, 9]),
+        (lambda n: s.cosine(0.1, n, 0.01), [4, 9]),
+        (lambda n: s.cosine_restarts(0.1, n, 0.01, factor=3), [1, 2]),
+        (lambda n: s.triangular(0.01, 0.1, n), [1, 2]),
+        (lambda n: s.one_cycle(0.1, n), [4, 9]),
+        (lambda n: s.inverse_sqrt(0.1, n), [1, 4]),
+        (lambda n: s.warmup(n, s.cosine(0.1, 6)), [0, 4]),
+        (lambda n: s.join([0.1, s.cosine(0.2, 4)], [n]), [1, 4]),
         (lambda n: s.warmup_stable_decay(0.1, n, n, n + 1), [0, 3]),
     ]
     for make, counts in made:
@@ -129,9 +135,16 @@ def test_values_are_no_narrower_than_float32():
     assert followed(3).dtype == jnp.result_type(float)
 
 
-@pytest.mark.parametrize("follow", [
-    optax.cosine_decay_schedule(0.1, 6), optax.cosine_onecycle_schedule(10, 0.1), lambda step: 0.1,
-    lambda step: 0.1 / (1 + step)], ids=["optax", "optax one step at a time", "constant", "function"])
+@pytest.mark.parametrize(
+    "follow",
+    [
+        optax.cosine_decay_schedule(0.1, 6),
+        optax.cosine_onecycle_schedule(10, 0.1),
+        lambda step: 0.1,
+        lambda step: 0.1 / (1 + step),
+    ],
+    ids=["optax", "optax one step at a time", "constant", "function"],
+)
 def test_other_functions_of_the_step(follow):
     steps = np.arange(8).reshape(2, 4)
     want = [float(follow(0)) * step / 3 if step < 3 else float(follow(step - 3)) for step in range(8)]

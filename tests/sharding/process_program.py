@@ -71,7 +71,7 @@ def batch(images: np.ndarray, *, bad: bool = False, empty: bool = False) -> Any:
     last, mine = jax.process_index() == jax.process_count() - 1, slice(jax.process_index() * rows, None)
     local, counted = images[mine][:rows].copy(), np.ones(rows, np.float32)
     local[-1, 0] = np.nan if bad and last else local[-1, 0]
-    counted[rows - 2:] = not (empty and last)
+    counted[rows - 2 :] = not (empty and last)
     return gx.sharding.global_batch((local, counted))
 
 
@@ -128,8 +128,9 @@ def checks(index: int) -> dict[str, Any]:
     after = multihost_utils.process_allgather(params, tiled=True)
     told["stays"] = bool(all((np.asarray(after[key]) == START[key]).all() for key in START))
     try:
-        gx.sharding.global_batch(np.zeros((2 + 2 * index, 3)), NamedSharding(jax.make_mesh(
-            (jax.device_count(),), ("data",)), P("data")))
+        gx.sharding.global_batch(
+            np.zeros((2 + 2 * index, 3)), NamedSharding(jax.make_mesh((jax.device_count(),), ("data",)), P("data"))
+        )
     except gx.ShardingError as error:
         told["unequal"] = str(error)
     return told

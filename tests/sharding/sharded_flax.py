@@ -18,11 +18,17 @@ from sharded_network import COMPILED, KINDS, RATE, TOKENS, loss, params, whole
 
 import gradxform as gx
 
-NAMES = {"embed": (None, None), "square": (None, None), "kernel": (None, "model"), "bias": ("model",),
-         "odd": (None, None)}
+NAMES = {
+    "embed": (None, None),
+    "square": (None, None),
+    "kernel": (None, "model"),
+    "bias": ("model",),
+    "odd": (None, None),
+}
 TRANSFORMATIONS = {
     "adafactor": gx.adafactor(RATE, min_dim_size_to_factor=4, factored_axes="last"),
-    "clip": gx.chain(gx.clip_by_global_norm(0.1), gx.adamw(RATE))}
+    "clip": gx.chain(gx.clip_by_global_norm(0.1), gx.adamw(RATE)),
+}
 STEPS = 3
 
 

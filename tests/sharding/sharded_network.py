@@ -15,7 +15,8 @@ RATE = 0.01
 TOKENS = jnp.arange(64) % 16
 COMPILED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, *_, **__: COMPILED.append(event) if "backend_compile" in event else None)
+    lambda event, *_, **__: COMPILED.append(event) if "backend_compile" in event else None
+)
 
 
 def params() -> Any:
@@ -29,7 +30,7 @@ def loss(p: Any, tokens: jax.Array) -> jax.Array:
     h = jnp.tanh(p["embed"].at[tokens].get(out_sharding=_out(p["embed"], tokens)) @ p["square"])
     hidden = jax.nn.softplus(h @ p["kernel"] + p["bias"])
     logits = (hidden @ p["kernel"].T + h) @ p["embed"].T
-    return jnp.mean(jax.nn.logsumexp(logits, -1)) + 0.1 * jnp.mean(logits**2) + jnp.sum(p["odd"]**2)
+    return jnp.mean(jax.nn.logsumexp(logits, -1)) + 0.1 * jnp.mean(logits**2) + jnp.sum(p["odd"] ** 2)
 
 
 def _out(table: jax.Array, tokens: jax.Array) -> Any:
@@ -40,6 +41,7 @@ def _out(table: jax.Array, tokens: jax.Array) -> Any:
 
 def whole(p: Any) -> Any:
     """Params as they are used: gathered, where types say that they are divided over the data."""
+
     def one(x: Any) -> Any:
         sharding = jax.typeof(x).sharding
         if sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:

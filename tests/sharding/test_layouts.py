@@ -33,8 +33,10 @@ def struct(shape: tuple[int, ...], spec: P | None = None, over: AbstractMesh | N
 
 
 def specs(tree: Any) -> dict[str, P]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.spec
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.spec
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,15 +45,23 @@ def test_state_lies_as_what_it_was_made_of(kind: AxisType) -> None:
     params = {"square": struct((16, 16), P("data", "model"), over), "bias": struct((16,), P("model"), over)}
     tx = gx.chain(gx.clip_by_global_norm(1.0), gx.adafactor(0.1, 4, factored_axes="last"))
     assert specs(sharding.state_sharding(tx, params)) == {
-        "1/0/count": P(), "1/0/v_row/bias": P(None), "1/0/v_row/square": P("data"), "1/0/v_col/bias": P(None),
-        "1/0/v_col/square": P("model"), "1/0/v/bias": P("model"), "1/0/v/square": P(None)}
+        "1/0/count": P(),
+        "1/0/v_row/bias": P(None),
+        "1/0/v_row/square": P("data"),
+        "1/0/v_col/bias": P(None),
+        "1/0/v_col/square": P("model"),
+        "1/0/v/bias": P("model"),
+        "1/0/v/square": P(None),
+    }
 
 
 def test_state_of_another_library_and_of_codes() -> None:
     import optax
+
     params = {"w": struct((16, 8), P("data", "model"))}
     assert specs(sharding.state_sharding(optax.MultiSteps(optax.adam(0.1), 2), params))["acc_grads/w"] == P(
-        "data", "model")
+        "data", "model"
+    )
     found = sharding.state_sharding(gx.precision.compress_state(gx.adam(0.1), "int8_blockwise", min_size=1), params)
     assert found[0].mu["w"].code[0].spec == P("data", "model")
 
@@ -64,11 +74,15 @@ def test_shardings_may_be_given() -> None:
 
 def test_boxes_and_variables() -> None:
     over = mesh()
-    params = {"p": nn.Partitioned(jax.ShapeDtypeStruct((16, 8), jnp.float32), names=(None, "model")),
-              "l": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((16, 64), jnp.float32), names=("embed", "mlp"))}
+    params = {
+        "p": nn.Partitioned(jax.ShapeDtypeStruct((16, 8), jnp.float32), names=(None, "model")),
+        "l": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((16, 64), jnp.float32), names=("embed", "mlp")),
+    }
     with nn.logical_axis_rules([("mlp", "model")]):
-        assert specs(sharding.fsdp(params, over, min_size=0)) == {"p/value": P("data", "model"),
-                                                                   "l/value": P("data", "model")}
+        assert specs(sharding.fsdp(params, over, min_size=0)) == {
+            "p/value": P("data", "model"),
+            "l/value": P("data", "model"),
+        }
     state = nnx.State({"w": nnx.Param(jax.ShapeDtypeStruct((16, 8), jnp.float32))})
     assert [s.spec for s in jax.tree.leaves(sharding.fsdp(state, over, min_size=0))] == [P("data", None)]
 
@@ -76,26 +90,32 @@ def test_boxes_and_variables() -> None:
 def test_rules_first_then_the_largest_free_dimension() -> None:
     shapes = {"embed": struct((64, 8)), "wide": struct((8, 64)), "small": struct((4,)), "odd": struct((9, 7))}
     found = sharding.fsdp(shapes, mesh(), rules=[("embed", (None, "model"))], min_size=64)
-    assert specs(found) == {"embed": P(None, "model"), "wide": P(None, "data"), "small": P(None),
-                            "odd": P(None, None)}
+    assert specs(found) == {"embed": P(None, "model"), "wide": P(None, "data"), "small": P(None), "odd": P(None, None)}
     assert specs(sharding.fsdp(shapes, mesh(), ("data", "model"), min_size=0))["wide"] == P(None, ("data", "model"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero1_divides_on_top_of_another_axis(kind: AxisType) -> None:
     over = mesh(kind=kind)
-    params = {"tall": struct((32, 8), P(None, "model"), over), "small": struct((2, 2), P(), over),
-              "odd": struct((3, 5), P(), over)}
+    params = {
+        "tall": struct((32, 8), P(None, "model"), over),
+        "small": struct((2, 2), P(), over),
+        "odd": struct((3, 5), P(), over),
+    }
     tx = sharding.zero1(gx.adam(0.1), min_size=17)
     assert specs(sharding.state_sharding(tx, params)) == {
-        "0/count": P(), **{f"0/{name}/{leaf}": spec for name in ("mu", "nu") for leaf, spec in {
-            "tall": P("data", "model"), "small": P(None, None), "odd": P(None, None)}.items()}}
+        "0/count": P(),
+        **{
+            f"0/{name}/{leaf}": spec
+            for name in ("mu", "nu")
+            for leaf, spec in {"tall": P("data", "model"), "small": P(None, None), "odd": P(None, None)}.items()
+        },
+    }
 
 
 def test_zero1_is_a_value() -> None:
     tx = sharding.zero1(gx.chain(gx.clip(1.0), gx.adamw(0.1)), ("replica", "data"), rules=[("kernel", 0)])
     assert gx.from_config(json.loads(json.dumps(gx.to_config(tx)))) == tx == pickle.loads(pickle.dumps(tx))
-
 
 
 def test_the_shapes_of_every_leaf_decide_together_over_whole_ones() -> None:
@@ -111,28 +131,56 @@ def test_the_shapes_of_every_leaf_decide_together_over_whole_ones() -> None:
 PARAMS = {"w": struct((16, 8)), "b": struct((16,), P("data"))}
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: sharding.fsdp(PARAMS, mesh(), "batch"), "axis: expected an axis of the mesh, 'data', 'model', got 'bat"),
-    (lambda: sharding.fsdp(PARAMS, mesh(), rules=[("w", (None, None, "data"))]),
-     r"'w': expected a spec of at most 2 entries for shape \(16, 8\)"),
-    (lambda: sharding.fsdp({"w": struct((6, 8))}, mesh(), rules=[("w", ("data",))]),
-     r"'w': expected a multiple of 4 along axis 0, divided over 'data', got 6"),
-    (lambda: sharding.state_sharding(gx.adam(0.1), {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}),
-     r"params: expected a mesh, got none: put it in context with jax.set_mesh"),
-    (lambda: sharding.state_sharding(gx.adam(0.1), {"a": struct((8,)), "b": struct((8,), P(), mesh(2, 4))}),
-     "params: expected leaves on one mesh, got data=4 x model=2 at 'a' and data=2 x model=4 at 'b'"),
-    (lambda: sharding.state_sharding(sharding.zero1(gx.adam(0.1), "rows"), PARAMS), "axis: expected an axis of"),
-    (lambda: sharding.state_sharding(sharding.zero1(gx.adam(0.1)), PARAMS),
-     r"zero1: expected params that 'data' does not divide, got 'b'"),
-    (lambda: sharding.state_sharding(sharding.zero1(sharding.zero1(gx.adam(0.1), min_size=0), "model"), {
-        "w": struct((16, 8))}), "zero1: expected a transformation whose state is not divided"),
-    (lambda: sharding.state_sharding(sharding.zero1(gx.adam(0.1), min_size=0), {"w": struct((16, 8), P("model"))}),
-     r"zero1: expected nothing else to divide dimension 0 of 'w', .*rules=\[\('w', dimension\)\]"),
-    (lambda: sharding.state_sharding(sharding.zero1(gx.adam(0.1), rules=[("w", 1)]), {"w": struct((16, 6))}),
-     r"rules: expected for 'w' a dimension of \(16, 6\) that comes in 4 equal pieces, got 1"),
-    (lambda: sharding.global_batch({"x": np.ones((4, 2)), "y": np.ones(3)}, NamedSharding(mesh(), P("data"))),
-     "global_batch: expected the same number of rows in every leaf"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: sharding.fsdp(PARAMS, mesh(), "batch"),
+            "axis: expected an axis of the mesh, 'data', 'model', got 'bat",
+        ),
+        (
+            lambda: sharding.fsdp(PARAMS, mesh(), rules=[("w", (None, None, "data"))]),
+            r"'w': expected a spec of at most 2 entries for shape \(16, 8\)",
+        ),
+        (
+            lambda: sharding.fsdp({"w": struct((6, 8))}, mesh(), rules=[("w", ("data",))]),
+            r"'w': expected a multiple of 4 along axis 0, divided over 'data', got 6",
+        ),
+        (
+            lambda: sharding.state_sharding(gx.adam(0.1), {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}),
+            r"params: expected a mesh, got none: put it in context with jax.set_mesh",
+        ),
+        (
+            lambda: sharding.state_sharding(gx.adam(0.1), {"a": struct((8,)), "b": struct((8,), P(), mesh(2, 4))}),
+            "params: expected leaves on one mesh, got data=4 x model=2 at 'a' and data=2 x model=4 at 'b'",
+        ),
+        (lambda: sharding.state_sharding(sharding.zero1(gx.adam(0.1), "rows"), PARAMS), "axis: expected an axis of"),
+        (
+            lambda: sharding.state_sharding(sharding.zero1(gx.adam(0.1)), PARAMS),
+            r"zero1: expected params that 'data' does not divide, got 'b'",
+        ),
+        (
+            lambda: sharding.state_sharding(
+                sharding.zero1(sharding.zero1(gx.adam(0.1), min_size=0), "model"), {"w": struct((16, 8))}
+            ),
+            "zero1: expected a transformation whose state is not divided",
+        ),
+        (
+            lambda: sharding.state_sharding(
+                sharding.zero1(gx.adam(0.1), min_size=0), {"w": struct((16, 8), P("model"))}
+            ),
+            r"zero1: expected nothing else to divide dimension 0 of 'w', .*rules=\[\('w', dimension\)\]",
+        ),
+        (
+            lambda: sharding.state_sharding(sharding.zero1(gx.adam(0.1), rules=[("w", 1)]), {"w": struct((16, 6))}),
+            r"rules: expected for 'w' a dimension of \(16, 6\) that comes in 4 equal pieces, got 1",
+        ),
+        (
+            lambda: sharding.global_batch({"x": np.ones((4, 2)), "y": np.ones(3)}, NamedSharding(mesh(), P("data"))),
+            "global_batch: expected the same number of rows in every leaf",
+        ),
+    ],
+)
 def test_refused(make: Any, message: str) -> None:
     with pytest.raises(gx.ShardingError, match=message):
         make()
@@ -145,35 +193,47 @@ def test_refused_by_type() -> None:
         sharding.init(gx.adam(0.1), PARAMS)
     with pytest.raises(TypeError, match="compiled: expected jax"):
         sharding.traffic("HloModule")
-    for address, processes, index, message in (("host", 2, 0, "address: expected 'host:port'"),
-                                               ("host:1", 2, 2, "index: expected a number from 0 to 1"),
-                                               ("host:1", 2, None, "index: expected a number from 0 to 1")):
+    for address, processes, index, message in (
+        ("host", 2, 0, "address: expected 'host:port'"),
+        ("host:1", 2, 2, "index: expected a number from 0 to 1"),
+        ("host:1", 2, None, "index: expected a number from 0 to 1"),
+    ):
         with pytest.raises(ValueError, match=message):
             sharding.join(address, processes, index)
 
 
-@pytest.mark.parametrize(("attribute", "groups"), [
-    ("replica_groups={{0,1},{2,3}}", [(0, 1), (2, 3)]),
-    ("replica_groups=[2,2]<=[4]", [(0, 1), (2, 3)]),
-    ("replica_groups=[2,2]<=[2,2]T(1,0)", [(0, 2), (1, 3)]),
-    ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [(0, 2), (1, 3)]),
-    ("replica_groups=mesh['a'=4] {'a':(1)2}", [(0, 2), (1, 3)]),
-    ("replica_groups=mesh['a'=4] {'a':(2)2}", [(0, 1), (2, 3)]),
-])
+@pytest.mark.parametrize(
+    ("attribute", "groups"),
+    [
+        ("replica_groups={{0,1},{2,3}}", [(0, 1), (2, 3)]),
+        ("replica_groups=[2,2]<=[4]", [(0, 1), (2, 3)]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", [(0, 2), (1, 3)]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [(0, 2), (1, 3)]),
+        ("replica_groups=mesh['a'=4] {'a':(1)2}", [(0, 2), (1, 3)]),
+        ("replica_groups=mesh['a'=4] {'a':(2)2}", [(0, 1), (2, 3)]),
+    ],
+)
 def test_groups_in_all_spellings(attribute: str, groups: list[tuple[int, ...]]) -> None:
-    program = parse(f"ENTRY %main (x: f32[4]) -> f32[4] {{\n  %x = f32[4]{{0}} parameter(0)\n"
-                    f"  ROOT %sum = f32[4]{{0}} all-reduce(%x), channel_id=1, {attribute}, to_apply=%add\n}}\n")
+    program = parse(
+        f"ENTRY %main (x: f32[4]) -> f32[4] {{\n  %x = f32[4]{{0}} parameter(0)\n"
+        f"  ROOT %sum = f32[4]{{0}} all-reduce(%x), channel_id=1, {attribute}, to_apply=%add\n}}\n"
+    )
     assert _groups(program.entry.root) == groups
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_boxes_around_factored_moments_name_the_axes_that_are_left(kind: AxisType) -> None:
     tx = gx.adafactor(0.1, 4, factored_axes="last")
-    params = {"w": nn.Partitioned(jnp.ones((8, 16)), names=("data", "model")),
-              "b": nn.LogicallyPartitioned(jnp.ones(8), names=("embed",))}
+    params = {
+        "w": nn.Partitioned(jnp.ones((8, 16)), names=("data", "model")),
+        "b": nn.LogicallyPartitioned(jnp.ones(8), names=("embed",)),
+    }
     state = tx.init(params)
     assert [state[0].v_row["w"].names, state[0].v_col["w"].names, state[0].v_row["b"].names] == [
-        ("data",), ("model",), (None,)]
+        ("data",),
+        ("model",),
+        (None,),
+    ]
     updates, new = jax.jit(tx.update)(params, state, params)
     assert jax.tree.structure(new) == jax.tree.structure(state)
     assert jax.tree.structure(updates) == jax.tree.structure(params)

@@ -23,17 +23,28 @@ HEARTBEAT = 10
 PROGRAM = pathlib.Path(__file__).with_name("process_program.py")
 
 
-def start(processes: int, present: tuple[int, ...], timeout: float, devices: int,
-          *arguments: str) -> list[subprocess.Popen[str]]:
+def start(
+    processes: int, present: tuple[int, ...], timeout: float, devices: int, *arguments: str
+) -> list[subprocess.Popen[str]]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                                "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
-                                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return [subprocess.Popen([sys.executable, str(PROGRAM), address, str(processes), str(i), str(timeout), *arguments],
-                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for i in present]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), address, str(processes), str(i), str(timeout), *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in present
+    ]
 
 
 def run(processes: int, present: tuple[int, ...], *arguments: Any) -> list[dict[str, Any]]:
@@ -85,7 +96,8 @@ def test_a_shard_that_is_not_finite_moves_nothing_anywhere(two: list[dict[str, A
 
 
 def test_one_that_is_killed_ends_the_other_and_both_go_on(
-        killed: tuple[pathlib.Path, float, list[subprocess.Popen[str]]], two: list[dict[str, Any]]) -> None:
+    killed: tuple[pathlib.Path, float, list[subprocess.Popen[str]]], two: list[dict[str, Any]]
+) -> None:
     _, seconds, (first, second) = killed
     assert second.returncode == -signal.SIGKILL
     assert first.returncode != 0 and seconds < HEARTBEAT + 10
@@ -96,7 +108,8 @@ def test_one_that_is_killed_ends_the_other_and_both_go_on(
 
 def test_unequal_rows_are_counted(two: list[dict[str, Any]]) -> None:
     assert {told["unequal"] for told in two} == {
-        "global_batch: expected as many rows in each process, got 2 in process 0, 4 in process 1"}
+        "global_batch: expected as many rows in each process, got 2 in process 0, 4 in process 1"
+    }
 
 
 def test_who_does_not_come_is_named() -> None:

@@ -22,9 +22,13 @@ def test_one_layout_each_of_some_transformations(tmp_path_factory: pytest.TempPa
 
 @pytest.mark.exhaustive
 def test_all_transformations_layouts_meshes_and_numbers_of_devices() -> None:
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu",
-                                "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
-                                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run([sys.executable, str(PROGRAM), "all"], check=False, capture_output=True, text=True,
-                          env=environment)
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), "all"], check=False, capture_output=True, text=True, env=environment
+    )
     assert json.loads(done.stdout) == [], done.stderr[-4000:]

@@ -35,34 +35,54 @@ def transformations() -> dict[str, Any]:
     pretrained = jax.tree.map(lambda x: x * 0.5, params())
     clipped = gx.chain(gx.clip_by_global_norm(0.1), gx.adamw(RATE, weight_decay=0.1))
     return {
-        "sgd": gx.sgd(RATE, momentum=0.9), "rmsprop": gx.rmsprop(RATE, centered=True, momentum=0.9),
-        "adagrad": gx.adagrad(RATE), "adam": gx.adam(RATE), "adamw": gx.adamw(RATE), "nadam": gx.nadam(RATE),
-        "nadamw": gx.nadamw(RATE), "amsgrad": gx.amsgrad(RATE), "radam": gx.radam(RATE),
-        "adabelief": gx.adabelief(RATE), "yogi": gx.yogi(RATE), "lion": gx.lion(RATE), "muon": gx.muon(RATE),
-        "lars": gx.lars(RATE), "lamb": gx.lamb(RATE), "adafactor": gx.adafactor(RATE, **rows),
+        "sgd": gx.sgd(RATE, momentum=0.9),
+        "rmsprop": gx.rmsprop(RATE, centered=True, momentum=0.9),
+        "adagrad": gx.adagrad(RATE),
+        "adam": gx.adam(RATE),
+        "adamw": gx.adamw(RATE),
+        "nadam": gx.nadam(RATE),
+        "nadamw": gx.nadamw(RATE),
+        "amsgrad": gx.amsgrad(RATE),
+        "radam": gx.radam(RATE),
+        "adabelief": gx.adabelief(RATE),
+        "yogi": gx.yogi(RATE),
+        "lion": gx.lion(RATE),
+        "muon": gx.muon(RATE),
+        "lars": gx.lars(RATE),
+        "lamb": gx.lamb(RATE),
+        "adafactor": gx.adafactor(RATE, **rows),
         "adafactor with momentum": gx.adafactor(RATE, **rows, momentum=0.9),
-        "clip": clipped, "clip of values": gx.chain(gx.clip(0.01), gx.sgd(RATE)),
+        "clip": clipped,
+        "clip of values": gx.chain(gx.clip(0.01), gx.sgd(RATE)),
         "clip of blocks": gx.chain(gx.clip_by_block_rms(0.01), gx.sgd(RATE)),
         "adaptive clip": gx.chain(gx.adaptive_grad_clip(0.01), gx.sgd(RATE)),
-        "centralize": gx.chain(gx.centralize(), gx.sgd(RATE)), "ema": gx.chain(gx.ema(0.9), gx.sgd(RATE)),
+        "centralize": gx.chain(gx.centralize(), gx.sgd(RATE)),
+        "ema": gx.chain(gx.ema(0.9), gx.sgd(RATE)),
         "block rms of params": gx.chain(gx.scale_by_param_block_rms(), gx.sgd(RATE)),
-        "norms": gx.chain(gx.record_norms(), gx.adam(RATE)), "schedule": gx.adam(gx.schedules.cosine(RATE, 10)),
-        "accumulate": gx.accumulate(clipped, 2), "skip": gx.skip_nonfinite(clipped, 3),
-        "masked": gx.masked(gx.adam(RATE), gx.ndim_at_least(2)), "freeze": gx.chain(gx.adam(RATE), gx.freeze("bias")),
+        "norms": gx.chain(gx.record_norms(), gx.adam(RATE)),
+        "schedule": gx.adam(gx.schedules.cosine(RATE, 10)),
+        "accumulate": gx.accumulate(clipped, 2),
+        "skip": gx.skip_nonfinite(clipped, 3),
+        "masked": gx.masked(gx.adam(RATE), gx.ndim_at_least(2)),
+        "freeze": gx.chain(gx.adam(RATE), gx.freeze("bias")),
         "partition": gx.partition({True: gx.adam(RATE), False: gx.sgd(RATE)}, gx.ndim_at_least(2)),
         "noise": gx.chain(gx.add_noise(0.1, 0.5, 0), gx.sgd(RATE)),
         "anchor": gx.chain(gx.transfer.add_l2_sp(pretrained, 0.1), gx.sgd(RATE)),
         "ewc": gx.chain(gx.transfer.add_ewc(pretrained, pretrained, 0.1), gx.sgd(RATE)),
         "loss scale": gx.precision.static_loss_scale(gx.adam(RATE), 8.0),
-        "optax adamw": optax.adamw(RATE), "optax adafactor": optax.adafactor(RATE, **rows),
+        "optax adamw": optax.adamw(RATE),
+        "optax adafactor": optax.adafactor(RATE, **rows),
         "optax steps": optax.MultiSteps(optax.adamw(RATE), 2).gradient_transformation(),
         "optax around": optax.chain(optax.clip_by_global_norm(0.1), gx.adamw(RATE)),
     }
 
 
 def meshes(layout: str, devices: int, kind: str) -> Mesh | None:
-    names = {"tensor": ("data", "model"), "zero1 with tensor": ("data", "model"),
-             "zero1 over one of two": ("replica", "data")}.get(layout, ("data",))
+    names = {
+        "tensor": ("data", "model"),
+        "zero1 with tensor": ("data", "model"),
+        "zero1 over one of two": ("replica", "data"),
+    }.get(layout, ("data",))
     if len(names) == 2 and devices < 2:
         return None
     shape = (devices,) if len(names) == 1 else (devices // 2, 2)
@@ -119,8 +139,11 @@ def failures(name: str, tx: Any, expected: Any, layout: str, kind: str, devices:
         error = np.abs(np.asarray(p[key]) - expected[key]).max()
         if not error < 1e-11:
             told.append(f"{key} is {error:.1e} off")
-    moved = [str(a.sharding.spec) for a, b in zip(jax.tree.leaves(state), lies, strict=True)
-             if not a.sharding.is_equivalent_to(b, a.ndim)]
+    moved = [
+        str(a.sharding.spec)
+        for a, b in zip(jax.tree.leaves(state), lies, strict=True)
+        if not a.sharding.is_equivalent_to(b, a.ndim)
+    ]
     told += [f"state lies elsewhere: {moved}"] if moved else []
     yield from (f"{name}, {layout}, {kind}, {devices}: {one}" for one in told)
 
@@ -136,8 +159,10 @@ def in_shard_map() -> Iterator[str]:
             return loss({"odd": jnp.zeros((1, 1)), **p}, tokens)
 
         tx = gx.sharding.zero1(inner, min_size=0)
-        specs = jax.tree.map(lambda x: x.spec, gx.sharding.state_sharding(tx, some, jax.tree.map(
-            lambda _: NamedSharding(mesh, P()), some)))
+        specs = jax.tree.map(
+            lambda x: x.spec,
+            gx.sharding.state_sharding(tx, some, jax.tree.map(lambda _: NamedSharding(mesh, P()), some)),
+        )
 
         def step(p: Any, state: Any, tokens: Any, tx: Any = tx, check_vma: bool = check_vma, mean: Any = mean) -> Any:
             varying = jax.lax.pcast(p, "data", to="varying") if check_vma else p
@@ -145,8 +170,11 @@ def in_shard_map() -> Iterator[str]:
             updates, state = tx.update(grads, state, p)
             return gx.apply_updates(p, updates), state
 
-        mapped = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), specs, P("data")), out_specs=(P(), specs),
-                                       check_vma=check_vma))
+        mapped = jax.jit(
+            jax.shard_map(
+                step, mesh=mesh, in_specs=(P(), specs, P("data")), out_specs=(P(), specs), check_vma=check_vma
+            )
+        )
         tokens = jnp.arange(64) % 16  # on each device the same 16
         p, state = some, gx.sharding.init(tx, jax.device_put(some, NamedSharding(mesh, P())))
         whole_tx = gx.chain(gx.clip_by_global_norm(0.1), gx.adamw(RATE)) if clipped else gx.sgd(RATE)

@@ -34,8 +34,20 @@ GOOD = {
     "empty": np.zeros((0, 4), np.float32),
     "scale": np.array(2.5, np.float64),
 }
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8",
-          "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 def start(arrays: dict[str, np.ndarray] = GOOD) -> dict[str, np.ndarray]:
@@ -60,14 +72,17 @@ def attempt(path: pathlib.Path) -> dict[str, np.ndarray] | ValueError:
 def oracle(data: bytes) -> dict[str, np.ndarray]:
     """A reader of good safetensors files in a few lines."""
     (length,) = struct.unpack("<Q", data[:8])
-    header, body = json.loads(data[8:8 + length]), data[8 + length:]
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     arrays = {}
     for name, item in header.items():
         if name != "__metadata__":
             part, stored = body[slice(*item["data_offsets"])], item["dtype"]
             # The upper half of a float32 is a bfloat16.
-            numbers = ((np.frombuffer(part, "<u2").astype(np.uint32) << 16).view(np.float32) if stored == "BF16"
-                       else np.frombuffer(part, DTYPES[stored] if part else "<f4"))  # nothing is nothing in any dtype
+            numbers = (
+                (np.frombuffer(part, "<u2").astype(np.uint32) << 16).view(np.float32)
+                if stored == "BF16"
+                else np.frombuffer(part, DTYPES[stored] if part else "<f4")
+            )  # nothing is nothing in any dtype
             arrays[name] = numbers.reshape(item["shape"])
     return arrays
 
@@ -92,11 +107,11 @@ def good_file(path: pathlib.Path) -> bytes:
 def rebuilt(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
     """The file with another header over the same data."""
     (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + length])
+    header = json.loads(data[8 : 8 + length])
     text = change(header)
     text = (json.dumps(header) if text is None else text).encode("utf-8", "surrogatepass")
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data[8 + length:]
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def mutations(data: bytes, random: np.random.RandomState) -> dict[str, bytes]:
@@ -111,9 +126,26 @@ def mutations(data: bytes, random: np.random.RandomState) -> dict[str, bytes]:
         made[f"bit {bit} of byte {at}"] = bytes(flipped)
     for i in range(60):
         at = random.randint(len(data) - 4)
-        made[f"garbage {i} at {at}"] = data[:at] + random.bytes(4) + data[at + 4:]
-    for claim in (0, 1, 2, length - 1, length + 1, length - 8, length + 8, len(data), len(data) - 8, len(data) - 7,
-                  2**31, 2**32 + length, 2**63 - 1, 2**63, 2**64 - 1, 100_000_001, 2**40):
+        made[f"garbage {i} at {at}"] = data[:at] + random.bytes(4) + data[at + 4 :]
+    for claim in (
+        0,
+        1,
+        2,
+        length - 1,
+        length + 1,
+        length - 8,
+        length + 8,
+        len(data),
+        len(data) - 8,
+        len(data) - 7,
+        2**31,
+        2**32 + length,
+        2**63 - 1,
+        2**63,
+        2**64 - 1,
+        100_000_001,
+        2**40,
+    ):
         made[f"header of {claim} bytes"] = struct.pack("<Q", claim) + data[8:]
 
     def put(name: str, field: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -122,21 +154,65 @@ def mutations(data: bytes, random: np.random.RandomState) -> dict[str, bytes]:
     for name in GOOD:
         for stored in [*DTYPES, "BF16", "F8_E4M3", "C64", "F4", "X", "", "f32", 7, None, ["F32"]]:
             made[f"{name} as {stored}"] = rebuilt(data, put(name, "dtype", stored))
-        for shape in ([], [6], [3, 2], [2, 3, 1], [-2, -3], [2.0, 3], [True, 6], "23", None, [2**62, 4], [10**30],
-                      [0], [1] * 40, [0, 2**63], [2**32, 2**32]):
+        for shape in (
+            [],
+            [6],
+            [3, 2],
+            [2, 3, 1],
+            [-2, -3],
+            [2.0, 3],
+            [True, 6],
+            "23",
+            None,
+            [2**62, 4],
+            [10**30],
+            [0],
+            [1] * 40,
+            [0, 2**63],
+            [2**32, 2**32],
+        ):
             made[f"{name} of {shape}"] = rebuilt(data, put(name, "shape", shape))
-        for offsets in ([0, 0], [0, 8], [8, 0], [-8, 16], [0, 2**63], [2**64, 2**64 + 24], [0], [0, 8, 16], "08", None,
-                        [0.0, 24.0], [True, 24], [0, len(data)]):
+        for offsets in (
+            [0, 0],
+            [0, 8],
+            [8, 0],
+            [-8, 16],
+            [0, 2**63],
+            [2**64, 2**64 + 24],
+            [0],
+            [0, 8, 16],
+            "08",
+            None,
+            [0.0, 24.0],
+            [True, 24],
+            [0, len(data)],
+        ):
             made[f"{name} at {offsets}"] = rebuilt(data, put(name, "data_offsets", offsets))
         made[f"{name} with more"] = rebuilt(data, put(name, "pickle", "x"))
         made[f"{name} is none"] = rebuilt(data, lambda header, name=name: header.__setitem__(name, None))
         made[f"{name} gone"] = rebuilt(data, lambda header, name=name: header.pop(name) and None)
-        made[f"{name} again"] = rebuilt(data, lambda header, name=name: (
-            json.dumps(header)[:-1] + f', "{name}": {json.dumps(header[name])}}}'))
+        made[f"{name} again"] = rebuilt(
+            data, lambda header, name=name: json.dumps(header)[:-1] + f', "{name}": {json.dumps(header[name])}}}'
+        )
         made[f"{name} renamed"] = rebuilt(data, lambda header, name=name: header.__setitem__("x", header.pop(name)))
         made[f"{name} aliased"] = rebuilt(data, lambda header, name=name: header.__setitem__("x", header[name]))
-    for text in ("", "{", "[]", "null", "NaN", "{}", '{"a": NaN}', '"text"', "{" * 3000, "[" * 100_000, '{"a": 1e999}',
-                 '{"__metadata__": {"a": "\ud800"}}', "\x00" * 40, '{"a":' * 2000, "9" * 5000):
+    for text in (
+        "",
+        "{",
+        "[]",
+        "null",
+        "NaN",
+        "{}",
+        '{"a": NaN}',
+        '"text"',
+        "{" * 3000,
+        "[" * 100_000,
+        '{"a": 1e999}',
+        '{"__metadata__": {"a": "\ud800"}}',
+        "\x00" * 40,
+        '{"a":' * 2000,
+        "9" * 5000,
+    ):
         made[f"header {text[:20]!r}"] = rebuilt(data, lambda header, text=text: text)
     made["a pickle"] = pickle.dumps(GOOD)
     made["nothing"] = b""
@@ -164,14 +240,23 @@ def test_fuzzed_safetensors(tmp_path: pathlib.Path) -> None:
     assert 30 < exact < 200
 
 
-@pytest.mark.parametrize(("header", "message"), [
-    ('{"__metadata__": {"a": NaN}}', "NaN is no number of JSON"),
-    ('{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}', r"'a' claims to be \(3,\) float32 in 8 bytes"),
-    ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}', "'a' starts at byte 8 of the data, expected 0"),
-    ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', "describes 4 bytes of data, the file has 8"),
-    ('{"a": {"dtype": "F32", "shape": [2]}}', "expected dtype, shape and data_offsets of 'a'"),
-    ('{"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}', "malformed or damaged"),
-])
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ('{"__metadata__": {"a": NaN}}', "NaN is no number of JSON"),
+        (
+            '{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}',
+            r"'a' claims to be \(3,\) float32 in 8 bytes",
+        ),
+        (
+            '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}',
+            "'a' starts at byte 8 of the data, expected 0",
+        ),
+        ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', "describes 4 bytes of data, the file has 8"),
+        ('{"a": {"dtype": "F32", "shape": [2]}}', "expected dtype, shape and data_offsets of 'a'"),
+        ('{"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}', "malformed or damaged"),
+    ],
+)
 def test_lies_are_named_before_the_library_reads(tmp_path: pathlib.Path, header: str, message: str) -> None:
     path = tmp_path / "lie.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(8))
@@ -289,7 +374,9 @@ def test_numbers_that_numpy_wrote_without_a_dtype(tmp_path: pathlib.Path) -> Non
         load_pretrained(path, {"a": np.zeros(2), "b": np.zeros(1)})
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
         "a: a is (2,) |V1, which is no dtype of an array here; NumPy writes what it has no name for as bytes: save it "
-        "as float32, or in a .safetensors file", "b: b is (1,) |V2, which is no dtype of an array here"]
+        "as float32, or in a .safetensors file",
+        "b: b is (1,) |V2, which is no dtype of an array here",
+    ]
 
 
 class Bomb:
@@ -333,18 +420,24 @@ def test_parts_with_an_index(tmp_path: pathlib.Path) -> None:
     assert_exact(load_pretrained(index.parent, start())[0], GOOD)
 
 
-@pytest.mark.parametrize(("place", "message"), [
-    ("../model-1-of-2.safetensors", "expected the names of .safetensors files below"),
-    ("{outside}", "expected the names of .safetensors files below"),
-    ("a/../../x.safetensors", "expected the names of .safetensors files below"),
-    ("..\\x.safetensors", "expected the names of .safetensors files below"),
-    ("model.pt", "expected the names of .safetensors files below"),
-    ("missing.safetensors", "the file 'missing.safetensors' of the index is missing"),
-    ("link.safetensors", "lies outside of"),
-    ("folder/outside.safetensors", "lies outside of"),
-    ("model-2-of-2.safetensors", "do not agree: 'dense.bias' is not in the index for model-1-of-2.safetensors, "
-                                 "'dense.bias' is not there for model-2-of-2.safetensors"),
-])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("../model-1-of-2.safetensors", "expected the names of .safetensors files below"),
+        ("{outside}", "expected the names of .safetensors files below"),
+        ("a/../../x.safetensors", "expected the names of .safetensors files below"),
+        ("..\\x.safetensors", "expected the names of .safetensors files below"),
+        ("model.pt", "expected the names of .safetensors files below"),
+        ("missing.safetensors", "the file 'missing.safetensors' of the index is missing"),
+        ("link.safetensors", "lies outside of"),
+        ("folder/outside.safetensors", "lies outside of"),
+        (
+            "model-2-of-2.safetensors",
+            "do not agree: 'dense.bias' is not in the index for model-1-of-2.safetensors, "
+            "'dense.bias' is not there for model-2-of-2.safetensors",
+        ),
+    ],
+)
 def test_an_index_stays_in_its_directory(tmp_path: pathlib.Path, place: str, message: str) -> None:
     outside = tmp_path / "outside.safetensors"
     save_file({"dense.bias": GOOD["dense.bias"]}, outside)
@@ -407,8 +500,18 @@ def test_a_snapshot_of_the_hub_and_its_blobs_are_one_root(tmp_path: pathlib.Path
         load_pretrained(snapshot, start())
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', "\xff",
-                                  '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"weight_map": 1}',
+        '{"weight_map": {"a": 1}}',
+        "\xff",
+        '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}',
+    ],
+)
 def test_bad_indices(tmp_path: pathlib.Path, text: str) -> None:
     path = tmp_path / "model.safetensors.index.json"
     path.write_bytes(text.encode("latin1"))
@@ -464,15 +567,25 @@ DAMAGE: dict[str, tuple[Callable[[pathlib.Path], Any], str]] = {
     "numbers lost": (lambda path: (path / "dense.kernel" / "0.0").unlink(), "malformed or damaged"),
     "numbers truncated": (lambda path: os.truncate(path / "dense.kernel" / "0.0", 9), "malformed or damaged"),
     "an array lost": (lambda path: shutil.rmtree(path / "dense.kernel"), "its arrays were not found"),
-    "a larger shape": (lambda path: edited(path / "dense.bias" / ".zarray", lambda z: z.update(shape=[2**50])),
-                       "claims to be .*cannot hold"),
-    "another shape": (lambda path: edited(path / "dense.bias" / ".zarray", lambda z: z.update(shape=[4])),
-                      r"dense/bias: \(4,\) float32 of dense/bias, \(3,\) expected"),
+    "a larger shape": (
+        lambda path: edited(path / "dense.bias" / ".zarray", lambda z: z.update(shape=[2**50])),
+        "claims to be .*cannot hold",
+    ),
+    "another shape": (
+        lambda path: edited(path / "dense.bias" / ".zarray", lambda z: z.update(shape=[4])),
+        r"dense/bias: \(4,\) float32 of dense/bias, \(3,\) expected",
+    ),
     "a key outside": (lambda path: edited(path / "_METADATA", traverse), "the key '../good/dense' leads out of"),
-    "zeros left out": (lambda path: edited(path / "_METADATA", lambda m: m.update(
-        store_array_data_equal_to_fill_value=False)), "saved without its zeros"),
-    "a key twice": (lambda path: (path / "_METADATA").write_text(
-        (path / "_METADATA").read_text().replace("{", '{"use_ocdbt": true, ', 1)), "occurs twice"),
+    "zeros left out": (
+        lambda path: edited(path / "_METADATA", lambda m: m.update(store_array_data_equal_to_fill_value=False)),
+        "saved without its zeros",
+    ),
+    "a key twice": (
+        lambda path: (path / "_METADATA").write_text(
+            (path / "_METADATA").read_text().replace("{", '{"use_ocdbt": true, ', 1)
+        ),
+        "occurs twice",
+    ),
 }
 
 

@@ -63,8 +63,9 @@ def test_training_on_a_second_task_ends_where_it_should() -> None:
 
     params = jax.tree.map(jnp.asarray, START)
     (got, _), _ = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), length=300))(params)
-    wanted = jax.tree.map(lambda w0, f: (0.5 * target + strength * np.float64(f) * w0) / (0.5 + strength * f),
-                          START, FISHER)
+    wanted = jax.tree.map(
+        lambda w0, f: (0.5 * target + strength * np.float64(f) * w0) / (0.5 + strength * f), START, FISHER
+    )
     assert harness.distance(got, wanted) < 1e-4
 
 
@@ -73,7 +74,9 @@ def test_with_ones_it_is_l2_sp() -> None:
     head = "bias"
     np.testing.assert_allclose(
         ewc_penalty(PARAMS, START, ones, strength=0.7, head_strength=0.2, head=head),
-        l2_sp_penalty(PARAMS, START, strength=0.7, head_strength=0.2, head=head), rtol=1e-7)
+        l2_sp_penalty(PARAMS, START, strength=0.7, head_strength=0.2, head=head),
+        rtol=1e-7,
+    )
     a, b = (add_ewc(None, ones, 0.7, head_strength=0.2, head=head), add_l2_sp(None, 0.7, head_strength=0.2, head=head))
     assert harness.distance(a.update(GRADS, a.init(START), PARAMS)[0], b.update(GRADS, b.init(START), PARAMS)[0]) == 0
 
@@ -93,8 +96,12 @@ def test_it_is_a_value_and_a_step_compiles_once() -> None:
     state = tx.init(START)
     for factor in (0.5, 0.25):
         updates, state = step(tx.replace(strength=factor), GRADS, state, PARAMS)
-        assert harness.distance(updates, jax.tree.map(
-            lambda g, f, p, s: g + factor * f * (p - s), GRADS, FISHER, PARAMS, START)) < 1e-6
+        assert (
+            harness.distance(
+                updates, jax.tree.map(lambda g, f, p, s: g + factor * f * (p - s), GRADS, FISHER, PARAMS, START)
+            )
+            < 1e-6
+        )
     assert step._cache_size() == 1
 
 
@@ -104,18 +111,28 @@ def test_in_an_nnx_optimizer_as_a_plain_pair() -> None:
     tx = optax.GradientTransformationExtraArgs(*gx.chain(add_ewc(None, FISHER, 0.5), gx.sgd(1.0)))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     model.kernel[...] += 1.0
-    nnx.jit(lambda model, optimizer: optimizer.update(model, jax.tree.map(
-        jnp.zeros_like, nnx.state(model, nnx.Param))))(model, optimizer)
+    nnx.jit(
+        lambda model, optimizer: optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+    )(model, optimizer)
     np.testing.assert_allclose(model.kernel[...], start["kernel"] + 1 - 0.5 * FISHER["kernel"], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: add_ewc(None, FISHER, -1.0), ValueError, "strength: expected a real number >= 0, got -1.0"),
-    (lambda: add_ewc(None, {"bias": FISHER["bias"]}, 1.0).init(START), ValueError,
-     r"fisher: expected an array of shape \(3, 2\) at 'kernel', got no leaf"),
-    (lambda: ewc_penalty(START, START, FISHER | {"bias": np.ones(3)}, strength=1.0), ValueError,
-     r"fisher: expected shape \(2,\) at 'bias', got \(3,\)"),
-])
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: add_ewc(None, FISHER, -1.0), ValueError, "strength: expected a real number >= 0, got -1.0"),
+        (
+            lambda: add_ewc(None, {"bias": FISHER["bias"]}, 1.0).init(START),
+            ValueError,
+            r"fisher: expected an array of shape \(3, 2\) at 'kernel', got no leaf",
+        ),
+        (
+            lambda: ewc_penalty(START, START, FISHER | {"bias": np.ones(3)}, strength=1.0),
+            ValueError,
+            r"fisher: expected shape \(2,\) at 'bias', got \(3,\)",
+        ),
+    ],
+)
 def test_errors_name_what_is_wrong(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

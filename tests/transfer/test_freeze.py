@@ -89,8 +89,9 @@ class Net(nn.Module):
         for name, features in (("backbone", 4), ("head", 2)):
             options = {"frozen": name == "backbone"} if self.norm is gx.norm.linen.BatchNorm else {}
             x = nn.Dense(features, param_dtype=self.dtype, name=f"{name}_dense")(x)
-            x = self.norm(use_running_average=False, momentum=0.5, param_dtype=self.dtype, name=f"{name}_norm",
-                          **options)(x)
+            x = self.norm(
+                use_running_average=False, momentum=0.5, param_dtype=self.dtype, name=f"{name}_norm", **options
+            )(x)
         return x
 
 
@@ -147,15 +148,21 @@ def test_a_filter_is_a_value_that_jit_can_hold() -> None:
     assert not one(("head", "norm", "mean"), nnx.BatchStat(0))
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda model: freeze_modules(model, 3), TypeError, "frozen: expected a regular expression, got 3"),
-    (lambda model: freeze_modules(model, "("), ValueError, "frozen: expected a regular expression, got '\\('"),
-    (lambda model: freeze_modules(model, "stem"), ValueError, "frozen: expected a regular expression that matches some "
-     "param, got 'stem' for backbone/linear/bias"),
-    (lambda model: keep_frozen({"a": X}, {"b": X}, "a"), ValueError, "do not fit at 'a'"),
-    (lambda model: keep_frozen({"a": X}, {"a": X[0]}, "a"), ValueError, "do not fit at 'a'"),
-    (lambda model: keep_frozen({"a": X}, {"a": X}, {"a": 1}), TypeError, "frozen: expected a bool at 'a', got 1"),
-])
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda model: freeze_modules(model, 3), TypeError, "frozen: expected a regular expression, got 3"),
+        (lambda model: freeze_modules(model, "("), ValueError, "frozen: expected a regular expression, got '\\('"),
+        (
+            lambda model: freeze_modules(model, "stem"),
+            ValueError,
+            "frozen: expected a regular expression that matches some param, got 'stem' for backbone/linear/bias",
+        ),
+        (lambda model: keep_frozen({"a": X}, {"b": X}, "a"), ValueError, "do not fit at 'a'"),
+        (lambda model: keep_frozen({"a": X}, {"a": X[0]}, "a"), ValueError, "do not fit at 'a'"),
+        (lambda model: keep_frozen({"a": X}, {"a": X}, {"a": 1}), TypeError, "frozen: expected a bool at 'a', got 1"),
+    ],
+)
 def test_errors_name_what_is_wrong(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(Model(nnx.BatchNorm, jnp.float32))

@@ -17,8 +17,10 @@ from flax import nnx
 import gradxform as gx
 from gradxform.transfer import add_ewc, add_l2_sp, ewc_penalty, l2_sp_penalty
 
-START = {"body": {"bias": np.float32([0.5, -0.25]), "kernel": np.float32([[1.0, -2.0], [3.0, 0.125]])},
-         "head": np.float32([0.75, -1.5])}
+START = {
+    "body": {"bias": np.float32([0.5, -0.25]), "kernel": np.float32([[1.0, -2.0], [3.0, 0.125]])},
+    "head": np.float32([0.75, -1.5]),
+}
 PARAMS = jax.tree.map(lambda x: np.float32(1.25 * x + 0.3), START)
 GRADS = jax.tree.map(lambda x: np.float32(0.2 * x - 0.7), START)
 OLD = {"body": START["body"]}
@@ -35,8 +37,12 @@ def closed_form(params: Any, start: Any, strength: float, head_strength: float) 
     return strength / 2 * body + head_strength / 2 * (p["head"] ** 2).sum()
 
 
-HEADS = ["^head", gx.path_matches("head"), {"body": False, "head": True},
-         lambda params: {"body": {"bias": False, "kernel": False}, "head": True}]
+HEADS = [
+    "^head",
+    gx.path_matches("head"),
+    {"body": False, "head": True},
+    lambda params: {"body": {"bias": False, "kernel": False}, "head": True},
+]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -70,8 +76,10 @@ def test_the_transformation_adds_the_gradient_of_the_penalty() -> None:
     tx = add_l2_sp(OLD, 0.3, head_strength=0.07, head="^head")
     updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
     p, s, g = double(PARAMS), double(START), double(GRADS)
-    wanted = {"body": jax.tree.map(lambda g, p, s: g + 0.3 * (p - s), g["body"], p["body"], s["body"]),
-              "head": g["head"] + 0.07 * p["head"]}
+    wanted = {
+        "body": jax.tree.map(lambda g, p, s: g + 0.3 * (p - s), g["body"], p["body"], s["body"]),
+        "head": g["head"] + 0.07 * p["head"],
+    }
     assert harness.distance(updates, wanted) < 1e-6
     slope = jax.grad(lambda p: l2_sp_penalty(p, OLD, strength=0.3, head_strength=0.07, head="^head"))(PARAMS)
     assert harness.distance(updates, jax.tree.map(lambda g, d: g + d, GRADS, slope)) < 1e-6
@@ -79,6 +87,7 @@ def test_the_transformation_adds_the_gradient_of_the_penalty() -> None:
 
 def run(tx: Any, steps: int = 12) -> Any:
     """The params after some steps on a loss that pulls every weight down: its gradient is 1."""
+
     def step(carry: Any, _: Any) -> Any:
         params, state = carry
         updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
@@ -154,13 +163,17 @@ def test_inside_a_mask_and_in_an_nnx_optimizer() -> None:
     tx = gx.masked(add_l2_sp(None, 0.5), gx.path_matches("kernel"))
     updates, _ = tx.update(GRADS, tx.init(START), PARAMS)
     np.testing.assert_array_equal(updates["head"], GRADS["head"])
-    np.testing.assert_allclose(updates["body"]["kernel"], GRADS["body"]["kernel"] + 0.5 * (
-        PARAMS["body"]["kernel"] - START["body"]["kernel"]), rtol=1e-6)
+    np.testing.assert_allclose(
+        updates["body"]["kernel"],
+        GRADS["body"]["kernel"] + 0.5 * (PARAMS["body"]["kernel"] - START["body"]["kernel"]),
+        rtol=1e-6,
+    )
 
     model = nnx.Sequential(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(1)))
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    optimizer = nnx.Optimizer(model, gx.chain(add_l2_sp(None, 0.5, head_strength=0.25, head="layers/1/"), gx.sgd(1.0)),
-                              wrt=nnx.Param)
+    optimizer = nnx.Optimizer(
+        model, gx.chain(add_l2_sp(None, 0.5, head_strength=0.25, head="layers/1/"), gx.sgd(1.0)), wrt=nnx.Param
+    )
 
     @nnx.jit
     def step(model: Any, optimizer: Any) -> None:
@@ -182,28 +195,45 @@ def test_it_is_a_value() -> None:
     assert len(jax.tree.leaves(with_tree)) == 5  # the strengths and three arrays
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: add_l2_sp(None, -1.0), ValueError, "strength: expected a real number >= 0, got -1.0"),
-    (lambda: add_l2_sp(None, "much"), TypeError, "strength: expected a real number or a schedule, got 'much'"),
-    (lambda: add_l2_sp(None, 1.0, head_strength=-1.0, head="h"), ValueError, "head_strength: expected a real number"),
-    (lambda: add_l2_sp(None, 1.0, head_strength=0.1), ValueError, "head: expected which leaves head_strength=0.1"),
-    (lambda: add_l2_sp(None, 1.0, head="("), ValueError, "head: expected a regular expression, got '\\('"),
-    (lambda: add_l2_sp(None, 1.0, head={"body": 1}), TypeError, "head: expected a bool at 'body', got 1"),
-    (lambda: add_l2_sp(None, 1.0).init(jax.eval_shape(lambda: START)), TypeError,
-     r"pretrained: expected a value to start from at 'body.*', got a ShapeDtypeStruct; jax.eval_shape\(tx.init"),
-    (lambda: add_l2_sp(OLD, 1.0).init(START), ValueError, r"pretrained: expected an array of shape \(2,\) at 'head'"),
-    (lambda: add_l2_sp({"body": OLD["body"], "head": np.zeros(3)}, 1.0).init(START), ValueError,
-     r"pretrained: expected shape \(2,\) at 'head', got \(3,\)"),
-    (lambda: add_l2_sp(None, 1.0).update(GRADS, add_l2_sp(None, 1.0).init(START)), ValueError, "expected params"),
-    (lambda: add_l2_sp(None, 1.0).init({"n": jnp.arange(3)}), TypeError, "at 'n', got int32"),
-    (lambda: add_l2_sp(None, 1.0, head={"tail": True}).init(START), ValueError, "params and head do not fit at"),
-    (lambda: l2_sp_penalty(START, START, strength=-1.0), ValueError, "strength: expected"),
-    (lambda: l2_sp_penalty(START, START, strength=lambda t: t), TypeError, "strength: expected a real number"),
-    (lambda: l2_sp_penalty({"n": jnp.arange(3)}, {"n": jnp.arange(3)}, strength=1.0), TypeError, "at 'n'"),
-    (lambda: l2_sp_penalty(START, OLD, strength=1.0), ValueError, "name the leaves that are new with head"),
-    (lambda: ewc_penalty(START, START, OLD, strength=1.0), ValueError, "fisher: expected an array"),
-    (lambda: add_ewc(None, OLD, 1.0).init(START), ValueError, "fisher: expected an array"),
-])
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: add_l2_sp(None, -1.0), ValueError, "strength: expected a real number >= 0, got -1.0"),
+        (lambda: add_l2_sp(None, "much"), TypeError, "strength: expected a real number or a schedule, got 'much'"),
+        (
+            lambda: add_l2_sp(None, 1.0, head_strength=-1.0, head="h"),
+            ValueError,
+            "head_strength: expected a real number",
+        ),
+        (lambda: add_l2_sp(None, 1.0, head_strength=0.1), ValueError, "head: expected which leaves head_strength=0.1"),
+        (lambda: add_l2_sp(None, 1.0, head="("), ValueError, "head: expected a regular expression, got '\\('"),
+        (lambda: add_l2_sp(None, 1.0, head={"body": 1}), TypeError, "head: expected a bool at 'body', got 1"),
+        (
+            lambda: add_l2_sp(None, 1.0).init(jax.eval_shape(lambda: START)),
+            TypeError,
+            r"pretrained: expected a value to start from at 'body.*', got a ShapeDtypeStruct; jax.eval_shape\(tx.init",
+        ),
+        (
+            lambda: add_l2_sp(OLD, 1.0).init(START),
+            ValueError,
+            r"pretrained: expected an array of shape \(2,\) at 'head'",
+        ),
+        (
+            lambda: add_l2_sp({"body": OLD["body"], "head": np.zeros(3)}, 1.0).init(START),
+            ValueError,
+            r"pretrained: expected shape \(2,\) at 'head', got \(3,\)",
+        ),
+        (lambda: add_l2_sp(None, 1.0).update(GRADS, add_l2_sp(None, 1.0).init(START)), ValueError, "expected params"),
+        (lambda: add_l2_sp(None, 1.0).init({"n": jnp.arange(3)}), TypeError, "at 'n', got int32"),
+        (lambda: add_l2_sp(None, 1.0, head={"tail": True}).init(START), ValueError, "params and head do not fit at"),
+        (lambda: l2_sp_penalty(START, START, strength=-1.0), ValueError, "strength: expected"),
+        (lambda: l2_sp_penalty(START, START, strength=lambda t: t), TypeError, "strength: expected a real number"),
+        (lambda: l2_sp_penalty({"n": jnp.arange(3)}, {"n": jnp.arange(3)}, strength=1.0), TypeError, "at 'n'"),
+        (lambda: l2_sp_penalty(START, OLD, strength=1.0), ValueError, "name the leaves that are new with head"),
+        (lambda: ewc_penalty(START, START, OLD, strength=1.0), ValueError, "fisher: expected an array"),
+        (lambda: add_ewc(None, OLD, 1.0).init(START), ValueError, "fisher: expected an array"),
+    ],
+)
 def test_errors_name_what_is_wrong(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -37,8 +37,10 @@ class LinenNetwork(nn.Module):
 def filled(tree: Any) -> Any:
     """Numbers that differ everywhere, without drawing any."""
     leaves, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(treedef, [
-        jnp.asarray(np.arange(leaf.size).reshape(leaf.shape) + 100 * i, leaf.dtype) for i, leaf in enumerate(leaves)])
+    return jax.tree.unflatten(
+        treedef,
+        [jnp.asarray(np.arange(leaf.size).reshape(leaf.shape) + 100 * i, leaf.dtype) for i, leaf in enumerate(leaves)],
+    )
 
 
 NNX = filled(nnx.state(nnx.eval_shape(lambda: Network(nnx.Rngs(0)))))
@@ -73,7 +75,11 @@ def write_pytree(folder: pathlib.Path, tree: Any) -> pathlib.Path:
 
 
 FORMATS: dict[str, Callable[[pathlib.Path, Any], pathlib.Path]] = {
-    "safetensors": write_safetensors, "npz": write_npz, "orbax": write_standard, "orbax_pytree": write_pytree}
+    "safetensors": write_safetensors,
+    "npz": write_npz,
+    "orbax": write_standard,
+    "orbax_pytree": write_pytree,
+}
 
 
 @pytest.mark.parametrize("tree", [NNX, LINEN], ids=["nnx", "linen"])
@@ -104,11 +110,19 @@ def test_a_module_itself(tmp_path: pathlib.Path) -> None:
 
 def test_part_of_a_training_checkpoint(tmp_path: pathlib.Path) -> None:
     """What is not wanted of an Orbax checkpoint, the state of an optimizer or a count, is not read."""
-    tree = {"params": {"a": jnp.ones(2), "b": [jnp.full(3, 2.0), jnp.full(3, 3.0)]}, "step": 5, "none": None,
-            "opt_state": ({}, {"mu": {"a": jnp.zeros(2)}})}
+    tree = {
+        "params": {"a": jnp.ones(2), "b": [jnp.full(3, 2.0), jnp.full(3, 3.0)]},
+        "step": 5,
+        "none": None,
+        "opt_state": ({}, {"mu": {"a": jnp.zeros(2)}}),
+    }
     path = write_standard(tmp_path, tree)
-    loaded, report = load_pretrained(path, {"a": np.zeros(2, np.float32), "b": [np.zeros(3, np.float32)] * 2},
-                                     rename={"^params/": ""}, skip=["^opt_state/", "^step$"])
+    loaded, report = load_pretrained(
+        path,
+        {"a": np.zeros(2, np.float32), "b": [np.zeros(3, np.float32)] * 2},
+        rename={"^params/": ""},
+        skip=["^opt_state/", "^step$"],
+    )
     np.testing.assert_array_equal(loaded["b"][1], np.full(3, 3))
     assert set(report.skipped) == {"opt_state/1/mu/a", "step"}
     # Where the numbers of what is not wanted are lost, nobody needs them.
@@ -125,8 +139,11 @@ def test_shardings_and_devices_are_kept(tmp_path: pathlib.Path) -> None:
     np.savez(tmp_path / "model.npz", a=np.arange(4.0), b=np.arange(4.0), c=np.arange(4.0))
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
-    params = {"a": jax.device_put(jnp.zeros(4), split), "b": jax.ShapeDtypeStruct((4,), jnp.float32, sharding=split),
-              "c": jnp.zeros(4)}
+    params = {
+        "a": jax.device_put(jnp.zeros(4), split),
+        "b": jax.ShapeDtypeStruct((4,), jnp.float32, sharding=split),
+        "c": jnp.zeros(4),
+    }
     loaded, _ = load_pretrained(tmp_path / "model.npz", params)
     for name, leaf in loaded.items():
         np.testing.assert_array_equal(leaf, np.arange(4.0))

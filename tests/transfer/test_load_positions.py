@@ -31,14 +31,23 @@ def weights(old: int, new: int, kernel: Any, antialias: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize(("method", "kernel"), [("bilinear", linear), ("bicubic", cubic)])
-@pytest.mark.parametrize(("grid", "new_grid", "prefix"), [
-    ((3, 3), (5, 5), 1), ((6, 4), (3, 7), 0), ((4, 4), (2, 3), 2)])
-def test_against_sums(grid: tuple[int, int], new_grid: tuple[int, int], prefix: int, method: str, kernel: Any,
-                      antialias: bool) -> None:
+@pytest.mark.parametrize(
+    ("grid", "new_grid", "prefix"), [((3, 3), (5, 5), 1), ((6, 4), (3, 7), 0), ((4, 4), (2, 3), 2)]
+)
+def test_against_sums(
+    grid: tuple[int, int], new_grid: tuple[int, int], prefix: int, method: str, kernel: Any, antialias: bool
+) -> None:
     random = np.random.RandomState(3)
     embedding = random.standard_normal((2, prefix + grid[0] * grid[1], 5))
-    made = resize_positions(embedding.astype(np.float32), (2, prefix + new_grid[0] * new_grid[1], 5),
-                            prefix_tokens=prefix, grid=grid, new_grid=new_grid, method=method, antialias=antialias)
+    made = resize_positions(
+        embedding.astype(np.float32),
+        (2, prefix + new_grid[0] * new_grid[1], 5),
+        prefix_tokens=prefix,
+        grid=grid,
+        new_grid=new_grid,
+        method=method,
+        antialias=antialias,
+    )
     rows, columns = (weights(old, new, kernel, antialias) for old, new in zip(grid, new_grid, strict=True))
     image = embedding[:, prefix:].reshape(2, *grid, 5)
     expected = np.einsum("hy,wx,byxc->bhwc", rows, columns, image).reshape(2, -1, 5)
@@ -67,18 +76,26 @@ def test_jit_and_gradient() -> None:
     np.testing.assert_allclose(gradient[0], [1, 1])
 
 
-@pytest.mark.parametrize(("shape", "options", "error", "message"), [
-    ((27, 3), {}, ValueError, r"new_grid: expected \(height, width\) of 26 patches, got \(5, 5\); the tokens of the"),
-    ((26, 3), {"prefix_tokens": 0}, ValueError, r"grid: expected \(height, width\) of 17 patches, got \(4, 4\)"),
-    ((26, 3), {"grid": (3, 5)}, ValueError, r"grid: expected \(height, width\) of 16 patches, got \(3, 5\)"),
-    ((26, 3), {"grid": (-4, -4)}, ValueError, r"grid: expected \(height, width\)"),
-    ((1, 3), {}, ValueError, r"new_grid: expected \(height, width\) of 0 patches"),
-    ((26, 4), {}, ValueError, r"shape: expected that of embedding, \(17, 3\), with another number of tokens, got"),
-    ((1, 26, 3), {}, ValueError, "shape: expected that of embedding"),
-    ((26, 3), {"method": "lanczos"}, ValueError, "method: expected one of 'bilinear', 'bicubic', 'nearest', got"),
-    ((26, 3), {"prefix_tokens": -1}, ValueError, "prefix_tokens: expected an integer >= 0, got -1"),
-    ((26, 3), {"prefix_tokens": 1.0}, TypeError, "prefix_tokens: expected an integer"),
-])
+@pytest.mark.parametrize(
+    ("shape", "options", "error", "message"),
+    [
+        (
+            (27, 3),
+            {},
+            ValueError,
+            r"new_grid: expected \(height, width\) of 26 patches, got \(5, 5\); the tokens of the",
+        ),
+        ((26, 3), {"prefix_tokens": 0}, ValueError, r"grid: expected \(height, width\) of 17 patches, got \(4, 4\)"),
+        ((26, 3), {"grid": (3, 5)}, ValueError, r"grid: expected \(height, width\) of 16 patches, got \(3, 5\)"),
+        ((26, 3), {"grid": (-4, -4)}, ValueError, r"grid: expected \(height, width\)"),
+        ((1, 3), {}, ValueError, r"new_grid: expected \(height, width\) of 0 patches"),
+        ((26, 4), {}, ValueError, r"shape: expected that of embedding, \(17, 3\), with another number of tokens, got"),
+        ((1, 26, 3), {}, ValueError, "shape: expected that of embedding"),
+        ((26, 3), {"method": "lanczos"}, ValueError, "method: expected one of 'bilinear', 'bicubic', 'nearest', got"),
+        ((26, 3), {"prefix_tokens": -1}, ValueError, "prefix_tokens: expected an integer >= 0, got -1"),
+        ((26, 3), {"prefix_tokens": 1.0}, TypeError, "prefix_tokens: expected an integer"),
+    ],
+)
 def test_errors(shape: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         resize_positions(jnp.zeros((17, 3)), shape, **options)

@@ -39,35 +39,57 @@ def counted(*shape: int, dtype: Any = np.float32) -> np.ndarray:
 def test_every_rule_at_once(write: Any) -> None:
     """A block of a vision transformer of torch: attention with heads, one array for three, positions, a new head."""
     rng = np.random.RandomState(0)
-    arrays = {"blocks.0.attn.qkv.weight": rng.randn(18, 6), "blocks.0.attn.qkv.bias": rng.randn(18),
-              "blocks.0.attn.proj.weight": rng.randn(6, 6), "patch.weight": rng.randn(6, 3, 2, 4),
-              "pos_embed": rng.randn(1, 5, 6), "norm.weight": rng.randn(6), "head.weight": rng.randn(10, 6),
-              "steps": np.array(3)}
+    arrays = {
+        "blocks.0.attn.qkv.weight": rng.randn(18, 6),
+        "blocks.0.attn.qkv.bias": rng.randn(18),
+        "blocks.0.attn.proj.weight": rng.randn(6, 6),
+        "patch.weight": rng.randn(6, 3, 2, 4),
+        "pos_embed": rng.randn(1, 5, 6),
+        "norm.weight": rng.randn(6),
+        "head.weight": rng.randn(10, 6),
+        "steps": np.array(3),
+    }
     arrays = {name: x.astype(np.float32) if x.ndim else x for name, x in arrays.items()}
-    params = {"block_0": {name: {"kernel": np.zeros((6, 2, 3), np.float32), "bias": np.zeros((2, 3), np.float32)}
-                          for name in ("query", "key", "value")} | {"out": {"kernel": np.zeros((2, 3, 6), np.float32)}},
-              "patch": {"kernel": np.zeros((2, 4, 3, 6), np.float32)}, "pos_embed": np.zeros((1, 10, 6), np.float32),
-              "norm": {"scale": jnp.zeros(6, jnp.bfloat16)}, "head": {"kernel": np.full((6, 4), 7, np.float32)}}
+    params = {
+        "block_0": {
+            name: {"kernel": np.zeros((6, 2, 3), np.float32), "bias": np.zeros((2, 3), np.float32)}
+            for name in ("query", "key", "value")
+        }
+        | {"out": {"kernel": np.zeros((2, 3, 6), np.float32)}},
+        "patch": {"kernel": np.zeros((2, 4, 3, 6), np.float32)},
+        "pos_embed": np.zeros((1, 10, 6), np.float32),
+        "norm": {"scale": jnp.zeros(6, jnp.bfloat16)},
+        "head": {"kernel": np.full((6, 4), 7, np.float32)},
+    }
     loaded, report = load_pretrained(
-        write(**arrays), params,
-        rename=[(r"^blocks/(\d+)/attn", r"block_\1"),
-                ("qkv", ["query", "key", "value"]),
-                ("proj", "out"),
-                ("norm/weight", "norm/scale"),
-                (r"weight$", lambda match: "kernel"),
-                ("never", "x")],
-        skip=["^steps$", "nowhere"], new="^head/",
+        write(**arrays),
+        params,
+        rename=[
+            (r"^blocks/(\d+)/attn", r"block_\1"),
+            ("qkv", ["query", "key", "value"]),
+            ("proj", "out"),
+            ("norm/weight", "norm/scale"),
+            (r"weight$", lambda match: "kernel"),
+            ("never", "x"),
+        ],
+        skip=["^steps$", "nowhere"],
+        new="^head/",
         transpose={gx.ndim_at_least(4): (2, 3, 1, 0), "kernel$": (1, 0), "nobody": (0,)},
-        reshape="block_0/.*/(kernel|bias)$", convert={"pos_embed$": resize_positions})
+        reshape="block_0/.*/(kernel|bias)$",
+        convert={"pos_embed$": resize_positions},
+    )
 
     for i, name in enumerate(("query", "key", "value")):
         part = slice(6 * i, 6 * i + 6)
-        np.testing.assert_array_equal(loaded["block_0"][name]["kernel"],
-                                      arrays["blocks.0.attn.qkv.weight"][part].T.reshape(6, 2, 3))
-        np.testing.assert_array_equal(loaded["block_0"][name]["bias"],
-                                      arrays["blocks.0.attn.qkv.bias"][part].reshape(2, 3))
-    np.testing.assert_array_equal(loaded["block_0"]["out"]["kernel"],
-                                  arrays["blocks.0.attn.proj.weight"].T.reshape(2, 3, 6))
+        np.testing.assert_array_equal(
+            loaded["block_0"][name]["kernel"], arrays["blocks.0.attn.qkv.weight"][part].T.reshape(6, 2, 3)
+        )
+        np.testing.assert_array_equal(
+            loaded["block_0"][name]["bias"], arrays["blocks.0.attn.qkv.bias"][part].reshape(2, 3)
+        )
+    np.testing.assert_array_equal(
+        loaded["block_0"]["out"]["kernel"], arrays["blocks.0.attn.proj.weight"].T.reshape(2, 3, 6)
+    )
     np.testing.assert_array_equal(loaded["patch"]["kernel"], np.einsum("oihw->hwio", arrays["patch.weight"]))
     np.testing.assert_array_equal(loaded["pos_embed"][:, 0], arrays["pos_embed"][:, 0])
     np.testing.assert_array_equal(loaded["pos_embed"], resize_positions(arrays["pos_embed"], (1, 10, 6)))
@@ -84,61 +106,114 @@ def test_every_rule_at_once(write: Any) -> None:
     assert {item.path for item in report.transformed} == {item.path for item in report.loaded}
     text = str(report)
     assert text.startswith("model.npz: 10 of 11 params loaded, ")
-    for line in ("  patch/kernel          (2, 4, 3, 6) float32  <- patch.weight, transpose (2, 3, 1, 0)",
-                 "left new\n  head/kernel", "skipped in the file\n  steps",
-                 "unused in the file, for a param left new\n  head.weight",
-                 "rules that matched nothing\n  rename 'never'\n  skip 'nowhere'\n  transpose 'nobody'"):
+    for line in (
+        "  patch/kernel          (2, 4, 3, 6) float32  <- patch.weight, transpose (2, 3, 1, 0)",
+        "left new\n  head/kernel",
+        "skipped in the file\n  steps",
+        "unused in the file, for a param left new\n  head.weight",
+        "rules that matched nothing\n  rename 'never'\n  skip 'nowhere'\n  transpose 'nobody'",
+    ):
         assert line in text, text
 
 
 def test_all_that_does_not_fit_is_one_error(write: Any) -> None:
-    path = write(conv=counted(64, 3, 7, 7), dense=counted(3, 2), flat=counted(6), far=counted(5), a=counted(2),
-                 b=counted(2), extra=counted(1), whole=counted(2, dtype=np.int64), odd=counted(3), ranks=counted(3),
-                 cut=counted(3), number=1 + 2j, pos=counted(1, 5, 2), l0=counted(2), l1=counted(3), s0=counted(2, 3),
-                 s1=counted(2, 3))
-    params = zeros(conv=(7, 7, 3, 64), dense=(2, 3), flat=(2, 3), far=4, a=2, c=1, whole=2, ranks=3, part1=1, part2=1,
-                   number=(), pos=(1, 7, 2), l=(2, 2), s=(2, 3, 3)) | {"left": jax.ShapeDtypeStruct((1,), jnp.float32),
-                                 "key": jax.eval_shape(lambda: jax.random.key(0)), "p.q": np.zeros(1), "odd": np.zeros(
-                                     3, np.int32)}
+    path = write(
+        conv=counted(64, 3, 7, 7),
+        dense=counted(3, 2),
+        flat=counted(6),
+        far=counted(5),
+        a=counted(2),
+        b=counted(2),
+        extra=counted(1),
+        whole=counted(2, dtype=np.int64),
+        odd=counted(3),
+        ranks=counted(3),
+        cut=counted(3),
+        number=1 + 2j,
+        pos=counted(1, 5, 2),
+        l0=counted(2),
+        l1=counted(3),
+        s0=counted(2, 3),
+        s1=counted(2, 3),
+    )
+    params = zeros(
+        conv=(7, 7, 3, 64),
+        dense=(2, 3),
+        flat=(2, 3),
+        far=4,
+        a=2,
+        c=1,
+        whole=2,
+        ranks=3,
+        part1=1,
+        part2=1,
+        number=(),
+        pos=(1, 7, 2),
+        l=(2, 2),
+        s=(2, 3, 3),
+    ) | {
+        "left": jax.ShapeDtypeStruct((1,), jnp.float32),
+        "key": jax.eval_shape(lambda: jax.random.key(0)),
+        "p.q": np.zeros(1),
+        "odd": np.zeros(3, np.int32),
+    }
     with pytest.raises(ValueError) as caught:
-        load_pretrained(path, params | {"p": {"q": np.zeros(1)}}, new="^left$", convert={"^pos": resize_positions},
-                        transpose={"ranks": (1, 0), "^s$": (0, 2, 1)},
-                        rename={"^b$": "a", "^cut$": ["part1", "part2"], "^extra$": "extras",
-                                r"^(l|s)\d$": gx.transfer.Join(r"\1")})
+        load_pretrained(
+            path,
+            params | {"p": {"q": np.zeros(1)}},
+            new="^left$",
+            convert={"^pos": resize_positions},
+            transpose={"ranks": (1, 0), "^s$": (0, 2, 1)},
+            rename={
+                "^b$": "a",
+                "^cut$": ["part1", "part2"],
+                "^extra$": "extras",
+                r"^(l|s)\d$": gx.transfer.Join(r"\1"),
+            },
+        )
     told, *lines = str(caught.value).splitlines()
     assert told.endswith("model.npz' does not fit params, nothing is loaded:")
-    assert sorted(line.strip() for line in lines) == sorted([
-        "a: there are 2 arrays for it, a, b; a Join in rename makes them one",
-        "c (1,) float32: there is no array for it in the file; rename one, or name it in new",
-        "conv: (64, 3, 7, 7) float32 of conv, (7, 7, 3, 64) expected; transpose (2, 3, 1, 0) fits",
-        "dense: (3, 2) float32 of dense, (2, 3) expected; transpose (1, 0) fits",
-        "extra (1,) float32 in the file: there is no param extras; rename it, or name it in skip",
-        "far: (5,) float32 of far, (4,) expected",
-        "flat: (6,) float32 of flat, (2, 3) expected; it has as many numbers, so that it could be reshaped",
-        "key () key<fry>: there is no array for it in the file; rename one, or name it in new",
-        "l: (2,) float32 of l0 and 1 more, which cannot be stacked, for their shapes are (2,), (3,)",
-        "left: it has a shape and no value that could be left new; give an array",
-        "number: () complex128 of number, float32 expected; a cast from complex to real numbers would change what they "
-        "mean",
-        "odd: (3,) float32 of odd, int32 expected; a cast from real to integer numbers would change what they mean",
-        "p/q and p.q: one name for 2 params",
-        "p.q (1,) float64: there is no array for it in the file; rename one, or name it in new",
-        "p/q (1,) float64: there is no array for it in the file; rename one, or name it in new",
-        "part1: (3,) float32 of cut, which cannot be cut into 2 equal parts",
-        "part2: (3,) float32 of cut, which cannot be cut into 2 equal parts",
-        # An error in a function is one among the others, with its path.
-        "pos: (1, 5, 2) float32 of pos, resize_positions raised ValueError: new_grid: expected (height, width) of 6 "
-        "patches, got (2, 2); the tokens of the prefix are counted by prefix_tokens",
-        "ranks: (3,) float32 of ranks, which cannot be transposed by (1, 0)",
-        "s: (2, 3) float32 of s0 and 1 more, stack of 2, transpose (0, 2, 1), makes (2, 3, 2) float32, (2, 3, 3) "
-        "expected",
-        "whole: (2,) int64 of whole, float32 expected; a cast from integer to real numbers would change what they mean",
-    ])
+    assert sorted(line.strip() for line in lines) == sorted(
+        [
+            "a: there are 2 arrays for it, a, b; a Join in rename makes them one",
+            "c (1,) float32: there is no array for it in the file; rename one, or name it in new",
+            "conv: (64, 3, 7, 7) float32 of conv, (7, 7, 3, 64) expected; transpose (2, 3, 1, 0) fits",
+            "dense: (3, 2) float32 of dense, (2, 3) expected; transpose (1, 0) fits",
+            "extra (1,) float32 in the file: there is no param extras; rename it, or name it in skip",
+            "far: (5,) float32 of far, (4,) expected",
+            "flat: (6,) float32 of flat, (2, 3) expected; it has as many numbers, so that it could be reshaped",
+            "key () key<fry>: there is no array for it in the file; rename one, or name it in new",
+            "l: (2,) float32 of l0 and 1 more, which cannot be stacked, for their shapes are (2,), (3,)",
+            "left: it has a shape and no value that could be left new; give an array",
+            "number: () complex128 of number, float32 expected; a cast from complex to real numbers would change "
+            "what they mean",
+            "odd: (3,) float32 of odd, int32 expected; a cast from real to integer numbers would change what they mean",
+            "p/q and p.q: one name for 2 params",
+            "p.q (1,) float64: there is no array for it in the file; rename one, or name it in new",
+            "p/q (1,) float64: there is no array for it in the file; rename one, or name it in new",
+            "part1: (3,) float32 of cut, which cannot be cut into 2 equal parts",
+            "part2: (3,) float32 of cut, which cannot be cut into 2 equal parts",
+            # An error in a function is one among the others, with its path.
+            "pos: (1, 5, 2) float32 of pos, resize_positions raised ValueError: new_grid: expected (height, width) of "
+            "6 patches, got (2, 2); the tokens of the prefix are counted by prefix_tokens",
+            "ranks: (3,) float32 of ranks, which cannot be transposed by (1, 0)",
+            "s: (2, 3) float32 of s0 and 1 more, stack of 2, transpose (0, 2, 1), makes (2, 3, 2) float32, (2, 3, 3) "
+            "expected",
+            "whole: (2,) int64 of whole, float32 expected; a cast from integer to real numbers would change what "
+            "they mean",
+        ]
+    )
 
 
 def test_numbers_that_would_change_are_refused_together(write: Any) -> None:
-    path = write(big=np.array([1.0, 1e300]), small=np.array([1, 300]), minus=np.array([-1], np.int64),
-                 good=np.ones(1), shape=np.ones(2), kind=np.ones(2))
+    path = write(
+        big=np.array([1.0, 1e300]),
+        small=np.array([1, 300]),
+        minus=np.array([-1], np.int64),
+        good=np.ones(1),
+        shape=np.ones(2),
+        kind=np.ones(2),
+    )
     params = zeros(big=2, good=1, shape=3, kind=2) | {"small": np.zeros(2, np.int8), "minus": np.zeros(1, np.uint64)}
 
     def same(x: Any, shape: Any) -> Any:
@@ -161,10 +236,20 @@ def test_numbers_that_would_change_are_refused_together(write: Any) -> None:
 
 
 def test_casts_that_keep_the_meaning(write: Any) -> None:
-    path = write(narrow=np.array([1 + 2**-12, np.inf, np.nan]), wide=counted(3, dtype=np.float16),
-                 imaginary=np.ones(1), counts=np.array([127]), same=np.array([True]))
-    params = {"narrow": np.zeros(3, jnp.bfloat16), "wide": np.zeros(3), "imaginary": np.zeros(1, np.complex64),
-              "counts": np.zeros(1, np.int8), "same": np.zeros(1, bool)}
+    path = write(
+        narrow=np.array([1 + 2**-12, np.inf, np.nan]),
+        wide=counted(3, dtype=np.float16),
+        imaginary=np.ones(1),
+        counts=np.array([127]),
+        same=np.array([True]),
+    )
+    params = {
+        "narrow": np.zeros(3, jnp.bfloat16),
+        "wide": np.zeros(3),
+        "imaginary": np.zeros(1, np.complex64),
+        "counts": np.zeros(1, np.int8),
+        "same": np.zeros(1, bool),
+    }
     loaded, report = load_pretrained(path, params)
     np.testing.assert_array_equal(loaded["narrow"].astype(np.float32), [1, np.inf, np.nan])
     np.testing.assert_array_equal(loaded["wide"], [0, 1, 2])
@@ -192,21 +277,30 @@ def test_arrays_are_our_own(write: Any) -> None:
 
 def test_regular_expressions_are_searched_for(write: Any) -> None:
     path = write(encoder__bias=counted(1), encoder__kernel=counted(2))
-    loaded, _ = load_pretrained(path, {"encoder": {"bias": counted(1) + 3, "kernel": counted(2) + 3}}, skip="bias",
-                                new=gx.path_matches("bias"))
+    loaded, _ = load_pretrained(
+        path, {"encoder": {"bias": counted(1) + 3, "kernel": counted(2) + 3}}, skip="bias", new=gx.path_matches("bias")
+    )
     np.testing.assert_array_equal(loaded["encoder"]["kernel"], [0, 1])
     np.testing.assert_array_equal(loaded["encoder"]["bias"], [3])
     with pytest.raises(ValueError, match=r"encoder.bias \(1,\) float32 in the file: there is no param encoder/x"):
         load_pretrained(path, {"encoder": {"kernel": counted(2)}}, rename={"bias": "x"}, skip="^bias")
     # A dot of a pattern is any character, as everywhere; the name it sees has slashes.
     assert load_pretrained(path, {"kernel": counted(2)}, rename={"^encoder.": ""}, skip="encoder/bias")[1].skipped == (
-        "encoder.bias",)
+        "encoder.bias",
+    )
 
 
-@pytest.mark.parametrize("rename", [
-    {"backbone.0.weight": "backbone.kernel"}, {r"backbone\.0\.weight": "backbone/kernel"},
-    {re.escape("backbone.0.weight"): "backbone/kernel"}, {"backbone/0/weight": "backbone/kernel"},
-    {r"^([^.]+)\.(\d+)\.": r"\1.", r"[.]weight$": ".kernel"}, {r"\.0[/.]": "/", "(?<=/)weight": "kernel"}])
+@pytest.mark.parametrize(
+    "rename",
+    [
+        {"backbone.0.weight": "backbone.kernel"},
+        {r"backbone\.0\.weight": "backbone/kernel"},
+        {re.escape("backbone.0.weight"): "backbone/kernel"},
+        {"backbone/0/weight": "backbone/kernel"},
+        {r"^([^.]+)\.(\d+)\.": r"\1.", r"[.]weight$": ".kernel"},
+        {r"\.0[/.]": "/", "(?<=/)weight": "kernel"},
+    ],
+)
 def test_rules_are_spelled_as_the_file_spells_its_names_or_as_paths(write: Any, rename: Any) -> None:
     params = {"backbone": {"kernel": counted(2) + 3}, "head": {"kernel": counted(2) + 3}}
     path = write(backbone__0__weight=counted(2), head__kernel=counted(2), unused__0__x=counted(1))
@@ -218,14 +312,26 @@ def test_rules_are_spelled_as_the_file_spells_its_names_or_as_paths(write: Any, 
 def test_several_arrays_for_one_param(write: Any) -> None:
     """Stacked layers of torch whose dense layers are to be transposed, and the two biases of its LSTM."""
     layers = {f"layers__{i}__qkv__weight": counted(6, 3) + 100 * i for i in range(11)}
-    path = write(**layers, rnn__bias_hh_l0=counted(4), rnn__bias_ih_l0=10 * counted(4), g=counted(2) + 1,
-                 v=counted(2, dtype=np.float16))
+    path = write(
+        **layers,
+        rnn__bias_hh_l0=counted(4),
+        rnn__bias_ih_l0=10 * counted(4),
+        g=counted(2) + 1,
+        v=counted(2, dtype=np.float16),
+    )
     params = {"layers": zeros(query=(11, 3, 3), value=(11, 3, 3)), "rnn": zeros(bias=4), "w": np.zeros(2, np.float32)}
     joined = gx.transfer.Join("w", lambda pair: pair[0] * pair[1])
     loaded, report = load_pretrained(
-        path, params, rename={r"qkv.weight$": ["query", "value"], r"layers\.\d+\.": gx.transfer.Join("layers."),
-                              r"bias_.._l0$": gx.transfer.Join("bias", sum), "^[gv]$": joined},
-        transpose={"layers": (0, 2, 1)})
+        path,
+        params,
+        rename={
+            r"qkv.weight$": ["query", "value"],
+            r"layers\.\d+\.": gx.transfer.Join("layers."),
+            r"bias_.._l0$": gx.transfer.Join("bias", sum),
+            "^[gv]$": joined,
+        },
+        transpose={"layers": (0, 2, 1)},
+    )
     whole = np.stack([layers[f"layers__{i}__qkv__weight"] for i in range(11)])
     np.testing.assert_array_equal(loaded["layers"]["query"], whole[:, :3].swapaxes(1, 2))
     np.testing.assert_array_equal(loaded["layers"]["value"], whole[:, 3:].swapaxes(1, 2))
@@ -236,8 +342,9 @@ def test_several_arrays_for_one_param(write: Any) -> None:
     assert value.changes == ("part 2 of 2", "stack of 11", "transpose (0, 2, 1)")
     assert report.loaded[2].changes == ("sum of 2",)
     with pytest.raises(ValueError, match=r"w: \(2,\) float32 of g and 1 more, <lambda> raised ZeroDivisionError"):
-        load_pretrained(path, params, skip="layers|rnn", new="layers|rnn", rename={
-            "g|v": gx.transfer.Join("w", lambda pair: 1 / 0)})
+        load_pretrained(
+            path, params, skip="layers|rnn", new="layers|rnn", rename={"g|v": gx.transfer.Join("w", lambda pair: 1 / 0)}
+        )
     with pytest.raises(ValueError, match="w: there are 2 arrays for it, g, v; a Join in rename makes them one"):
         load_pretrained(path, params, skip="layers|rnn", new="layers|rnn", rename={"g": "w", "v": joined})
 
@@ -245,34 +352,62 @@ def test_several_arrays_for_one_param(write: Any) -> None:
 def test_one_array_for_several_params(write: Any) -> None:
     """An embedding that is tied to a head, which wants the transpose; a copy for what is left new is not used."""
     path, params = write(embed=counted(5, 4)), zeros(embed=(5, 4), head=(4, 5), other=1)
-    loaded, report = load_pretrained(path, params, transpose={"head": (1, 0)}, new="other",
-                                     rename={"^embed$": gx.transfer.Copy("embed", "head", "other")})
+    loaded, report = load_pretrained(
+        path,
+        params,
+        transpose={"head": (1, 0)},
+        new="other",
+        rename={"^embed$": gx.transfer.Copy("embed", "head", "other")},
+    )
     np.testing.assert_array_equal(loaded["embed"], counted(5, 4))
     np.testing.assert_array_equal(loaded["head"], counted(5, 4).T)
     assert not np.shares_memory(loaded["embed"], loaded["head"]) and not report.unused
     assert repr(gx.transfer.Copy("a", "b")) == "Copy('a', 'b')"
-    for wrong, error in ((lambda: gx.transfer.Copy(), ValueError), (lambda: gx.transfer.Copy("a", 3), TypeError),
-                         (lambda: gx.transfer.Join(3), TypeError), (lambda: gx.transfer.Join("a", 3), TypeError)):
+    for wrong, error in (
+        (lambda: gx.transfer.Copy(), ValueError),
+        (lambda: gx.transfer.Copy("a", 3), TypeError),
+        (lambda: gx.transfer.Join(3), TypeError),
+        (lambda: gx.transfer.Join("a", 3), TypeError),
+    ):
         with pytest.raises(error, match=r"names: expected|name: expected|by: expected a function"):
             wrong()
 
 
-@pytest.mark.parametrize(("rules", "error", "message"), [
-    ({"rename": {"(": "x"}}, ValueError, r"rename: expected a regular expression, got '\(' \("),
-    ({"rename": {"a": r"\1"}}, ValueError, r"rename: '\\\\1' does not fit 'a' \(invalid group reference"),
-    ({"rename": {"a": 3}}, TypeError, "rename: expected a string, a function, a list of strings, Copy or Join for 'a'"),
-    ({"rename": {1: "x"}}, TypeError, "rename: expected a regular expression, got 1"),
-    ({"rename": {"a": ["a", "b"], "b": ["c", "d"]}}, ValueError, "rename: 'b' cuts 'a', which another rule has cut"),
-    ({"skip": "("}, ValueError, r"skip: expected a regular expression"),
-    ({"new": "("}, ValueError, "new: expected a regular expression"),
-    ({"new": "head"}, ValueError, "new: expected to find params to leave new, but 'head' selects none of a"),
-    ({"new": {"a": 1}}, TypeError, "new: expected a bool at 'a', got 1"),
-    ({"reshape": "("}, ValueError, "reshape: expected a regular expression"),
-    ({"transpose": {"a": (0, 2)}}, ValueError, r"transpose: expected a permutation of axes such as .*, got \(0, 2\)"),
-    ({"transpose": (0, 1)}, TypeError, r"transpose: expected a dict by regular expressions of paths or by selectors"),
-    ({"transpose": {"(": (0,)}}, ValueError, r"expected a regular expression, got '\('"),
-    ({"convert": {"a": 3}}, TypeError, "convert: expected functions of an array and a shape, got 3"),
-])
+@pytest.mark.parametrize(
+    ("rules", "error", "message"),
+    [
+        ({"rename": {"(": "x"}}, ValueError, r"rename: expected a regular expression, got '\(' \("),
+        ({"rename": {"a": r"\1"}}, ValueError, r"rename: '\\\\1' does not fit 'a' \(invalid group reference"),
+        (
+            {"rename": {"a": 3}},
+            TypeError,
+            "rename: expected a string, a function, a list of strings, Copy or Join for 'a'",
+        ),
+        ({"rename": {1: "x"}}, TypeError, "rename: expected a regular expression, got 1"),
+        (
+            {"rename": {"a": ["a", "b"], "b": ["c", "d"]}},
+            ValueError,
+            "rename: 'b' cuts 'a', which another rule has cut",
+        ),
+        ({"skip": "("}, ValueError, r"skip: expected a regular expression"),
+        ({"new": "("}, ValueError, "new: expected a regular expression"),
+        ({"new": "head"}, ValueError, "new: expected to find params to leave new, but 'head' selects none of a"),
+        ({"new": {"a": 1}}, TypeError, "new: expected a bool at 'a', got 1"),
+        ({"reshape": "("}, ValueError, "reshape: expected a regular expression"),
+        (
+            {"transpose": {"a": (0, 2)}},
+            ValueError,
+            r"transpose: expected a permutation of axes such as .*, got \(0, 2\)",
+        ),
+        (
+            {"transpose": (0, 1)},
+            TypeError,
+            r"transpose: expected a dict by regular expressions of paths or by selectors",
+        ),
+        ({"transpose": {"(": (0,)}}, ValueError, r"expected a regular expression, got '\('"),
+        ({"convert": {"a": 3}}, TypeError, "convert: expected functions of an array and a shape, got 3"),
+    ],
+)
 def test_rules_of_the_wrong_kind(write: Any, rules: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load_pretrained(write(a=counted(2)), zeros(a=2), **rules)

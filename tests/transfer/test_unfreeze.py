@@ -16,8 +16,11 @@ from flax import nnx
 import gradxform as gx
 from gradxform.transfer import gradual_unfreeze
 
-PARAMS = {"body": {"bias": jnp.array([-0.0, 1.5]), "kernel": jnp.array([[1.0, -2.0]], jnp.bfloat16)},
-          "head": jnp.array([0.5, 2.0]), "stem": jnp.array([3.0])}
+PARAMS = {
+    "body": {"bias": jnp.array([-0.0, 1.5]), "kernel": jnp.array([[1.0, -2.0]], jnp.bfloat16)},
+    "head": jnp.array([0.5, 2.0]),
+    "stem": jnp.array([3.0]),
+}
 SCHEDULE = (("^head", 0), ("^body", 2), ("^stem", None))
 
 
@@ -73,9 +76,12 @@ LAYERED = {"blocks": {"kernel": jnp.arange(24.0).reshape(4, 2, 3), "scale": jnp.
 
 def test_layers_of_a_stacked_leaf_train_from_their_own_steps() -> None:
     """As the same layers do in leaves of their own."""
+
     def apart(tree: Any) -> Any:
-        return {"blocks": [jax.tree.map(lambda x, i=i: x[i], tree["blocks"]) for i in range(4)],
-                "heads": [tree["heads"][:, i] for i in range(2)]}
+        return {
+            "blocks": [jax.tree.map(lambda x, i=i: x[i], tree["blocks"]) for i in range(4)],
+            "heads": [tree["heads"][:, i] for i in range(2)],
+        }
 
     def gradient(t: int) -> Any:
         found = jax.tree.map(lambda x: jnp.cos(x * (t + 1)) + 0.3, LAYERED)
@@ -90,15 +96,19 @@ def test_layers_of_a_stacked_leaf_train_from_their_own_steps() -> None:
     for (updates, state, params), (their_updates, _, their_params) in zip(ours, theirs, strict=True):
         assert harness.distance(apart(updates), their_updates) < 1e-6
         assert harness.distance(apart(params), their_params) < 1e-6
-        assert [len(mu["blocks"]["kernel"]) for mu in (state.inner_states["0"][0].mu, state.inner_states["1"][0].mu)
-                ] == [1, 2]
+        assert [
+            len(mu["blocks"]["kernel"]) for mu in (state.inner_states["0"][0].mu, state.inner_states["1"][0].mu)
+        ] == [1, 2]
     assert harness.same_bytes(ours[0][2]["blocks"]["kernel"][:2], LAYERED["blocks"]["kernel"][:2])
 
 
 def test_a_clip_before_measures_what_trains_and_nan_in_what_does_not_is_harmless() -> None:
     def gradient(t: int) -> Any:
-        return {"body": jnp.array([jnp.nan if t < 2 else 30.0]), "head": jnp.array([40.0]),
-                "stem": jnp.array([jnp.nan])}
+        return {
+            "body": jnp.array([jnp.nan if t < 2 else 30.0]),
+            "head": jnp.array([40.0]),
+            "stem": jnp.array([jnp.nan]),
+        }
 
     params = {"body": jnp.array([1.0]), "head": jnp.array([1.0]), "stem": jnp.array([1.0])}
     tx = gradual_unfreeze(gx.sgd(1.0), SCHEDULE, before=gx.chain(gx.clip_by_global_norm(1.0), gx.record_norms()))
@@ -151,29 +161,55 @@ def test_it_is_a_value() -> None:
     assert eval(repr(tx), {"transfer": gx.transfer} | vars(gx)) == tx
     assert tx != tx.replace(schedule=(("", 0),))
     stacked = tx.replace(schedule=STACKED)
-    assert pickle.loads(pickle.dumps(stacked)) == stacked == gx.from_config(json.loads(json.dumps(
-        gx.to_config(stacked)))) and eval(repr(stacked), {"transfer": gx.transfer} | vars(gx)) == stacked
+    assert (
+        pickle.loads(pickle.dumps(stacked)) == stacked == gx.from_config(json.loads(json.dumps(gx.to_config(stacked))))
+        and eval(repr(stacked), {"transfer": gx.transfer} | vars(gx)) == stacked
+    )
     assert gx.hyperparams(tx, tx.init(PARAMS))["optimizer/2/learning_rate"] == 0.1
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: gradual_unfreeze(3, SCHEDULE), TypeError, "optimizer: expected a transformation, got 3"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), SCHEDULE, before=3), TypeError, "before: expected a transformation, got 3"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), {"a": 1}), TypeError, "schedule: expected pairs"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), ()), ValueError, "schedule: expected at least one pair"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), (("a", -1),)), ValueError, "schedule: step of 'a': expected an integer >="),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), (("a", 1.5),)), TypeError, "schedule: step of 'a': expected an integer"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), (("(", 1),)), ValueError, "schedule: expected a regular expression"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0), 1),)), TypeError, "schedule: expected pairs"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0), ()),)), TypeError, "schedule: expected pairs"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0.5), (1, 2)),)), TypeError, "schedule: axis of 'a': expected an"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), ((("", 0), (0, 1)),)).init(PARAMS), ValueError,
-     r"schedule: expected 2 layers along axis 0 at 'body/kernel', as many as '' has steps, got shape \(1, 2\)"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), (("head", 0),)).init(PARAMS), ValueError,
-     "schedule: expected a pair that matches 'body/bias', got none"),
-    (lambda: gradual_unfreeze(gx.sgd(0.1), (("", 0), ("head", 1))).init(PARAMS), ValueError,
-     "schedule: expected 'head' to be the first that matches some path"),
-])
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: gradual_unfreeze(3, SCHEDULE), TypeError, "optimizer: expected a transformation, got 3"),
+        (
+            lambda: gradual_unfreeze(gx.sgd(0.1), SCHEDULE, before=3),
+            TypeError,
+            "before: expected a transformation, got 3",
+        ),
+        (lambda: gradual_unfreeze(gx.sgd(0.1), {"a": 1}), TypeError, "schedule: expected pairs"),
+        (lambda: gradual_unfreeze(gx.sgd(0.1), ()), ValueError, "schedule: expected at least one pair"),
+        (
+            lambda: gradual_unfreeze(gx.sgd(0.1), (("a", -1),)),
+            ValueError,
+            "schedule: step of 'a': expected an integer >=",
+        ),
+        (lambda: gradual_unfreeze(gx.sgd(0.1), (("a", 1.5),)), TypeError, "schedule: step of 'a': expected an integer"),
+        (lambda: gradual_unfreeze(gx.sgd(0.1), (("(", 1),)), ValueError, "schedule: expected a regular expression"),
+        (lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0), 1),)), TypeError, "schedule: expected pairs"),
+        (lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0), ()),)), TypeError, "schedule: expected pairs"),
+        (
+            lambda: gradual_unfreeze(gx.sgd(0.1), ((("a", 0.5), (1, 2)),)),
+            TypeError,
+            "schedule: axis of 'a': expected an",
+        ),
+        (
+            lambda: gradual_unfreeze(gx.sgd(0.1), ((("", 0), (0, 1)),)).init(PARAMS),
+            ValueError,
+            r"schedule: expected 2 layers along axis 0 at 'body/kernel', as many as '' has steps, got shape \(1, 2\)",
+        ),
+        (
+            lambda: gradual_unfreeze(gx.sgd(0.1), (("head", 0),)).init(PARAMS),
+            ValueError,
+            "schedule: expected a pair that matches 'body/bias', got none",
+        ),
+        (
+            lambda: gradual_unfreeze(gx.sgd(0.1), (("", 0), ("head", 1))).init(PARAMS),
+            ValueError,
+            "schedule: expected 'head' to be the first that matches some path",
+        ),
+    ],
+)
 def test_errors_name_what_is_wrong(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -46,7 +46,8 @@ def test_equals_the_step_on_the_big_batch(name: str, jit: bool) -> None:
         assert int(state.micro_step) == 0
         assert all(not np.any(total) for total in jax.tree.leaves(state.total))
         mean = jax.tree.map(
-            lambda *g: jnp.asarray(np.mean(np.stack(g).astype(np.float64), axis=0), jnp.float32), *batch)
+            lambda *g: jnp.asarray(np.mean(np.stack(g).astype(np.float64), axis=0), jnp.float32), *batch
+        )
         updates, big_state = big_update(mean, big_state, big_params)
         big_params = gx.apply_updates(big_params, updates)
         assert harness.distance(params, big_params) < 2e-6
@@ -187,8 +188,9 @@ def test_a_state_without_a_weight_goes_on(jit: bool) -> None:
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_micro_batches_of_different_weight(jit: bool) -> None:
     tx = gx.accumulate(gx.sgd(1.0), 2)
-    seen, state = run(tx, [(1.0, {"weight": 1}), (0.0, {"weight": jnp.int32(9)}), (4.0, {}), (1.0, {"weight": 0.5})],
-                      jit=jit)
+    seen, state = run(
+        tx, [(1.0, {"weight": 1}), (0.0, {"weight": jnp.int32(9)}), (4.0, {}), (1.0, {"weight": 0.5})], jit=jit
+    )
     np.testing.assert_allclose(seen, [0, -0.1, 0, -3], rtol=1e-6)
     assert (float(state.weight), int(state.count)) == (0, 2)
     # The mean over no tokens is NaN, and is no part of the mean over all.
@@ -209,8 +211,12 @@ def test_weights_are_summed_beside_narrow_gradients() -> None:
     tx, params = gx.accumulate(gx.scale(1.0), 2), {"w": jnp.zeros(2, jnp.float16), "z": jnp.zeros(1, jnp.complex64)}
     state = tx.init(params)
     for value, weight in ((3e4, 60_000), (6e4, 20_000)):
-        updates, state = tx.update({"w": jnp.full(2, value, jnp.float16), "z": jnp.full(1, value * 1j, jnp.complex64)},
-                                   state, params, weight=jnp.int32(weight))
+        updates, state = tx.update(
+            {"w": jnp.full(2, value, jnp.float16), "z": jnp.full(1, value * 1j, jnp.complex64)},
+            state,
+            params,
+            weight=jnp.int32(weight),
+        )
     assert updates["w"].dtype == jnp.float16
     np.testing.assert_allclose(np.asarray(updates["w"], np.float64), 37_500, rtol=1e-3)
     np.testing.assert_allclose(updates["z"], 37_500j, rtol=1e-6)
@@ -230,12 +236,19 @@ def test_flush_steps_on_what_is_there(flag: Any, jit: bool) -> None:
     assert int(after.count) == 4
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda tx: gx.chain(gx.scale(1.0), tx), lambda tx: gx.partition({"a": tx, "b": gx.set_to_zero()}, {"w": "a"}),
-    lambda tx: gx.masked(tx, {"w": True}), lambda tx: gx.skip_nonfinite(tx, 3),
-    lambda tx: gx.selective_transform(tx, freeze_mask={"w": False}), lambda tx: gx.accumulate(tx, 1),
-    lambda tx: optax.chain(tx, optax.identity())],
-    ids=["chain", "partition", "masked", "skip_nonfinite", "selective", "accumulate", "optax"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: gx.chain(gx.scale(1.0), tx),
+        lambda tx: gx.partition({"a": tx, "b": gx.set_to_zero()}, {"w": "a"}),
+        lambda tx: gx.masked(tx, {"w": True}),
+        lambda tx: gx.skip_nonfinite(tx, 3),
+        lambda tx: gx.selective_transform(tx, freeze_mask={"w": False}),
+        lambda tx: gx.accumulate(tx, 1),
+        lambda tx: optax.chain(tx, optax.identity()),
+    ],
+    ids=["chain", "partition", "masked", "skip_nonfinite", "selective", "accumulate", "optax"],
+)
 def test_weights_and_flush_reach_an_accumulate_inside(wrap: Any) -> None:
     seen, _ = run(wrap(gx.accumulate(gx.sgd(1.0), 4)), [(1.0, {"weight": 1}), (5.0, {"weight": 3, "flush": True})])
     assert seen == [0.0, -4.0]
@@ -296,13 +309,17 @@ def test_one_branch_a_step_whatever_is_asked() -> None:
     assert not any(eqn.primitive.name in ("sqrt", "rsqrt") for eqn in jaxpr.eqns)  # Adam is inside of it
 
 
-@pytest.mark.parametrize(("extra", "error", "message"), [
-    ({"weight": -1.0}, ValueError, "weight: expected a real number >= 0, got -1.0"),
-    ({"weight": "many"}, TypeError, "weight: expected a real number"),
-    ({"weight": jnp.ones(2)}, ValueError, r"weight: expected one number for the micro-batch, got shape \(2,\)"),
-    ({"flush": 1}, TypeError, "flush: expected a bool, got 1"),
-    ({"flush": jnp.ones(2, bool)}, TypeError, "flush: expected a bool"),
-    ({"flush": None}, TypeError, "flush: expected a bool, got None")])
+@pytest.mark.parametrize(
+    ("extra", "error", "message"),
+    [
+        ({"weight": -1.0}, ValueError, "weight: expected a real number >= 0, got -1.0"),
+        ({"weight": "many"}, TypeError, "weight: expected a real number"),
+        ({"weight": jnp.ones(2)}, ValueError, r"weight: expected one number for the micro-batch, got shape \(2,\)"),
+        ({"flush": 1}, TypeError, "flush: expected a bool, got 1"),
+        ({"flush": jnp.ones(2, bool)}, TypeError, "flush: expected a bool"),
+        ({"flush": None}, TypeError, "flush: expected a bool, got None"),
+    ],
+)
 def test_extra_arguments_out_of_range(extra: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         run(gx.accumulate(gx.sgd(1.0), 2), [(1.0, extra)])

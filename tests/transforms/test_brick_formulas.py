@@ -54,15 +54,12 @@ CASES: dict[str, Case] = {
     ),
     "clip": (lambda: gx.clip(0.4), oracles.clip(0.4)),
     "clip_by_global_norm": (lambda: gx.clip_by_global_norm(3.0), oracles.clip_by_global_norm(3.0)),
-    "clip_by_global_norm-torch": (
-        lambda: gx.clip_by_global_norm(3.0, eps=0.5), oracles.clip_by_global_norm(3.0, 0.5)),
+    "clip_by_global_norm-torch": (lambda: gx.clip_by_global_norm(3.0, eps=0.5), oracles.clip_by_global_norm(3.0, 0.5)),
     "clip_by_block_rms": (lambda: gx.clip_by_block_rms(0.6), oracles.clip_by_block_rms(0.6)),
-    "adaptive_grad_clip": (
-        lambda: gx.adaptive_grad_clip(0.3, eps=0.9), oracles.adaptive_grad_clip(0.3, 0.9, UNITS)),
+    "adaptive_grad_clip": (lambda: gx.adaptive_grad_clip(0.3, eps=0.9), oracles.adaptive_grad_clip(0.3, 0.9, UNITS)),
     "centralize": (lambda: gx.centralize(), oracles.centralize(0)),
     "centralize-flax": (lambda: gx.centralize(output_axis=-1), oracles.centralize(-1)),
-    "centralize-middle": (
-        lambda: gx.masked(gx.centralize(output_axis=1), gx.ndim_at_least(2)), oracles.centralize(1)),
+    "centralize-middle": (lambda: gx.masked(gx.centralize(output_axis=1), gx.ndim_at_least(2)), oracles.centralize(1)),
     "scale_by_trust_ratio": (lambda: gx.scale_by_trust_ratio(), oracles.scale_by_trust_ratio()),
     "scale_by_trust_ratio-least-norm": (
         lambda: gx.scale_by_trust_ratio(min_norm=1.5, trust_coefficient=0.02, eps=0.1),
@@ -85,15 +82,20 @@ CASES: dict[str, Case] = {
         lambda: gx.scale_by_lion(0.5, 0.9, mode="refined"),
         oracles.scale_by_lion(0.5, 0.9, lambda c: np.minimum(np.maximum(c, -1), 1)),
     ),
-    "scale_by_muon": (
-        lambda: gx.masked(gx.scale_by_muon(), gx.ndim_at_least(2)), oracles.scale_by_muon(MATRICES)),
+    "scale_by_muon": (lambda: gx.masked(gx.scale_by_muon(), gx.ndim_at_least(2)), oracles.scale_by_muon(MATRICES)),
     "scale_by_muon-torch": (
         lambda: gx.masked(gx.scale_by_muon(bias_correction=False, eps=1e-7), gx.ndim_at_least(2)),
-        oracles.scale_by_muon(MATRICES, corrected=False, eps=1e-7)),
+        oracles.scale_by_muon(MATRICES, corrected=False, eps=1e-7),
+    ),
     "scale_by_muon-heads": (
-        lambda: gx.masked(gx.scale_by_muon(ns_steps=3, beta=0.8, nesterov=False, consistent_rms=0.2, reduction_axis=0,
-                                           output_axis=(1, 2)), "attention"),
-        oracles.scale_by_muon({"attention": ((0,), (1, 2))}, 0.8, 3, nesterov=False, rms_of=0.2)),
+        lambda: gx.masked(
+            gx.scale_by_muon(
+                ns_steps=3, beta=0.8, nesterov=False, consistent_rms=0.2, reduction_axis=0, output_axis=(1, 2)
+            ),
+            "attention",
+        ),
+        oracles.scale_by_muon({"attention": ((0,), (1, 2))}, 0.8, 3, nesterov=False, rms_of=0.2),
+    ),
     "scale_by_rms": (lambda: gx.scale_by_rms(eps=1e-3), oracles.scale_by_rms(0.9, 1e-3)),
     "scale_by_rms-torch": (
         lambda: gx.scale_by_rms(0.99, eps=1e-3, eps_in_sqrt=False),
@@ -110,37 +112,46 @@ CASES: dict[str, Case] = {
     ),
     "scale_by_rss": (lambda: gx.scale_by_rss(), oracles.scale_by_rss(0.1, 1e-7)),
     "scale_by_rss-torch": (
-        lambda: gx.scale_by_rss(0.0, 1e-10, eps_in_sqrt=False), oracles.scale_by_rss(0.0, 1e-10, eps_in_sqrt=False)),
+        lambda: gx.scale_by_rss(0.0, 1e-10, eps_in_sqrt=False),
+        oracles.scale_by_rss(0.0, 1e-10, eps_in_sqrt=False),
+    ),
     "scale_by_factored_rms": (
         lambda: gx.scale_by_factored_rms(min_dim_size_to_factor=2, epsilon=1e-3),
         oracles.scale_by_factored_rms(LARGEST, eps=1e-3),
     ),
     "scale_by_factored_rms-last-clamped": (
         lambda: gx.scale_by_factored_rms(
-            decay_rate=0.6, min_dim_size_to_factor=2, epsilon=1e-2, factored_axes="last", clamp_epsilon=True),
+            decay_rate=0.6, min_dim_size_to_factor=2, epsilon=1e-2, factored_axes="last", clamp_epsilon=True
+        ),
         oracles.scale_by_factored_rms(LAST, 0.6, eps=1e-2, clamp=True),
     ),
     "scale_by_factored_rms-least-size": (
-        lambda: gx.scale_by_factored_rms(
-            min_dim_size_to_factor=3, epsilon=1e-3, factored_axes="last", step_offset=4),
+        lambda: gx.scale_by_factored_rms(min_dim_size_to_factor=3, epsilon=1e-3, factored_axes="last", step_offset=4),
         oracles.scale_by_factored_rms(LARGEST | {"attention": None}, eps=1e-3, offset=4),
     ),
     "scale_by_factored_rms-whole": (
-        lambda: gx.scale_by_factored_rms(factored=False, epsilon=1e-3), oracles.scale_by_factored_rms(WHOLE, eps=1e-3)),
+        lambda: gx.scale_by_factored_rms(factored=False, epsilon=1e-3),
+        oracles.scale_by_factored_rms(WHOLE, eps=1e-3),
+    ),
     "scale_by_factored_rms-decay-fn": (
         lambda: gx.scale_by_factored_rms(
-            min_dim_size_to_factor=2, decay_rate=0.7, decay_rate_fn=lambda i, rate: 1 - (i + 1.0) ** -rate),
+            min_dim_size_to_factor=2, decay_rate=0.7, decay_rate_fn=lambda i, rate: 1 - (i + 1.0) ** -rate
+        ),
         oracles.scale_by_factored_rms(LARGEST, 0.7),
     ),
     "scale_by_adam": (lambda: gx.scale_by_adam(), oracles.scale_by_adam()),
     "scale_by_adam-roots": (
-        lambda: gx.scale_by_adam(0.8, 0.95, eps=1e-3, eps_root=1e-2), oracles.scale_by_adam(0.8, 0.95, 1e-3, 1e-2)),
+        lambda: gx.scale_by_adam(0.8, 0.95, eps=1e-3, eps_root=1e-2),
+        oracles.scale_by_adam(0.8, 0.95, 1e-3, 1e-2),
+    ),
     "scale_by_adam-no-eps": (
         lambda: gx.chain(gx.add_decayed_weights(0.1), gx.scale_by_adam(eps=0.0)),
         oracles.sequence(oracles.add_decayed_weights(0.1), oracles.scale_by_adam(eps=0.0)),
     ),
     "scale_by_adam-nesterov": (
-        lambda: gx.scale_by_adam(0.85, nesterov=True), oracles.scale_by_adam(0.85, nesterov=True)),
+        lambda: gx.scale_by_adam(0.85, nesterov=True),
+        oracles.scale_by_adam(0.85, nesterov=True),
+    ),
     "scale_by_amsgrad": (lambda: gx.scale_by_amsgrad(b2=0.8), oracles.scale_by_amsgrad(b2=0.8)),
     "scale_by_amsgrad-torch": (
         lambda: gx.scale_by_amsgrad(b2=0.8, max_of_corrected=False),
@@ -167,7 +178,8 @@ CASES: dict[str, Case] = {
     "scale_by_nadam": (lambda: gx.scale_by_nadam(), oracles.scale_by_nadam()),
     "scale_by_nadam-fast": (
         lambda: gx.scale_by_nadam(0.8, 0.95, momentum_decay=0.5),
-        oracles.scale_by_nadam(0.8, 0.95, momentum_decay=0.5)),
+        oracles.scale_by_nadam(0.8, 0.95, momentum_decay=0.5),
+    ),
     "scale_by_radam": (lambda: gx.scale_by_radam(), oracles.scale_by_radam()),
     "scale_by_radam-98": (lambda: gx.scale_by_radam(b2=0.98), oracles.scale_by_radam(b2=0.98)),
     "scale_by_radam-short": (
@@ -175,23 +187,36 @@ CASES: dict[str, Case] = {
         oracles.scale_by_radam(0.8, 0.9, 1e-3, 4.5, nesterov=True),
     ),
     "chain": (
-        lambda: gx.chain(gx.clip_by_global_norm(2.0), gx.chain(gx.scale_by_adam(), gx.add_decayed_weights(0.1)),
-                         gx.clip_by_global_norm(4.0), gx.scale(-0.1)),
+        lambda: gx.chain(
+            gx.clip_by_global_norm(2.0),
+            gx.chain(gx.scale_by_adam(), gx.add_decayed_weights(0.1)),
+            gx.clip_by_global_norm(4.0),
+            gx.scale(-0.1),
+        ),
         oracles.sequence(
-            oracles.clip_by_global_norm(2.0), oracles.scale_by_adam(), oracles.add_decayed_weights(0.1),
-            oracles.clip_by_global_norm(4.0), oracles.scale(-0.1)),
+            oracles.clip_by_global_norm(2.0),
+            oracles.scale_by_adam(),
+            oracles.add_decayed_weights(0.1),
+            oracles.clip_by_global_norm(4.0),
+            oracles.scale(-0.1),
+        ),
     ),
     "named_chain": (
         lambda: gx.named_chain(
-            ("momentum", gx.trace(0.9)), ("ratio", gx.scale_by_trust_ratio()), ("rate", gx.scale(-0.1))),
+            ("momentum", gx.trace(0.9)), ("ratio", gx.scale_by_trust_ratio()), ("rate", gx.scale(-0.1))
+        ),
         oracles.sequence(oracles.trace(0.9), oracles.scale_by_trust_ratio(), oracles.scale(-0.1)),
     ),
 }
 
 # What cancels in float32 by its nature: a variance as a difference of averages.
 # Newton-Schulz's steps enlarge what was rounded in a small singular value by up to 3.4445 each: five of them 485 times.
-ROUGH = {"scale_by_stddev": 1e-4, "scale_by_stddev-torch-corrected": 1e-4,
-         "scale_by_muon": 1e-4, "scale_by_muon-torch": 1e-4}
+ROUGH = {
+    "scale_by_stddev": 1e-4,
+    "scale_by_stddev-torch-corrected": 1e-4,
+    "scale_by_muon": 1e-4,
+    "scale_by_muon-torch": 1e-4,
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -206,21 +231,50 @@ def test_brick_follows_its_formula(name: str, bits: int) -> None:
 
 def test_every_brick_has_a_formula() -> None:
     tested = {name.split("-")[0] for name in CASES}
-    elsewhere = {"add_noise", "accumulate", "skip_nonfinite", "record_norms", "masked", "partition", "freeze",
-                 "selective_transform"}
-    bricks = {name for name in gx.__all__ if name in DEFINITIONS
-              and DEFINITIONS[name].function.__module__.startswith("gradxform.transforms.")}
+    elsewhere = {
+        "add_noise",
+        "accumulate",
+        "skip_nonfinite",
+        "record_norms",
+        "masked",
+        "partition",
+        "freeze",
+        "selective_transform",
+    }
+    bricks = {
+        name
+        for name in gx.__all__
+        if name in DEFINITIONS and DEFINITIONS[name].function.__module__.startswith("gradxform.transforms.")
+    }
     assert bricks - tested == elsewhere
 
 
 # Complex leaves: |g|**2 in every second moment.
 
-COMPLEX = ["scale_by_muon", "scale_by_adam",
-           "scale_by_amsgrad-torch", "scale_by_belief", "scale_by_yogi", "scale_by_nadam",
-           "scale_by_radam", "scale_by_rms-torch", "scale_by_stddev", "scale_by_rss", "scale_by_factored_rms",
-           "scale_by_trust_ratio-decay-limit", "clip", "clip_by_global_norm", "clip_by_block_rms",
-           "adaptive_grad_clip", "centralize", "trace-nesterov", "ema", "add_decayed_weights", "chain",
-           "scale_by_param_block_rms"]
+COMPLEX = [
+    "scale_by_muon",
+    "scale_by_adam",
+    "scale_by_amsgrad-torch",
+    "scale_by_belief",
+    "scale_by_yogi",
+    "scale_by_nadam",
+    "scale_by_radam",
+    "scale_by_rms-torch",
+    "scale_by_stddev",
+    "scale_by_rss",
+    "scale_by_factored_rms",
+    "scale_by_trust_ratio-decay-limit",
+    "clip",
+    "clip_by_global_norm",
+    "clip_by_block_rms",
+    "adaptive_grad_clip",
+    "centralize",
+    "trace-nesterov",
+    "ema",
+    "add_decayed_weights",
+    "chain",
+    "scale_by_param_block_rms",
+]
 
 
 def complex_problem() -> tuple[harness.Tree, harness.Tree]:
@@ -233,16 +287,21 @@ def complex_problem() -> tuple[harness.Tree, harness.Tree]:
 def test_complex_leaves_follow_the_formula(name: str) -> None:
     make, rule = CASES[name]
     params, gradients = complex_problem()
-    harness.assert_updates(make(), rule, 32, rtol=ROUGH.get(name, 2e-5), params=params, gradients=gradients,
-                           eager=True)
+    harness.assert_updates(make(), rule, 32, rtol=ROUGH.get(name, 2e-5), params=params, gradients=gradients, eager=True)
 
 
 def test_lion_takes_the_sign_of_a_complex_number_as_its_direction() -> None:
     params, gradients = complex_problem()
     with np.errstate(invalid="ignore"):
         direction = lambda c: np.where(c == 0, 0, c / np.where(c == 0, 1, np.abs(c)))  # noqa: E731
-    harness.assert_updates(gx.scale_by_lion(), oracles.scale_by_lion(0.9, 0.99, direction), 32, params=params,
-                           gradients=gradients, eager=True)
+    harness.assert_updates(
+        gx.scale_by_lion(),
+        oracles.scale_by_lion(0.9, 0.99, direction),
+        32,
+        params=params,
+        gradients=gradients,
+        eager=True,
+    )
 
 
 def test_complex_second_moments_are_real() -> None:
@@ -278,8 +337,9 @@ def test_adam_without_eps_does_not_move_what_never_had_a_gradient() -> None:
 
 def test_bias_correction_keeps_its_digits_on_the_first_step() -> None:
     # 1 - 0.999**1 in float32 is 1.0000467e-3: an error of 4.7e-5 that the first update would show.
-    updates, _ = harness.one_step(gx.scale_by_rms(0.999, bias_correction=True, eps=0.0), {"w": jnp.ones(1)},
-                                  {"w": jnp.ones(1)})
+    updates, _ = harness.one_step(
+        gx.scale_by_rms(0.999, bias_correction=True, eps=0.0), {"w": jnp.ones(1)}, {"w": jnp.ones(1)}
+    )
     assert abs(float(updates["w"][0]) - 1) < 2e-7
 
 
@@ -289,8 +349,9 @@ def test_radam_is_rectified_from_the_first_step_above_the_threshold() -> None:
     updates, _ = harness.updates_of(gx.scale_by_radam(), g, {"w": jnp.zeros(1)})
     rho_inf, b2 = 1999, 0.999
     rho = [rho_inf - 2 * t * b2**t / (1 - b2**t) for t in range(1, 9)]
-    wanted = [2.0 if r < 5 else math.sqrt((r - 4) * (r - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * r))
-              for r in rho]
+    wanted = [
+        2.0 if r < 5 else math.sqrt((r - 4) * (r - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * r)) for r in rho
+    ]
     assert 4 < rho[4] < 5 < rho[5]
     np.testing.assert_allclose(updates["w"][:, 0], wanted, rtol=2e-6)
 

@@ -73,7 +73,9 @@ def test_optax_inside_keeps_dtypes(dtype: str) -> None:
     for _ in range(2):
         updates, state = tx.update(params, state, params)
         assert {key: str(leaf.dtype) for key, leaf in updates.items() if leaf is not None} == {
-            "w": dtype, "v": "float32"}
+            "w": dtype,
+            "v": "float32",
+        }
         assert updates["n"] is None
         assert jax.eval_shape(lambda s: s, state) == shapes
         assert bool(gx.all_finite(updates))
@@ -129,11 +131,21 @@ def test_the_empty_chain_is_the_identity() -> None:
         np.testing.assert_array_equal(updates["w"], g["w"])
 
 
-@pytest.mark.parametrize("make", [
-    lambda: gx.chain(gx.scale(1.0), 3), lambda: gx.named_chain(("a", gx.scale(1.0)), ("b", None)),
-    lambda: gx.masked(1.0, True), lambda: gx.accumulate(lambda x: x, 2), lambda: gx.skip_nonfinite("adam", 2),
-    lambda: gx.selective_transform(None, freeze_mask=True), lambda: gx.partition({"a": 1}, "a"),
-    lambda: gx.named_chain(gx.scale(1.0)), lambda: gx.stateless(3), lambda: gx.scale_by_schedule(0.1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gx.chain(gx.scale(1.0), 3),
+        lambda: gx.named_chain(("a", gx.scale(1.0)), ("b", None)),
+        lambda: gx.masked(1.0, True),
+        lambda: gx.accumulate(lambda x: x, 2),
+        lambda: gx.skip_nonfinite("adam", 2),
+        lambda: gx.selective_transform(None, freeze_mask=True),
+        lambda: gx.partition({"a": 1}, "a"),
+        lambda: gx.named_chain(gx.scale(1.0)),
+        lambda: gx.stateless(3),
+        lambda: gx.scale_by_schedule(0.1),
+    ],
+)
 def test_what_is_not_a_transformation_is_refused(make: Any) -> None:
     with pytest.raises(TypeError):
         make()
@@ -149,7 +161,10 @@ def test_apply_updates_keeps_the_dtype_of_the_params() -> None:
     updates = {"h": jnp.full(2, 0.5), "w": jnp.full(2, 0.5, jnp.bfloat16), "c": jnp.full(1, 0.5j), "n": None}
     after = gx.apply_updates(params, updates)
     assert {k: str(v.dtype) for k, v in after.items() if v is not None} == {
-        "h": "bfloat16", "w": "float32", "c": "complex64"}
+        "h": "bfloat16",
+        "w": "float32",
+        "c": "complex64",
+    }
     np.testing.assert_array_equal(np.asarray(after["h"], np.float32), 1.5)
     np.testing.assert_array_equal(after["c"], 1 + 0.5j)
     assert after["n"] is None
@@ -158,18 +173,26 @@ def test_apply_updates_keeps_the_dtype_of_the_params() -> None:
 @gx.transformation
 def toward_one() -> Around:
     """Updates that take bfloat16 params to 1, which bfloat16 itself cannot say."""
+
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         return jax.tree.map(lambda p: 1 - p.astype(jnp.float32), params), state
 
     return Around(lambda params: (), update, final=True)
 
 
-@pytest.mark.parametrize("around", [
-    lambda tx: tx, lambda tx: gx.chain(gx.clip(1.0), tx), lambda tx: gx.skip_nonfinite(tx, 3),
-    lambda tx: gx.accumulate(tx, 1), lambda tx: gx.masked(tx, {"w": True, "b": True}),
-    lambda tx: gx.partition({"a": tx, "b": gx.set_to_zero()}, {"w": "a", "b": "b"}),
-    lambda tx: gx.transfer.gradual_unfreeze(tx, (("", 0),)),
-], ids=["alone", "chain", "skip", "accumulate", "masked", "partition", "unfreeze"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: tx,
+        lambda tx: gx.chain(gx.clip(1.0), tx),
+        lambda tx: gx.skip_nonfinite(tx, 3),
+        lambda tx: gx.accumulate(tx, 1),
+        lambda tx: gx.masked(tx, {"w": True, "b": True}),
+        lambda tx: gx.partition({"a": tx, "b": gx.set_to_zero()}, {"w": "a", "b": "b"}),
+        lambda tx: gx.transfer.gradual_unfreeze(tx, (("", 0),)),
+    ],
+    ids=["alone", "chain", "skip", "accumulate", "masked", "partition", "unfreeze"],
+)
 def test_final_updates_leave_as_they_are_and_nothing_follows(around: Any) -> None:
     tx = around(toward_one())
     params = {"w": jnp.full(2, 0.1001, jnp.bfloat16), "b": jnp.zeros(2, jnp.bfloat16)}

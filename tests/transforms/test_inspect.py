@@ -42,43 +42,62 @@ CASES: dict[str, tuple[Callable[[], gx.Transformation], dict[str, float]]] = {
     "recipe": (lambda: gx.sgd(rate, momentum=0.9), {"learning_rate": 0.7, "momentum": 0.9}),
     "two schedules": (
         lambda: gx.adamw(rate, weight_decay=decay),
-        {"learning_rate": 0.7, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.2}),
+        {"learning_rate": 0.7, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.2},
+    ),
     "optax schedule": (lambda: gx.sgd(optax.linear_schedule(1.0, 0.0, 10)), {"learning_rate": 0.7}),
     "function": (lambda: gx.scale_by_schedule(lambda step: 2.0 * step), {"step_size_fn": 6.0}),
     "chain": (
         lambda: gx.chain(gx.clip_by_global_norm(1.0), gx.trace(0.8), gx.scale_by_learning_rate(rate)),
-        {"0/max_norm": 1.0, "0/eps": 0.0, "1/decay": 0.8, "2/learning_rate": 0.7}),
+        {"0/max_norm": 1.0, "0/eps": 0.0, "1/decay": 0.8, "2/learning_rate": 0.7},
+    ),
     "nested chains": (
         lambda: gx.chain(gx.clip(2.0), gx.chain(gx.ema(0.5), gx.sgd(rate))),
-        {"0/max_delta": 2.0, "1/0/decay": 0.5, "1/1/learning_rate": 0.7}),
+        {"0/max_delta": 2.0, "1/0/decay": 0.5, "1/1/learning_rate": 0.7},
+    ),
     "named_chain": (
         lambda: gx.named_chain(("clip", gx.clip(2.0)), ("rate", gx.scale_by_schedule(rate))),
-        {"clip/max_delta": 2.0, "rate/step_size_fn": 0.7}),
+        {"clip/max_delta": 2.0, "rate/step_size_fn": 0.7},
+    ),
     "masked": (lambda: gx.masked(gx.sgd(rate), BODY), {"inner/learning_rate": 0.7}),
     "partition": (
-        lambda: gx.partition({"fast": gx.sgd(rate), "slow": gx.chain(gx.sgd(0.1), gx.scale_by_schedule(decay))},
-                             {"body": "fast", "head": "slow"}),
-        {"transforms/fast/learning_rate": 0.7, "transforms/slow/0/learning_rate": 0.1,
-         "transforms/slow/1/step_size_fn": 0.2}),
+        lambda: gx.partition(
+            {"fast": gx.sgd(rate), "slow": gx.chain(gx.sgd(0.1), gx.scale_by_schedule(decay))},
+            {"body": "fast", "head": "slow"},
+        ),
+        {
+            "transforms/fast/learning_rate": 0.7,
+            "transforms/slow/0/learning_rate": 0.1,
+            "transforms/slow/1/step_size_fn": 0.2,
+        },
+    ),
     "partition of another mapping": (
-        lambda: gx.partition(collections.OrderedDict(a=gx.sgd(rate), b=gx.chain(optax.MultiSteps(gx.sgd(decay), 1))),
-                             {"body": "a", "head": "b"}),
-        {"transforms/a/learning_rate": 0.7, "transforms/b/0/inner_opt_state/learning_rate": 0.2}),
-    "selective": (
-        lambda: gx.selective_transform(gx.sgd(rate), freeze_mask=BODY), {"optimizer/learning_rate": 0.7}),
+        lambda: gx.partition(
+            collections.OrderedDict(a=gx.sgd(rate), b=gx.chain(optax.MultiSteps(gx.sgd(decay), 1))),
+            {"body": "a", "head": "b"},
+        ),
+        {"transforms/a/learning_rate": 0.7, "transforms/b/0/inner_opt_state/learning_rate": 0.2},
+    ),
+    "selective": (lambda: gx.selective_transform(gx.sgd(rate), freeze_mask=BODY), {"optimizer/learning_rate": 0.7}),
     # Three micro-batches, one step of two: the schedule counts steps.
     "accumulate": (lambda: gx.accumulate(gx.sgd(rate), 2), {"every": 2, "tx/learning_rate": 0.9}),
     "skip_nonfinite": (
         lambda: gx.skip_nonfinite(gx.chain(gx.clip(1.0), gx.sgd(rate)), 5),
-        {"max_consecutive": 5, "tx/0/max_delta": 1.0, "tx/1/learning_rate": 0.7}),
-    "masked decay": (
-        lambda: gx.add_decayed_weights(decay, BODY), {"weight_decay": 0.2}),
+        {"max_consecutive": 5, "tx/0/max_delta": 1.0, "tx/1/learning_rate": 0.7},
+    ),
+    "masked decay": (lambda: gx.add_decayed_weights(decay, BODY), {"weight_decay": 0.2}),
     "deep": (
-        lambda: gx.chain(gx.record_norms(), gx.accumulate(gx.skip_nonfinite(gx.named_chain(
-            ("a", gx.masked(gx.sgd(rate), BODY)), ("b", gx.freeze(BODY))), 3), 1)),
-        {"1/every": 1, "1/tx/max_consecutive": 3, "1/tx/tx/a/inner/learning_rate": 0.7}),
+        lambda: gx.chain(
+            gx.record_norms(),
+            gx.accumulate(
+                gx.skip_nonfinite(gx.named_chain(("a", gx.masked(gx.sgd(rate), BODY)), ("b", gx.freeze(BODY))), 3), 1
+            ),
+        ),
+        {"1/every": 1, "1/tx/max_consecutive": 3, "1/tx/tx/a/inner/learning_rate": 0.7},
+    ),
     "beside optax": (
-        lambda: gx.chain(optax.scale_by_adam(), gx.scale_by_learning_rate(rate)), {"1/learning_rate": 0.7}),
+        lambda: gx.chain(optax.scale_by_adam(), gx.scale_by_learning_rate(rate)),
+        {"1/learning_rate": 0.7},
+    ),
 }
 
 
@@ -148,53 +167,84 @@ THEIRS: dict[str, tuple[Callable[[], Any], list[dict[str, float]]]] = {
     # before the first step, after one, after three
     "chain": (
         lambda: optax.chain(optax.scale_by_adam(), gx.sgd(rate), optax.clip(1.0), gx.chain(gx.clip(2.0), gx.sgd(rate))),
-        [{"1/learning_rate": x, "3/0/max_delta": 2.0, "3/1/learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+        [{"1/learning_rate": x, "3/0/max_delta": 2.0, "3/1/learning_rate": x} for x in (1.0, 0.9, 0.7)],
+    ),
     "twins": (  # one state for two of ours and one of theirs
         lambda: optax.chain(optax.sgd(0.3), gx.sgd(0.2), gx.sgd(0.1)),
-        [{"1/learning_rate": 0.2, "2/learning_rate": 0.1}] * 3),
+        [{"1/learning_rate": 0.2, "2/learning_rate": 0.1}] * 3,
+    ),
     "named_chain": (
         lambda: optax.named_chain(("a", optax.sgd(rate)), ("b", gx.sgd(rate))),
-        [{"b/learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+        [{"b/learning_rate": x} for x in (1.0, 0.9, 0.7)],
+    ),
     # Three micro-batches, one step of two.
     "MultiSteps": (
-        lambda: optax.MultiSteps(gx.sgd(rate), 2), [{"inner_opt_state/learning_rate": x} for x in (1.0, 1.0, 0.9)]),
+        lambda: optax.MultiSteps(gx.sgd(rate), 2),
+        [{"inner_opt_state/learning_rate": x} for x in (1.0, 1.0, 0.9)],
+    ),
     "MultiSteps as a pair": (
         lambda: optax.MultiSteps(gx.chain(gx.clip(2.0), gx.sgd(rate)), 2).gradient_transformation(),
-        [{"inner_opt_state/0/max_delta": 2.0, "inner_opt_state/1/learning_rate": x} for x in (1.0, 1.0, 0.9)]),
+        [{"inner_opt_state/0/max_delta": 2.0, "inner_opt_state/1/learning_rate": x} for x in (1.0, 1.0, 0.9)],
+    ),
     "inject_hyperparams": (
         lambda: inject(gx.sgd)(0.25, momentum=0.5),
-        [{"inner_state/learning_rate": 0.25, "inner_state/momentum": 0.5}] * 3),
+        [{"inner_state/learning_rate": 0.25, "inner_state/momentum": 0.5}] * 3,
+    ),
     # What optax keeps is the rate of the last update; a schedule that it leaves alone is ours.
     "inject_hyperparams of a schedule": (
-        lambda: inject(gx.sgd)(rate), [{"inner_state/learning_rate": x} for x in (1.0, 1.0, 0.8)]),
+        lambda: inject(gx.sgd)(rate),
+        [{"inner_state/learning_rate": x} for x in (1.0, 1.0, 0.8)],
+    ),
     "inject_hyperparams beside a schedule": (
         lambda: inject(gx.sgd, static_args="learning_rate")(rate, momentum=0.5),
-        [{"inner_state/learning_rate": x, "inner_state/momentum": 0.5} for x in (1.0, 0.9, 0.7)]),
+        [{"inner_state/learning_rate": x, "inner_state/momentum": 0.5} for x in (1.0, 0.9, 0.7)],
+    ),
     "inject_hyperparams in MultiSteps in a chain": (
         lambda: optax.chain(optax.clip(1.0), optax.MultiSteps(inject(gx.sgd)(rate), 2).gradient_transformation()),
-        [{"1/inner_opt_state/inner_state/learning_rate": 1.0}] * 3),
+        [{"1/inner_opt_state/inner_state/learning_rate": 1.0}] * 3,
+    ),
     "masked": (
         lambda: optax.masked(gx.sgd(rate), gx.path_matches("body")),
-        [{"inner_state/learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+        [{"inner_state/learning_rate": x} for x in (1.0, 0.9, 0.7)],
+    ),
     "partition": (
         lambda: optax.partition(
-            {"a": gx.sgd(rate), "b": optax.sgd(rate), "c": gx.sgd(decay)}, {"body": "a", "head": "b"}),
-        [{"inner_states/a/inner_state/learning_rate": a, "inner_states/c/inner_state/learning_rate": c}
-         for a, c in ((1.0, 0.5), (0.9, 0.4), (0.7, 0.2))]),
+            {"a": gx.sgd(rate), "b": optax.sgd(rate), "c": gx.sgd(decay)}, {"body": "a", "head": "b"}
+        ),
+        [
+            {"inner_states/a/inner_state/learning_rate": a, "inner_states/c/inner_state/learning_rate": c}
+            for a, c in ((1.0, 0.5), (0.9, 0.4), (0.7, 0.2))
+        ],
+    ),
     "apply_if_finite": (
         lambda: optax.apply_if_finite(gx.adam(rate, eps=0.5), 3),
-        [{"inner_state/learning_rate": x, "inner_state/b1": 0.9, "inner_state/b2": 0.999, "inner_state/eps": 0.5,
-          "inner_state/eps_root": 0.0} for x in (1.0, 0.9, 0.7)]),
+        [
+            {
+                "inner_state/learning_rate": x,
+                "inner_state/b1": 0.9,
+                "inner_state/b2": 0.999,
+                "inner_state/eps": 0.5,
+                "inner_state/eps_root": 0.0,
+            }
+            for x in (1.0, 0.9, 0.7)
+        ],
+    ),
     "in ours": (
         lambda: gx.chain(gx.clip(2.0), optax.chain(optax.clip(1.0), gx.sgd(rate))),
-        [{"0/max_delta": 2.0, "1/1/learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+        [{"0/max_delta": 2.0, "1/1/learning_rate": x} for x in (1.0, 0.9, 0.7)],
+    ),
     "a pair of ours": (
-        lambda: optax.GradientTransformation(*gx.sgd(rate)), [{"learning_rate": x} for x in (1.0, 0.9, 0.7)]),
+        lambda: optax.GradientTransformation(*gx.sgd(rate)),
+        [{"learning_rate": x} for x in (1.0, 0.9, 0.7)],
+    ),
     # Shown nowhere: what is only made when its init is called may be another in the next update.
     "a factory between": (lambda: inject(lambda learning_rate: gx.sgd(2 * learning_rate))(0.25), [{}] * 3),
     "made anew by a wrapper": (
         lambda: optax.GradientTransformation(
-            lambda params: gx.sgd(0.25).init(params), lambda u, s, p=None: gx.sgd(0.125).update(u, s, p)), [{}] * 3),
+            lambda params: gx.sgd(0.25).init(params), lambda u, s, p=None: gx.sgd(0.125).update(u, s, p)
+        ),
+        [{}] * 3,
+    ),
     "a chain made anew": (lambda: inject(lambda rate: optax.chain(gx.sgd(rate)))(0.25), [{}] * 3),
     "no placeholder taken": (lambda: optax.flatten(gx.sgd(rate)), [{}] * 3),
     "none of ours": (lambda: optax.adamw(rate), [{}] * 3),
@@ -319,10 +369,16 @@ def test_names_that_come_twice_are_told_apart() -> None:
 
 def test_metrics_inside_other_states() -> None:
     tx = gx.selective_transform(
-        gx.accumulate(gx.skip_nonfinite(gx.chain(gx.record_norms(), gx.sgd(0.5)), 3), 1), freeze_mask=BODY)
+        gx.accumulate(gx.skip_nonfinite(gx.chain(gx.record_norms(), gx.sgd(0.5)), 3), 1), freeze_mask=BODY
+    )
     got = metrics_of(tx)
-    wanted = {"gradient_norm": norm(GRADIENTS["head"]), "update_norm": 0.5 * norm(GRADIENTS["head"]),
-              "param_norm": norm(PARAMS["head"]), "skipped_steps": 0, "consecutive_skips": 0}
+    wanted = {
+        "gradient_norm": norm(GRADIENTS["head"]),
+        "update_norm": 0.5 * norm(GRADIENTS["head"]),
+        "param_norm": norm(PARAMS["head"]),
+        "skipped_steps": 0,
+        "consecutive_skips": 0,
+    }
     assert got == pytest.approx(wanted, rel=1e-6)
     bad = jax.tree.map(lambda g: g * jnp.nan, GRADIENTS)
     assert metrics_of(tx, bad)["skipped_steps"] == 1

@@ -35,8 +35,12 @@ ALL: dict[str, Callable[[], gx.Transformation]] = {
     "partition": lambda: gx.partition({"a": gx.adam(0.1)}, lambda p: jax.tree.map(lambda x: "a", p)),
 }
 
-INTEGERS = {"int": jnp.array([1, 2]), "bool": jnp.array([True, False]), "uint8": jnp.ones(2, jnp.uint8),
-            "numpy": np.array([1, 2])}
+INTEGERS = {
+    "int": jnp.array([1, 2]),
+    "bool": jnp.array([True, False]),
+    "uint8": jnp.ones(2, jnp.uint8),
+    "numpy": np.array([1, 2]),
+}
 
 
 @pytest.mark.parametrize("kind", INTEGERS)
@@ -68,8 +72,13 @@ def test_integer_params_are_not_updated_by_floats() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_none_and_empty_leaves_pass(name: str) -> None:
     full = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
-    odd = {"none": None, "empty": jnp.zeros(0), "rows": jnp.zeros((0, 3)), "columns": jnp.zeros((3, 0)),
-           "inside": {"none": None}}
+    odd = {
+        "none": None,
+        "empty": jnp.zeros(0),
+        "rows": jnp.zeros((0, 3)),
+        "columns": jnp.zeros((3, 0)),
+        "inside": {"none": None},
+    }
     tx = ALL[name]()
     params = full | odd
     gradients = jax.tree.map(lambda p: 0.3 * p, params)
@@ -86,8 +95,9 @@ def test_none_and_empty_leaves_pass(name: str) -> None:
                 np.testing.assert_allclose(updates[key], wanted[key], rtol=1e-6)
         params_after = gx.apply_updates(params, updates)
         assert jax.tree.structure(params_after) == jax.tree.structure(params)
-    assert bool(gx.all_finite(jax.tree.map(
-        lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.zeros([]), state)))
+    assert bool(
+        gx.all_finite(jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.zeros([]), state))
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -146,17 +156,26 @@ def dtypes_of(tree: Any) -> list[str]:
     return [str(leaf.dtype) for leaf in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize(("name", "kind", "x64"), [
-    (name, kind, x64) for name in harness.RECIPES for kind in NUMBERS for x64 in (False, True)
-    if (name in ("sgd", "adamw", "adafactor") or kind in ("np.float32", "jnp bfloat16", "schedule of np.float64"))
-    and (x64 or kind != "jnp float64")])  # there is no float64 without 64-bit types
+@pytest.mark.parametrize(
+    ("name", "kind", "x64"),
+    [
+        (name, kind, x64)
+        for name in harness.RECIPES
+        for kind in NUMBERS
+        for x64 in (False, True)
+        if (name in ("sgd", "adamw", "adafactor") or kind in ("np.float32", "jnp bfloat16", "schedule of np.float64"))
+        and (x64 or kind != "jnp float64")
+    ],
+)  # there is no float64 without 64-bit types
 def test_updates_have_the_dtype_of_the_param_whatever_else_is_given(name: str, kind: str, x64: bool) -> None:
     with jax.enable_x64(x64):
         tx = harness.recipe(name, NUMBERS[kind](0.0625), weight_decay=NUMBERS[kind](0.125))
         dtypes = DTYPES + (("float64", "complex128") if x64 else ())
         gradients = {f"{dtype}": jax.ShapeDtypeStruct((2, 3), dtype) for dtype in dtypes}
-        stored = {f"{dtype}": "complex64" if "complex" in dtype else "bfloat16" if dtype == "float16" else "float32"
-                  for dtype in dtypes}
+        stored = {
+            f"{dtype}": "complex64" if "complex" in dtype else "bfloat16" if dtype == "float16" else "float32"
+            for dtype in dtypes
+        }
         params = {key: jax.ShapeDtypeStruct((2, 3), dtype) for key, dtype in stored.items()}
         state = jax.eval_shape(tx.init, params)
         updates, after = jax.eval_shape(tx.update, gradients, state, params)
@@ -180,16 +199,19 @@ def test_other_updates_have_the_dtype_of_the_param(name: str, dtype: str) -> Non
 @pytest.mark.parametrize("kind", [kind for kind in NUMBERS if "schedule" not in kind and kind != "jnp float64"])
 def test_every_number_of_adamw_may_be_of_any_type(kind: str) -> None:
     make = NUMBERS[kind]
-    tx = gx.chain(gx.clip_by_global_norm(make(0.5)), gx.adamw(
-        make(0.125), make(0.875), make(0.96875), make(0.0078125), make(0.0), weight_decay=make(0.25)))
+    tx = gx.chain(
+        gx.clip_by_global_norm(make(0.5)),
+        gx.adamw(make(0.125), make(0.875), make(0.96875), make(0.0078125), make(0.0), weight_decay=make(0.25)),
+    )
     plain = gx.chain(gx.clip_by_global_norm(0.5), gx.adamw(0.125, 0.875, 0.96875, 0.0078125, 0.0, weight_decay=0.25))
     params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.full(2, 2.0)}
     got, state = tx.update(params, tx.init(params), params)
     wanted, _ = plain.update(params, plain.init(params), params)
     for key in params:
         assert got[key].dtype == params[key].dtype
-        np.testing.assert_allclose(np.asarray(got[key], np.float64), np.asarray(wanted[key], np.float64),
-                                   rtol=1e-6 if key == "b" else 2**-8)
+        np.testing.assert_allclose(
+            np.asarray(got[key], np.float64), np.asarray(wanted[key], np.float64), rtol=1e-6 if key == "b" else 2**-8
+        )
     assert dtypes_of(state) == dtypes_of(plain.init(params))
 
 

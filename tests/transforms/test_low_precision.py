@@ -62,8 +62,11 @@ def test_fp16_second_moment_of_a_small_gradient_is_kept() -> None:
 def test_first_moment_is_stored_as_told() -> None:
     params = {"w": jnp.ones(2, jnp.bfloat16)}
     assert gx.scale_by_adam().init(params).mu["w"].dtype == jnp.float32
-    for tx in (gx.adam(0.1, mu_dtype="bfloat16"), gx.amsgrad(0.1, mu_dtype=jnp.bfloat16),
-               gx.lion(0.1, mu_dtype="bfloat16")):
+    for tx in (
+        gx.adam(0.1, mu_dtype="bfloat16"),
+        gx.amsgrad(0.1, mu_dtype=jnp.bfloat16),
+        gx.lion(0.1, mu_dtype="bfloat16"),
+    ):
         state = tx.init(params)
         assert state[0].mu["w"].dtype == jnp.bfloat16
         _, after = tx.update(params, state, params)
@@ -117,10 +120,22 @@ def test_yogi_as_optax_starts_it_moves_a_weight_without_a_gradient() -> None:
 
 # Numbers that bfloat16 holds without rounding: what differs then is how they are used.
 EXACT = {
-    "learning_rate": 2.0**-6, "b1": 0.875, "b2": 0.98828125, "decay": 0.75, "decay_rate": 0.75, "momentum": 0.875,
-    "weight_decay": 0.125, "eps": 2.0**-10, "initial_accumulator_value": 0.125, "momentum_decay": 2.0**-8,
-    "trust_coefficient": 2.0**-10, "beta": 0.875, "adam_b1": 0.875, "adam_b2": 0.98828125,
-    "ns_coeffs": (2.0, -1.5, 0.5)}
+    "learning_rate": 2.0**-6,
+    "b1": 0.875,
+    "b2": 0.98828125,
+    "decay": 0.75,
+    "decay_rate": 0.75,
+    "momentum": 0.875,
+    "weight_decay": 0.125,
+    "eps": 2.0**-10,
+    "initial_accumulator_value": 0.125,
+    "momentum_decay": 2.0**-8,
+    "trust_coefficient": 2.0**-10,
+    "beta": 0.875,
+    "adam_b1": 0.875,
+    "adam_b2": 0.98828125,
+    "ns_coeffs": (2.0, -1.5, 0.5),
+}
 
 
 def mixed(shape: tuple[int, ...] = (2, 3)) -> tuple[harness.Tree, list[harness.Tree]]:
@@ -133,8 +148,13 @@ def mixed(shape: tuple[int, ...] = (2, 3)) -> tuple[harness.Tree, list[harness.T
 def exact(name: str) -> gx.Transformation:
     """The optimizer with decays and rates that even bfloat16 holds without rounding."""
     tx = harness.recipe(name)
-    return tx.replace(**{key: value for key, value in EXACT.items() if key in tx.arguments
-                         and (tx.arguments[key] is not None or key == "weight_decay")})
+    return tx.replace(
+        **{
+            key: value
+            for key, value in EXACT.items()
+            if key in tx.arguments and (tx.arguments[key] is not None or key == "weight_decay")
+        }
+    )
 
 
 def run_eagerly(tx: gx.Transformation) -> list[harness.Tree]:
@@ -162,8 +182,9 @@ def assert_same_updates(got: harness.Tree, wanted: list[harness.Tree], f32: floa
             assert got[name].dtype == leaf.dtype == name
             here, there = np.asarray(got[name][i], np.float64), np.asarray(leaf, np.float64)
             assert np.isfinite(here).all() and np.any(there != 0)
-            np.testing.assert_allclose(here, there, rtol=tolerance[name], atol=1e-3 * tolerance[name],
-                                       err_msg=f"{name}, step {i}")
+            np.testing.assert_allclose(
+                here, there, rtol=tolerance[name], atol=1e-3 * tolerance[name], err_msg=f"{name}, step {i}"
+            )
 
 
 def stacked(gradients: list[harness.Tree]) -> harness.Tree:
@@ -189,21 +210,26 @@ def test_bf16_hyperparameters_match_constants(name: str) -> None:
 def test_bf16_schedules_match_constants(name: str) -> None:
     tx = exact(name)
     rate, decay = tx.arguments["learning_rate"], tx.arguments["weight_decay"]
-    scheduled = tx.replace(learning_rate=lambda step: jnp.asarray(rate, jnp.bfloat16),
-                           weight_decay=lambda step: jnp.asarray(decay, jnp.bfloat16))
+    scheduled = tx.replace(
+        learning_rate=lambda step: jnp.asarray(rate, jnp.bfloat16),
+        weight_decay=lambda step: jnp.asarray(decay, jnp.bfloat16),
+    )
     assert_same_updates(stacked(run_eagerly(scheduled)), run_eagerly(tx))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop", *(
-    pytest.param(name, marks=pytest.mark.exhaustive) for name in ("lamb", "adafactor"))])
+@pytest.mark.parametrize(
+    "name",
+    ["sgd", "adamw", "rmsprop", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("lamb", "adafactor"))],
+)
 def test_array_hyperparameters_of_any_width_match_constants(name: str, dtype: str) -> None:
     tx = exact(name)
     params, gradients = mixed()
     wanted = run_eagerly(tx)
     with jax.enable_x64(dtype == "float64"):
-        array = {key: jnp.asarray(value, dtype) for key, value in tx.arguments.items()
-                 if key in EXACT and value is not None}
+        array = {
+            key: jnp.asarray(value, dtype) for key, value in tx.arguments.items() if key in EXACT and value is not None
+        }
         state, got = tx.replace(**array).init(params), []
         for g in gradients:
             updates, state = tx.replace(**array).update(g, state, params)

@@ -84,17 +84,21 @@ def test_frozen_gradients_do_not_count_in_the_clip_norm() -> None:
     tx = gx.selective_transform(gx.clip_by_global_norm(5.0), freeze_mask={"a": False, "b": True})
     updates, _ = tx.update(gradients, tx.init(gradients), gradients)
     np.testing.assert_array_equal(updates["a"], [3.0, 4.0])
-    outside = gx.chain(gx.clip_by_global_norm(5.0), gx.selective_transform(
-        gx.identity(), freeze_mask={"a": False, "b": True}))
+    outside = gx.chain(
+        gx.clip_by_global_norm(5.0), gx.selective_transform(gx.identity(), freeze_mask={"a": False, "b": True})
+    )
     updates, _ = outside.update(gradients, outside.init(gradients), gradients)
     assert float(jnp.abs(updates["a"]).max()) < 1e-4  # outside it does
 
 
 def test_frozen_nan_gradients_do_no_harm() -> None:
     gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([jnp.nan])}
-    for tx in (gx.selective_transform(gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-1.0)),
-                                      freeze_mask={"a": False, "b": True}),
-               gx.selective_transform(gx.skip_nonfinite(gx.scale(-0.2), 0), freeze_mask={"a": False, "b": True})):
+    for tx in (
+        gx.selective_transform(
+            gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-1.0)), freeze_mask={"a": False, "b": True}
+        ),
+        gx.selective_transform(gx.skip_nonfinite(gx.scale(-0.2), 0), freeze_mask={"a": False, "b": True}),
+    ):
         updates, _ = tx.update(gradients, tx.init(gradients), gradients)
         np.testing.assert_allclose(updates["a"], [-0.6, -0.8], rtol=1e-6)
         np.testing.assert_array_equal(updates["b"], [0.0])
@@ -157,8 +161,15 @@ def test_frozen_integers_in_a_jitted_step() -> None:
 
 def test_partition_gives_each_label_its_own_transformation() -> None:
     labels = {"body": {"bias": "still", "kernel": "slow"}, "head": "fast"}
-    tx = gx.partition({"slow": gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-1.0)), "fast": gx.adam(0.1),
-                       "still": gx.set_to_zero(), "unused": gx.adam(1.0)}, labels)
+    tx = gx.partition(
+        {
+            "slow": gx.chain(gx.clip_by_global_norm(1.0), gx.scale(-1.0)),
+            "fast": gx.adam(0.1),
+            "still": gx.set_to_zero(),
+            "unused": gx.adam(1.0),
+        },
+        labels,
+    )
     state = tx.init(PARAMS)
     assert len(arrays(state.inner_states["fast"])) == 5  # a count, and two moments of two leaves
     updates, state = tx.update(GRADIENTS, state, PARAMS)
@@ -176,22 +187,41 @@ def test_labels_are_worked_out_once_for_all_of_them() -> None:
         seen.append(tree)
         return {"body": {"bias": "slow", "kernel": "fast"}, "head": "none"}
 
-    tx = gx.partition({"fast": gx.chain(gx.trace(0.5), gx.scale(2.0), gx.add_decayed_weights(0.5, {"body": True})),
-                       "slow": gx.scale(0.5), "none": gx.set_to_zero()}, labels)
+    tx = gx.partition(
+        {
+            "fast": gx.chain(gx.trace(0.5), gx.scale(2.0), gx.add_decayed_weights(0.5, {"body": True})),
+            "slow": gx.scale(0.5),
+            "none": gx.set_to_zero(),
+        },
+        labels,
+    )
     state = tx.init(PARAMS)
     assert len(seen) == 1
     updates, _ = tx.update(GRADIENTS, state, PARAMS)
     assert len(seen) == 2
-    equal(updates, {"body": {"bias": 0.5 * GRADIENTS["body"]["bias"],
-                             "kernel": 2 * GRADIENTS["body"]["kernel"] + 0.5 * PARAMS["body"]["kernel"]},
-                    "head": jax.tree.map(jnp.zeros_like, PARAMS["head"])})
+    equal(
+        updates,
+        {
+            "body": {
+                "bias": 0.5 * GRADIENTS["body"]["bias"],
+                "kernel": 2 * GRADIENTS["body"]["kernel"] + 0.5 * PARAMS["body"]["kernel"],
+            },
+            "head": jax.tree.map(jnp.zeros_like, PARAMS["head"]),
+        },
+    )
 
 
-@pytest.mark.parametrize("labels", [
-    {"body": {"bias": "a", "kernel": "b"}, "head": "b"},
-    lambda params: {"body": {"bias": "a", "kernel": "b"}, "head": "b"},
-    lambda params: jax.tree_util.tree_map_with_path(lambda path, x: "ab"[jax.tree_util.keystr(
-        path, simple=True, separator="/") != "body/bias"], params)], ids=["prefix", "function", "by-path"])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"body": {"bias": "a", "kernel": "b"}, "head": "b"},
+        lambda params: {"body": {"bias": "a", "kernel": "b"}, "head": "b"},
+        lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, x: "ab"[jax.tree_util.keystr(path, simple=True, separator="/") != "body/bias"], params
+        ),
+    ],
+    ids=["prefix", "function", "by-path"],
+)
 def test_partition_takes_labels_in_every_form(labels: Any) -> None:
     tx = gx.partition({"a": gx.scale(2.0), "b": gx.add_decayed_weights(0.5)}, labels)
     updates, _ = tx.update(GRADIENTS, tx.init(PARAMS), PARAMS)
@@ -200,15 +230,20 @@ def test_partition_takes_labels_in_every_form(labels: Any) -> None:
     equal(updates, wanted)
 
 
-@pytest.mark.parametrize(("make", "selected", "others"), [
-    (lambda mask: gx.masked(gx.scale(3.0), mask), 3.0, 1.0),
-    (lambda mask: gx.freeze(mask), 0.0, 1.0),
-    (lambda mask: gx.selective_transform(gx.scale(3.0), freeze_mask=mask), 0.0, 3.0),
-    (lambda mask: gx.add_decayed_weights(1.0, mask), 2.0, 1.0),
-    (lambda mask: gx.partition({True: gx.scale(3.0), False: gx.identity()}, mask), 3.0, 1.0)],
-    ids=["masked", "freeze", "selective", "decay", "partition"])
+@pytest.mark.parametrize(
+    ("make", "selected", "others"),
+    [
+        (lambda mask: gx.masked(gx.scale(3.0), mask), 3.0, 1.0),
+        (lambda mask: gx.freeze(mask), 0.0, 1.0),
+        (lambda mask: gx.selective_transform(gx.scale(3.0), freeze_mask=mask), 0.0, 3.0),
+        (lambda mask: gx.add_decayed_weights(1.0, mask), 2.0, 1.0),
+        (lambda mask: gx.partition({True: gx.scale(3.0), False: gx.identity()}, mask), 3.0, 1.0),
+    ],
+    ids=["masked", "freeze", "selective", "decay", "partition"],
+)
 def test_masks_follow_lists_and_tuples(
-    make: Callable[[Any], gx.Transformation], selected: float, others: float) -> None:
+    make: Callable[[Any], gx.Transformation], selected: float, others: float
+) -> None:
     params = {"layers": [jnp.ones(2), jnp.ones(3)], "pair": (jnp.ones(1), jnp.ones(1))}
     tx = make({"layers": [True, False], "pair": (False, True)})
     updates, _ = tx.update(params, tx.init(params), params)
@@ -217,9 +252,13 @@ def test_masks_follow_lists_and_tuples(
     assert got == [selected, others, others, selected]
 
 
-@pytest.mark.parametrize(("name", "mask"), [
-    *(("adamw", mask) for mask in MASKS),
-    *((name, mask) for name in ("lamb", "sgd", "lars", "adafactor", "rmsprop") for mask in ("prefix", "selector"))])
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        *(("adamw", mask) for mask in MASKS),
+        *((name, mask) for name in ("lamb", "sgd", "lars", "adafactor", "rmsprop") for mask in ("prefix", "selector")),
+    ],
+)
 def test_decay_moves_only_what_the_mask_selects(name: str, mask: str) -> None:
     run = lambda **k: harness.one_step(harness.recipe(name, 0.1, **k), GRADIENTS, PARAMS)[0]  # noqa: E731
     plain, everywhere = run(weight_decay=0.0), run(weight_decay=0.3)
@@ -251,8 +290,11 @@ def test_labels_that_cannot_be_sorted_are_refused_when_made(labels: Any) -> None
 
 def test_none_leaves_under_a_mask() -> None:
     params = {"a": jnp.ones(2), "b": None, "c": {"d": jnp.ones(1), "e": None}}
-    for mask in (gx.path_matches("a"), {"a": True, "b": None, "c": False},
-                 {"a": True, "b": False, "c": {"d": False, "e": True}}):
+    for mask in (
+        gx.path_matches("a"),
+        {"a": True, "b": None, "c": False},
+        {"a": True, "b": False, "c": {"d": False, "e": True}},
+    ):
         tx = gx.masked(gx.adam(0.1), mask)
         updates, _ = tx.update(params, tx.init(params), params)
         assert jax.tree.structure(updates) == jax.tree.structure(params)
@@ -278,9 +320,12 @@ def test_nested_parts_in_a_training_run() -> None:
     """Layer-wise groups inside a chain, against the same rules by hand in float64."""
     tx = gx.chain(
         gx.clip_by_global_norm(2.0),
-        gx.partition({"big": gx.chain(gx.scale_by_adam(), gx.add_decayed_weights(0.1)), "small": gx.trace(0.9)},
-                     lambda p: jax.tree.map(lambda x: "big" if x.ndim >= 2 else "small", p)),
-        gx.scale(-0.01))
+        gx.partition(
+            {"big": gx.chain(gx.scale_by_adam(), gx.add_decayed_weights(0.1)), "small": gx.trace(0.9)},
+            lambda p: jax.tree.map(lambda x: "big" if x.ndim >= 2 else "small", p),
+        ),
+        gx.scale(-0.01),
+    )
     params, noise = harness.problem()
     got, _ = harness.trajectory_of(tx, noise, params)
     big = {"attention", "conv/0", "encoder/kernel"}
@@ -289,8 +334,9 @@ def test_nested_parts_in_a_training_run() -> None:
         part = lambda x, names: {name: x[name] for name in x if name in names}  # noqa: E731
         adam = oracles.sequence(oracles.scale_by_adam(), oracles.add_decayed_weights(0.1))
         small = set(g) - big
-        return (adam(t, part(g, big), part(w, big), memory.setdefault("big", {}))
-                | oracles.trace(0.9)(t, part(g, small), part(w, small), memory.setdefault("small", {})))
+        return adam(t, part(g, big), part(w, big), memory.setdefault("big", {})) | oracles.trace(0.9)(
+            t, part(g, small), part(w, small), memory.setdefault("small", {})
+        )
 
     rule = oracles.sequence(oracles.clip_by_global_norm(2.0), grouped, oracles.scale(-0.01))
     wanted = harness.oracle_trajectory(rule, noise, params)

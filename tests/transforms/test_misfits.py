@@ -80,10 +80,17 @@ def test_a_state_of_other_params(name: str, misfit: str) -> None:
 
 
 @pytest.mark.parametrize("misfit", MISFITS)
-@pytest.mark.parametrize("make", [
-    lambda: gx.add_decayed_weights(0.1), lambda: gx.scale_by_trust_ratio(), lambda: gx.adaptive_grad_clip(0.1),
-    lambda: gx.scale_by_param_block_rms(), lambda: gx.sgd(0.1, weight_decay=0.1)],
-    ids=["add_decayed_weights", "scale_by_trust_ratio", "adaptive_grad_clip", "scale_by_param_block_rms", "sgd"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gx.add_decayed_weights(0.1),
+        lambda: gx.scale_by_trust_ratio(),
+        lambda: gx.adaptive_grad_clip(0.1),
+        lambda: gx.scale_by_param_block_rms(),
+        lambda: gx.sgd(0.1, weight_decay=0.1),
+    ],
+    ids=["add_decayed_weights", "scale_by_trust_ratio", "adaptive_grad_clip", "scale_by_param_block_rms", "sgd"],
+)
 def test_params_that_do_not_fit_the_gradients(make: Callable[[], gx.Transformation], misfit: str) -> None:
     path, params = MISFITS[misfit]
     tx = make()
@@ -131,15 +138,19 @@ MASK_MISFITS = {
 
 @pytest.mark.parametrize("when", ["init", "update"])
 @pytest.mark.parametrize("misfit", MASK_MISFITS)
-@pytest.mark.parametrize("make", [
-    lambda mask: gx.masked(gx.adam(0.1), mask),
-    lambda mask: gx.freeze(mask),
-    lambda mask: gx.selective_transform(gx.adam(0.1), freeze_mask=mask),
-    lambda mask: gx.adamw(0.1, mask=mask),
-    lambda mask: gx.add_decayed_weights(0.1, mask),
-    lambda mask: gx.masked(gx.adam(0.1), lambda params: mask),
-    lambda mask: gx.partition({True: gx.adam(0.1), False: gx.sgd(0.1)}, mask)],
-    ids=["masked", "freeze", "selective", "adamw", "decay", "function", "partition"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mask: gx.masked(gx.adam(0.1), mask),
+        lambda mask: gx.freeze(mask),
+        lambda mask: gx.selective_transform(gx.adam(0.1), freeze_mask=mask),
+        lambda mask: gx.adamw(0.1, mask=mask),
+        lambda mask: gx.add_decayed_weights(0.1, mask),
+        lambda mask: gx.masked(gx.adam(0.1), lambda params: mask),
+        lambda mask: gx.partition({True: gx.adam(0.1), False: gx.sgd(0.1)}, mask),
+    ],
+    ids=["masked", "freeze", "selective", "adamw", "decay", "function", "partition"],
+)
 def test_masks_that_do_not_fit(make: Callable[[Any], gx.Transformation], misfit: str, when: str) -> None:
     path, mask = MASK_MISFITS[misfit]
     tx = make(mask)
@@ -155,12 +166,16 @@ def test_masks_that_do_not_fit(make: Callable[[Any], gx.Transformation], misfit:
 
 
 @pytest.mark.parametrize("bad", [1, 0.0, "yes", None, jnp.ones(2)], ids=str)
-@pytest.mark.parametrize("make", [
-    lambda mask: gx.masked(gx.adam(0.1), mask),
-    lambda mask: gx.freeze(mask),
-    lambda mask: gx.selective_transform(gx.adam(0.1), freeze_mask=mask),
-    lambda mask: gx.masked(gx.adam(0.1), lambda params: mask)],
-    ids=["masked", "freeze", "selective", "function"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mask: gx.masked(gx.adam(0.1), mask),
+        lambda mask: gx.freeze(mask),
+        lambda mask: gx.selective_transform(gx.adam(0.1), freeze_mask=mask),
+        lambda mask: gx.masked(gx.adam(0.1), lambda params: mask),
+    ],
+    ids=["masked", "freeze", "selective", "function"],
+)
 def test_masks_that_are_not_bools(make: Callable[[Any], gx.Transformation], bad: Any) -> None:
     wrong = ValueError if bad is None else TypeError  # None is a subtree without leaves: it does not fit
     with pytest.raises(wrong, match="'head'"):
@@ -189,8 +204,11 @@ def test_what_keeps_nothing_takes_any_state_of_nothing(make: Callable[[], gx.Tra
 
 @pytest.mark.parametrize("state", [[1, 2], {"micro_step": 0}, optax.EmptyState(), None], ids=str)
 def test_wrappers_refuse_the_state_of_something_else(state: Any) -> None:
-    for name, tx in {"accumulate": gx.accumulate(gx.sgd(0.1), 2), "skip_nonfinite": gx.skip_nonfinite(gx.sgd(0.1), 2),
-                     "record_norms": gx.record_norms()}.items():
+    for name, tx in {
+        "accumulate": gx.accumulate(gx.sgd(0.1), 2),
+        "skip_nonfinite": gx.skip_nonfinite(gx.sgd(0.1), 2),
+        "record_norms": gx.record_norms(),
+    }.items():
         with pytest.raises(ValueError, match=f"{name}: expected the state of {name}, .*State, got .*init\\(params\\)"):
             tx.update(PARAMS, state, PARAMS)
 

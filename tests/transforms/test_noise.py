@@ -34,8 +34,11 @@ def test_noise_is_added_to_the_gradient() -> None:
     np.testing.assert_allclose(with_gradient["a"], 2.0 + alone["a"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("key", [7, np.int64(7), jnp.asarray(7), jax.random.key(7), jax.random.PRNGKey(7)],
-                         ids=["int", "np.int64", "array", "key", "old key"])
+@pytest.mark.parametrize(
+    "key",
+    [7, np.int64(7), jnp.asarray(7), jax.random.key(7), jax.random.PRNGKey(7)],
+    ids=["int", "np.int64", "array", "key", "old key"],
+)
 def test_the_same_key_gives_the_same_noise(key: object) -> None:
     params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
     one, two = (noise_of(gx.add_noise(1.0, 0.5, k), params, 2) for k in (7, key))

@@ -60,19 +60,31 @@ def test_an_element_that_becomes_nonfinite_inside_stays_as_it_is(jit: bool) -> N
     updates, after = update(g, state, params)
     wanted, free = gx.chain(gx.trace(0.9), gx.scale_by_adam()).update(g, state.inner_state, params)
     assert np.isinf(free[1].nu["w"][1])
-    for new, unguarded, old in ((updates["w"], wanted["w"], jnp.full(3, -0.0)), *(
-            (after.inner_state[1]._asdict()[name]["w"], free[1]._asdict()[name]["w"],
-             state.inner_state[1]._asdict()[name]["w"]) for name in ("mu", "nu")),
-            (after.inner_state[0].trace["w"], free[0].trace["w"], state.inner_state[0].trace["w"])):
+    for new, unguarded, old in (
+        (updates["w"], wanted["w"], jnp.full(3, -0.0)),
+        *(
+            (
+                after.inner_state[1]._asdict()[name]["w"],
+                free[1]._asdict()[name]["w"],
+                state.inner_state[1]._asdict()[name]["w"],
+            )
+            for name in ("mu", "nu")
+        ),
+        (after.inner_state[0].trace["w"], free[0].trace["w"], state.inner_state[0].trace["w"]),
+    ):
         assert same_bytes(new[1], old[1])
         np.testing.assert_allclose(new[::2], unguarded[::2], rtol=1e-6)
     assert int(after.inner_state[1].count) == 2 and int(after.skipped_steps) == 0
 
 
 def test_what_was_infinite_before_may_stay_so() -> None:
-    least = gx.transformation(lambda: gx.Leafwise(
-        lambda now, g, p, low: (g, jnp.where(g > 0, jnp.minimum(low, g), low)), {"low": gx.Slot(fill=jnp.inf)},
-        state=collections.namedtuple("Least", "low")))
+    least = gx.transformation(
+        lambda: gx.Leafwise(
+            lambda now, g, p, low: (g, jnp.where(g > 0, jnp.minimum(low, g), low)),
+            {"low": gx.Slot(fill=jnp.inf)},
+            state=collections.namedtuple("Least", "low"),
+        )
+    )
     tx = gx.skip_nonfinite(least(), 3)
     updates, state = tx.update({"w": jnp.array([1.0, -1.0])}, tx.init({"w": jnp.zeros(2)}))
     np.testing.assert_array_equal(updates["w"], [1, -1])
@@ -269,10 +281,19 @@ def test_the_guard_without_a_callback_exports() -> None:
     assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
-@pytest.mark.parametrize(("tree", "finite"), [
-    ({}, True), ({"a": None}, True), ({"a": jnp.zeros(0)}, True), ({"a": 1.0, "b": jnp.ones(2)}, True),
-    ({"a": jnp.array([1.0, jnp.inf])}, False), ({"a": jnp.array(1 + 1j * jnp.nan)}, False),
-    ({"a": jnp.array([6e4], jnp.float16) * 2}, False), ({"a": jnp.array([1, 2])}, True)])
+@pytest.mark.parametrize(
+    ("tree", "finite"),
+    [
+        ({}, True),
+        ({"a": None}, True),
+        ({"a": jnp.zeros(0)}, True),
+        ({"a": 1.0, "b": jnp.ones(2)}, True),
+        ({"a": jnp.array([1.0, jnp.inf])}, False),
+        ({"a": jnp.array(1 + 1j * jnp.nan)}, False),
+        ({"a": jnp.array([6e4], jnp.float16) * 2}, False),
+        ({"a": jnp.array([1, 2])}, True),
+    ],
+)
 def test_all_finite(tree: Any, finite: bool) -> None:
     assert bool(gx.all_finite(tree)) is finite
 

@@ -20,10 +20,25 @@ def true_norm(leaves: list[jax.Array]) -> float:
 
 @pytest.mark.parametrize(
     ("dtype", "count", "value"),
-    [("bfloat16", 2000, 1.6), ("float16", 2000, 1.6), ("float16", 3, 3e4), ("float16", 50, 1e-4),
-     ("float16", 1, 6e-8), ("bfloat16", 4, 1e-18), ("float32", 2000, 0.1)],
-    ids=["2000-bf16-leaves", "2000-fp16-leaves", "fp16-near-its-limit", "fp16-1e-4", "fp16-subnormal", "bf16-tiny",
-         "2000-f32-leaves"])
+    [
+        ("bfloat16", 2000, 1.6),
+        ("float16", 2000, 1.6),
+        ("float16", 3, 3e4),
+        ("float16", 50, 1e-4),
+        ("float16", 1, 6e-8),
+        ("bfloat16", 4, 1e-18),
+        ("float32", 2000, 0.1),
+    ],
+    ids=[
+        "2000-bf16-leaves",
+        "2000-fp16-leaves",
+        "fp16-near-its-limit",
+        "fp16-1e-4",
+        "fp16-subnormal",
+        "bf16-tiny",
+        "2000-f32-leaves",
+    ],
+)
 def test_global_norm_of_many_or_extreme_leaves(dtype: str, count: int, value: float) -> None:
     random = np.random.RandomState(0)
     leaves = [jnp.asarray(value * random.uniform(0.5, 1.0, size=3), dtype) for _ in range(count)]
@@ -78,9 +93,11 @@ def test_global_norm_is_float64_for_float64_leaves() -> None:
         (0.0, [NAN, 0.0], [NAN, NAN]),
         (INF, [NAN, 1.0], [NAN, NAN]),
         (1.0, [NAN, INF], [NAN, NAN]),
-    ])
+    ],
+)
 def test_clip_by_global_norm_of_every_kind_of_norm(
-    max_norm: float, gradient: list[float], wanted: list[float], jit: bool) -> None:
+    max_norm: float, gradient: list[float], wanted: list[float], jit: bool
+) -> None:
     tx, updates = gx.clip_by_global_norm(max_norm), {"a": jnp.array(gradient[:1]), "b": jnp.array(gradient[1])}
     update = lambda tx, g: tx.update(g, tx.init(g))[0]  # noqa: E731
     got = (jax.jit(update) if jit else update)(tx, updates)  # jitted, max_norm is traced
@@ -138,8 +155,11 @@ def test_adaptive_grad_clip_needs_axes_for_many_dimensions() -> None:
 
 
 @pytest.mark.parametrize("axis_name", [3, ("x", 0), {"x": "rows"}])
-@pytest.mark.parametrize("brick", [lambda axis: gx.clip_by_global_norm(1.0, axis_name=axis),
-                                   lambda axis: gx.record_norms(axis_name=axis)], ids=["clip", "record"])
+@pytest.mark.parametrize(
+    "brick",
+    [lambda axis: gx.clip_by_global_norm(1.0, axis_name=axis), lambda axis: gx.record_norms(axis_name=axis)],
+    ids=["clip", "record"],
+)
 def test_an_axis_name_that_names_no_axis(brick: Callable[..., gx.Transformation], axis_name: object) -> None:
     with pytest.raises(TypeError, match="axis_name: expected the name of an axis, a tuple of them, or a dict"):
         brick(axis_name)

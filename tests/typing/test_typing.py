@@ -23,10 +23,27 @@ WRONG = {i for i, line in enumerate(MISTAKES.read_text().splitlines(), 1) if "# 
 def mypy_errors(tmp_path: pathlib.Path) -> dict[pathlib.Path, dict[int, str]]:
     """What mypy finds in a user's files, by line; of the libraries it reports nothing."""
     found = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--follow-imports=silent",
-         "--ignore-missing-imports", "--disable-error-code=no-untyped-call", f"--cache-dir={tmp_path}",
-         "--no-error-summary", "--no-color-output", USER.name, MISTAKES.name],
-        cwd=HERE, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--config-file=",
+            "--strict",
+            "--follow-imports=silent",
+            "--ignore-missing-imports",
+            "--disable-error-code=no-untyped-call",
+            f"--cache-dir={tmp_path}",
+            "--no-error-summary",
+            "--no-color-output",
+            USER.name,
+            MISTAKES.name,
+        ],
+        cwd=HERE,
+        env=os.environ | {"MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert found.returncode in (0, 1), found.stdout + found.stderr
     errors: dict[pathlib.Path, dict[int, str]] = {USER: {}, MISTAKES: {}}
     for name, line, text in re.findall(r"^(\w+\.py):(\d+): error: (.*)$", found.stdout, re.MULTILINE):
@@ -38,8 +55,12 @@ def pyright_errors(_: pathlib.Path) -> dict[pathlib.Path, dict[int, str]]:
     """What pyright finds in the same files, by line."""
     if importlib.util.find_spec("pyright") is None:
         pytest.skip("pyright is not installed: pip install 'pyright[nodejs]'")
-    found = subprocess.run([sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable,
-                            "-p", str(HERE)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(HERE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     try:
         report = json.loads(found.stdout)
     except json.JSONDecodeError:
@@ -64,8 +85,14 @@ def test_a_users_program_is_understood_and_every_mistake_found(checker, tmp_path
 def test_the_program_runs_and_annotations_are_true() -> None:
     """What the checkers take is also right, and in every room what a function takes and gives is of its types."""
     code = f"import runpy, typechecked; typechecked.install(); runpy.run_path({str(USER)!r}); print(typechecked.seen())"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
-                           env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE.parent}"})
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE.parent}"},
+    )
     assert found.returncode == 0, found.stderr
     rooms = {path.name for path in (ROOT / "gradxform").iterdir() if (path / "__init__.py").exists()}
     assert set(found.stdout.split()) >= rooms, found.stdout
@@ -76,8 +103,11 @@ def test_an_untrue_annotation_is_found() -> None:
     def half(x: Float[jax.Array, "n n"], names: dict[str, int]) -> int:
         return x.shape[0] / 2  # type: ignore[return-value]
 
-    for args, name in (((jnp.ones((4, 4)), {}), "return"), ((jnp.ones((4, 3)), {}), "x"),
-                       ((jnp.ones((4, 4)), {"a": "b"}), "names")):
+    for args, name in (
+        ((jnp.ones((4, 4)), {}), "return"),
+        ((jnp.ones((4, 3)), {}), "x"),
+        ((jnp.ones((4, 4)), {"a": "b"}), "names"),
+    ):
         with pytest.raises(typechecked.Untrue, match=f"half: {name} is annotated"):
             half(*args)
     with pytest.raises(AttributeError):

@@ -41,8 +41,16 @@ SEVERAL = ("color_jitter", "rand_augment", "aug_mix", "simclr_views")
 
 def cases() -> list[Case]:
     """A check of each augmentation."""
-    return [Case(f"check: {name}, 8 bits", "augment", functools.partial(_check, make),
-                 weight=6.0 if name in SEVERAL else 2.0, timed=False) for name, make in AUGMENTATIONS.items()]
+    return [
+        Case(
+            f"check: {name}, 8 bits",
+            "augment",
+            functools.partial(_check, make),
+            weight=6.0 if name in SEVERAL else 2.0,
+            timed=False,
+        )
+        for name, make in AUGMENTATIONS.items()
+    ]
 
 
 def _check(make: Callable[[int], gx.augment.Augmentation], session: Session) -> dict[str, Any]:

@@ -32,8 +32,10 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 def cases() -> list[Case]:
     """A check of each loss."""
-    return [Case(f"check: {name}, value and gradients", "losses", functools.partial(_check, loss), weight=2.0,
-                 timed=False) for name, loss in LOSSES.items()]
+    return [
+        Case(f"check: {name}, value and gradients", "losses", functools.partial(_check, loss), weight=2.0, timed=False)
+        for name, loss in LOSSES.items()
+    ]
 
 
 def _check(loss: Callable[..., jax.Array], session: Session) -> dict[str, Any]:

@@ -28,15 +28,18 @@ MASKS: dict[str, Callable[[jax.Array], Any]] = {
     "grid_masking": lambda key: gx.masking.grid_masking(key, 8, 14, 2),
     "span_masking": lambda key: gx.masking.span_masking(key, 8, 128, 20),
     "mlm_corrupt": lambda key: gx.masking.mlm_corrupt(
-        key, jax.random.randint(key, (8, 128), 5, 1000), mask_id=4, vocab_size=1000, special_ids=(0, 1, 2, 3)),
+        key, jax.random.randint(key, (8, 128), 5, 1000), mask_id=4, vocab_size=1000, special_ids=(0, 1, 2, 3)
+    ),
     "patchify": lambda key: gx.masking.patchify(jax.random.bits(key, (2, 28, 28, 3), jnp.uint8), 7),
 }
 
 
 def cases() -> list[Case]:
     """A check of each."""
-    return [Case(f"check: {name}", "masking", functools.partial(_check, make), weight=2.0, timed=False)
-            for name, make in MASKS.items()]
+    return [
+        Case(f"check: {name}", "masking", functools.partial(_check, make), weight=2.0, timed=False)
+        for name, make in MASKS.items()
+    ]
 
 
 def _check(make: Callable[[jax.Array], Any], session: Session) -> dict[str, Any]:

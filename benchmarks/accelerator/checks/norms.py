@@ -19,8 +19,17 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 2.0**-7}
 
 def cases() -> list[Case]:
     """A check of each norm in each dtype."""
-    return [Case(f"check: {name}, {dtype}, forward and backward", "norm", functools.partial(_check, name, dtype),
-                 weight=2.0, timed=False) for dtype in TOLERANCE for name in norms.CASES]
+    return [
+        Case(
+            f"check: {name}, {dtype}, forward and backward",
+            "norm",
+            functools.partial(_check, name, dtype),
+            weight=2.0,
+            timed=False,
+        )
+        for dtype in TOLERANCE
+        for name in norms.CASES
+    ]
 
 
 def _check(name: str, dtype: str, session: Session) -> dict[str, Any]:

@@ -30,8 +30,10 @@ OPTIMIZERS: dict[str, Callable[[], gx.Transformation]] = {
 
 def cases() -> list[Case]:
     """A check of each optimizer."""
-    return [Case(f"check: {name}, {STEPS} steps", "optimizers", functools.partial(_check, make), weight=2.0,
-                 timed=False) for name, make in OPTIMIZERS.items()]
+    return [
+        Case(f"check: {name}, {STEPS} steps", "optimizers", functools.partial(_check, make), weight=2.0, timed=False)
+        for name, make in OPTIMIZERS.items()
+    ]
 
 
 def _check(make: Callable[[], gx.Transformation], session: Session) -> dict[str, Any]:

@@ -58,40 +58,56 @@ POLICIES: dict[str, Row] = {
 OPERATIONS: dict[str, Row] = {
     "colour jitter": Row(lambda size: A.color_jitter(0.8, 0.8, 0.8, 0.2), _pix_jitter),
     "resized crop": Row(lambda size: A.random_resized_crop(size)),
-    "rotation": Row(lambda size: A.random_rotation(30), lambda pix, key, x, size: pix.rotate(
-        x, jax.random.uniform(key, minval=-0.5, maxval=0.5), order=1)),
+    "rotation": Row(
+        lambda size: A.random_rotation(30),
+        lambda pix, key, x, size: pix.rotate(x, jax.random.uniform(key, minval=-0.5, maxval=0.5), order=1),
+    ),
     "equalize": Row(lambda size: A.equalize()),
-    "blur": Row(lambda size: A.gaussian_blur((0.1, 2.0), _kernel(size)), lambda pix, key, x, size: pix.gaussian_blur(
-        x, _sigma(key), _kernel(size))),
-    "crop": Row(lambda size: A.random_crop(size * 6 // 7), lambda pix, key, x, size: pix.random_crop(
-        key, x, (size * 6 // 7, size * 6 // 7, 3))),
+    "blur": Row(
+        lambda size: A.gaussian_blur((0.1, 2.0), _kernel(size)),
+        lambda pix, key, x, size: pix.gaussian_blur(x, _sigma(key), _kernel(size)),
+    ),
+    "crop": Row(
+        lambda size: A.random_crop(size * 6 // 7),
+        lambda pix, key, x, size: pix.random_crop(key, x, (size * 6 // 7, size * 6 // 7, 3)),
+    ),
     "flip": Row(lambda size: A.random_flip_left_right(), lambda pix, key, x, size: pix.random_flip_left_right(key, x)),
     "autocontrast": Row(lambda size: A.autocontrast()),
-    "rotation, nearest": Row(lambda size: A.random_rotation(30, interpolation="nearest"),
-                             lambda pix, key, x, size: pix.rotate(
-                                 x, jax.random.uniform(key, minval=-0.5, maxval=0.5), order=0)),
+    "rotation, nearest": Row(
+        lambda size: A.random_rotation(30, interpolation="nearest"),
+        lambda pix, key, x, size: pix.rotate(x, jax.random.uniform(key, minval=-0.5, maxval=0.5), order=0),
+    ),
     "affine": Row(lambda size: A.random_affine(20.0, (0.1, 0.1), (0.8, 1.2), (10.0, 10.0))),
-    "elastic": Row(lambda size: A.elastic_deformation(50.0, 5.0), lambda pix, key, x, size: pix.elastic_deformation(
-        key, x, 50.0, 5.0)),
-    "grayscale": Row(lambda size: A.random_grayscale(0.5), lambda pix, key, x, size: pix.rgb_to_grayscale(
-        x, keep_dims=True)),
+    "elastic": Row(
+        lambda size: A.elastic_deformation(50.0, 5.0),
+        lambda pix, key, x, size: pix.elastic_deformation(key, x, 50.0, 5.0),
+    ),
+    "grayscale": Row(
+        lambda size: A.random_grayscale(0.5), lambda pix, key, x, size: pix.rgb_to_grayscale(x, keep_dims=True)
+    ),
     "solarize": Row(lambda size: A.solarize(128), lambda pix, key, x, size: pix.solarize(x, 0.5)),
     "posterize": Row(lambda size: A.posterize(4)),
     "sharpness": Row(lambda size: A.sharpness(1.5)),
-    "brightness": Row(lambda size: A.random_brightness(0.8), lambda pix, key, x, size: pix.random_brightness(
-        key, x, 0.8)),
-    "contrast": Row(lambda size: A.random_contrast(0.8), lambda pix, key, x, size: pix.random_contrast(
-        key, x, 0.2, 1.8)),
-    "saturation": Row(lambda size: A.random_saturation(0.8), lambda pix, key, x, size: pix.random_saturation(
-        key, x, 0.2, 1.8)),
+    "brightness": Row(
+        lambda size: A.random_brightness(0.8), lambda pix, key, x, size: pix.random_brightness(key, x, 0.8)
+    ),
+    "contrast": Row(
+        lambda size: A.random_contrast(0.8), lambda pix, key, x, size: pix.random_contrast(key, x, 0.2, 1.8)
+    ),
+    "saturation": Row(
+        lambda size: A.random_saturation(0.8), lambda pix, key, x, size: pix.random_saturation(key, x, 0.2, 1.8)
+    ),
     "hue": Row(lambda size: A.random_hue(0.2), lambda pix, key, x, size: pix.random_hue(key, x, 0.2)),
     "invert": Row(lambda size: A.invert()),
     "normalize": Row(lambda size: A.normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
     "resize": Row(lambda size: A.resize(size * 2 // 3)),
-    "center crop": Row(lambda size: A.center_crop(size * 6 // 7), lambda pix, key, x, size: pix.center_crop(
-        x, size * 6 // 7, size * 6 // 7)),
-    "flip up and down": Row(lambda size: A.random_flip_up_down(), lambda pix, key, x, size: pix.random_flip_up_down(
-        key, x)),
+    "center crop": Row(
+        lambda size: A.center_crop(size * 6 // 7),
+        lambda pix, key, x, size: pix.center_crop(x, size * 6 // 7, size * 6 // 7),
+    ),
+    "flip up and down": Row(
+        lambda size: A.random_flip_up_down(), lambda pix, key, x, size: pix.random_flip_up_down(key, x)
+    ),
     "cutout": Row(lambda size: A.cutout(size // 4)),
     "erasing": Row(lambda size: A.random_erasing()),
     "mixup": Row(lambda size: A.mixup()),
@@ -132,8 +148,12 @@ def _row(name: str, row: Row, session: Session) -> dict[str, Any]:
         except ImportError as error:
             missing[PIX] = f"not installed: {error}"
         else:
-            programs[PIX] = program(lambda key, images: jax.vmap(lambda key, x: row.pix(pix, key, x, size))(
-                jax.random.split(key, count), images), floats)
+            programs[PIX] = program(
+                lambda key, images: jax.vmap(lambda key, x: row.pix(pix, key, x, size))(
+                    jax.random.split(key, count), images
+                ),
+                floats,
+            )
     entry = measured(session, programs)
     entry["missing"] |= missing
     for peer, figures in entry["peers"].items():

@@ -21,17 +21,22 @@ def matmul_name(dtype: str) -> str:
 
 def cases() -> list[Case]:
     """A copy and two products."""
-    return [Case(COPY, "ceilings", _copy, weight=4.0),
-            *(Case(matmul_name(dtype), "ceilings", functools.partial(_matmul, dtype), weight=4.0)
-              for dtype in ("bfloat16", "float32"))]
+    return [
+        Case(COPY, "ceilings", _copy, weight=4.0),
+        *(
+            Case(matmul_name(dtype), "ceilings", functools.partial(_matmul, dtype), weight=4.0)
+            for dtype in ("bfloat16", "float32")
+        ),
+    ]
 
 
 def _copy(session: Session) -> dict[str, Any]:
     x = jax.random.uniform(jax.random.key(0), (session.sizes.copy,))
     nbytes = 2 * x.nbytes
     # In the memory of its argument, as an optimizer's step is.
-    entry = measured(session, {COPY: (Program(lambda x: (x + 1.0,), (x,), donate=(0,)),
-                                      lambda built: carried(built, (x,)))})
+    entry = measured(
+        session, {COPY: (Program(lambda x: (x + 1.0,), (x,), donate=(0,)), lambda built: carried(built, (x,)))}
+    )
     return entry | {"bytes_per_s": nbytes / entry["peers"][COPY]["median_s"]}
 
 

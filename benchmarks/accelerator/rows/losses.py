@@ -29,18 +29,27 @@ def name_of(case: contrastive.Case) -> str:
 
 def cases(sizes: Sizes) -> list[Case]:
     """A case for each number of pairs, features and dtype: the smaller ones say how long the larger take."""
-    return [Case(name_of(case), "losses", functools.partial(_row, case), weight=2.0)
-            for case in (contrastive.Case(pairs, dtype=dtype, features=features)
-                         for pairs in sizes.pairs for features in sizes.features for dtype in sizes.dtypes)]
+    return [
+        Case(name_of(case), "losses", functools.partial(_row, case), weight=2.0)
+        for case in (
+            contrastive.Case(pairs, dtype=dtype, features=features)
+            for pairs in sizes.pairs
+            for features in sizes.features
+            for dtype in sizes.dtypes
+        )
+    ]
 
 
 def _row(case: contrastive.Case, session: Session) -> dict[str, Any]:
     expected = _expected(case, session)
     if expected is not None and RUNS * expected > session.lap.left:
-        raise TimeUp(f"{RUNS} runs take about {RUNS * expected:.0f} s by the last smaller case, "
-                     f"{session.lap.left:.0f} s were left")
-    views = tuple(jax.random.normal(key, (case.pairs, case.features), case.dtype)
-                  for key in jax.random.split(jax.random.key(0)))
+        raise TimeUp(
+            f"{RUNS} runs take about {RUNS * expected:.0f} s by the last smaller case, "
+            f"{session.lap.left:.0f} s were left"
+        )
+    views = tuple(
+        jax.random.normal(key, (case.pairs, case.features), case.dtype) for key in jax.random.split(jax.random.key(0))
+    )
     losses = {contrastive.OURS: lambda a, b: gx.losses.nt_xent(a, b, case.temperature)}
     # The matrix, its exponentials and their gradient; beyond the memory of all devices nobody need compile it.
     if 3 * 4 * (2 * case.pairs) ** 2 < 2 * (device.memory(session.device) or 2**34):
@@ -52,9 +61,14 @@ def _row(case: contrastive.Case, session: Session) -> dict[str, Any]:
             return f"needs {(built.temp_bytes or 0) / 2**30:.1f} GiB, {room / 2**30:.1f} are free"
         return None
 
-    entry = measured(session, {
-        name: (Program(jax.value_and_grad(loss, (0, 1)), views), lambda built: repeated(built, *views))
-        for name, loss in losses.items()}, too_large)
+    entry = measured(
+        session,
+        {
+            name: (Program(jax.value_and_grad(loss, (0, 1)), views), lambda built: repeated(built, *views))
+            for name, loss in losses.items()
+        },
+        too_large,
+    )
     if contrastive.DENSE not in losses:
         entry["missing"][contrastive.DENSE] = f"a matrix takes {4 * (2 * case.pairs) ** 2 / 2**30:,.0f} GiB"
     rate = session.record.value(matmul_name(case.dtype), "flops_per_s")

@@ -17,24 +17,30 @@ from benchmarks.accelerator.timing import repeated
 
 def cases() -> list[Case]:
     """A case for each norm and dtype."""
-    return [Case(f"{name}, {dtype}", "norm", functools.partial(_row, name, dtype), weight=2.0)
-            for name in norms.CASES for dtype in norms.DTYPES]
+    return [
+        Case(f"{name}, {dtype}", "norm", functools.partial(_row, name, dtype), weight=2.0)
+        for name in norms.CASES
+        for dtype in norms.DTYPES
+    ]
 
 
 def _row(name: str, dtype: str, session: Session) -> dict[str, Any]:
     case, shape = norms.CASES[name], session.sizes.norms[name]
     keys = jax.random.split(jax.random.key(0))
-    x, gradient = (jax.random.normal(key, shape, dtype) + jnp.asarray(shift, dtype)
-                   for key, shift in zip(keys, (0.5, 0.0), strict=True))
+    x, gradient = (
+        jax.random.normal(key, shape, dtype) + jnp.asarray(shift, dtype)
+        for key, shift in zip(keys, (0.5, 0.0), strict=True)
+    )
     features = shape[-1]
     params = {key: jnp.linspace(0.5, 1.5, features) for key in case.params}
     stats = {"mean": jnp.zeros(features), "var": jnp.ones(features)} if case.running else {}
     programs = {}
     for peer, call in ((norms.OURS, case.ours), (norms.LINEN, _linen(case.linen(x.dtype)))):
-        for figure, (function, args) in {norms.FORWARD: (call, (x, params, stats)),
-                                         norms.BOTH: (_both(call), (x, params, stats, gradient))}.items():
-            programs[f"{peer}, {figure}"] = (Program(function, args),
-                                             lambda built, args=args: repeated(built, *args))
+        for figure, (function, args) in {
+            norms.FORWARD: (call, (x, params, stats)),
+            norms.BOTH: (_both(call), (x, params, stats, gradient)),
+        }.items():
+            programs[f"{peer}, {figure}"] = (Program(function, args), lambda built, args=args: repeated(built, *args))
     entry = measured(session, programs)
     for key, figures in entry["peers"].items():
         figures["bytes_per_s"] = norms.ARRAYS[key.split(", ")[1]] * x.nbytes / figures["median_s"]

@@ -23,16 +23,21 @@ RULES = {"adamw": "AdamW", "clip_adamw": "clip + AdamW"}
 
 def cases(sizes: Sizes) -> list[Case]:
     """A case for each tree and rule."""
-    return [Case(f"{title}, {tree}", "optimizers", functools.partial(_row, tree, rule), weight=4.0)
-            for tree in sizes.trees for rule, title in RULES.items()]
+    return [
+        Case(f"{title}, {tree}", "optimizers", functools.partial(_row, tree, rule), weight=4.0)
+        for tree in sizes.trees
+        for rule, title in RULES.items()
+    ]
 
 
 def _row(tree: str, rule: str, session: Session) -> dict[str, Any]:
     case, shapes = optimizers.CASES[rule], session.sizes.trees[tree]()
     grads = inputs.tree(shapes, 0.01, seed=1)
     programs = {}
-    for name, tx, add in ((optimizers.OURS, case.ours(), gx.apply_updates),
-                          (optimizers.OPTAX, case.optax(), optax.apply_updates)):
+    for name, tx, add in (
+        (optimizers.OURS, case.ours(), gx.apply_updates),
+        (optimizers.OPTAX, case.optax(), optax.apply_updates),
+    ):
         params = inputs.tree(shapes, 0.02, seed=0)
         state = jax.jit(tx.init)(params)
 
@@ -45,5 +50,8 @@ def _row(tree: str, rule: str, session: Session) -> dict[str, Any]:
     for figures in entry["peers"].values():
         figures["bytes_per_s"] = nbytes / figures["median_s"]
         figures["share_of_copy"] = session.share(figures["bytes_per_s"])
-    return entry | {"leaves": trees.leaf_count(shapes), "parameters": trees.parameter_count(shapes),
-                    "bytes_a_parameter": 4 * case.arrays}
+    return entry | {
+        "leaves": trees.leaf_count(shapes),
+        "parameters": trees.parameter_count(shapes),
+        "bytes_a_parameter": 4 * case.arrays,
+    }

@@ -27,8 +27,10 @@ AUGMENT, MODEL, LOSS, UPDATE, WHOLE = "augment", "model", "loss", "update", "who
 
 def cases(sizes: Sizes) -> list[Case]:
     """A case for each kind of images."""
-    return [Case(f"pretraining step, {name}", "pretraining", functools.partial(_row, name), weight=4.0)
-            for name in sizes.pretraining]
+    return [
+        Case(f"pretraining step, {name}", "pretraining", functools.partial(_row, name), weight=4.0)
+        for name in sizes.pretraining
+    ]
 
 
 def _row(name: str, session: Session) -> dict[str, Any]:
@@ -70,13 +72,16 @@ def _row(name: str, session: Session) -> dict[str, Any]:
     def updating(built: Built) -> Call:
         return carried(built, (own, state), gradients)
 
-    entry = measured(session, {
-        WHOLE: (Program(whole, (run, images, key), donate=(0,)), lambda built: carried(built, (run,), images, key)),
-        AUGMENT: (Program(views, (key, images)), lambda built: keyed(built, images)),
-        MODEL: (Program(model, model_args), lambda built: repeated(built, *model_args)),
-        LOSS: (Program(jax.value_and_grad(loss, (0, 1)), (z1, z2)), lambda built: repeated(built, z1, z2)),
-        UPDATE: (Program(update, (own, state, gradients), donate=(0, 1)), updating),
-    })
+    entry = measured(
+        session,
+        {
+            WHOLE: (Program(whole, (run, images, key), donate=(0,)), lambda built: carried(built, (run,), images, key)),
+            AUGMENT: (Program(views, (key, images)), lambda built: keyed(built, images)),
+            MODEL: (Program(model, model_args), lambda built: repeated(built, *model_args)),
+            LOSS: (Program(jax.value_and_grad(loss, (0, 1)), (z1, z2)), lambda built: repeated(built, z1, z2)),
+            UPDATE: (Program(update, (own, state, gradients), donate=(0, 1)), updating),
+        },
+    )
     return entry | {"batch": count, "shape": shape}
 
 

@@ -70,9 +70,15 @@ def random_flip_up_down(p: Scalar = 0.5, *, joints: tuple[tuple[int, int], ...] 
 
 
 @augmentation
-def random_rotation(max_degrees: Scalar | tuple[Scalar, Scalar], *, interpolation: str = "bilinear",
-                    border: str = "constant", fill: Fill = 0.0, mask_fill: int = 0,
-                    crop_border: bool = False) -> Stage:
+def random_rotation(
+    max_degrees: Scalar | tuple[Scalar, Scalar],
+    *,
+    interpolation: str = "bilinear",
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+    crop_border: bool = False,
+) -> Stage:
     """The image turned about its middle by a random angle; its size stays.
 
     Args:
@@ -104,16 +110,34 @@ def random_rotation(max_degrees: Scalar | tuple[Scalar, Scalar], *, interpolatio
         return {"degrees": angles(key)}
 
     def place(params: Sampled, shape: Shape) -> Affine:
-        return about_middle(shape, degrees=params["degrees"],
-                            scale=_covering(shape, params["degrees"]) if crop_border else 1.0)
+        return about_middle(
+            shape, degrees=params["degrees"], scale=_covering(shape, params["degrees"]) if crop_border else 1.0
+        )
 
-    return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation,
-                                 fixed=True, known=crop_border),))
+    return Resampling(
+        (
+            Geometric(
+                draw,
+                place,
+                border=border_of(border, fill, mask_fill),
+                interpolation=interpolation,
+                fixed=True,
+                known=crop_border,
+            ),
+        )
+    )
 
 
 @augmentation
-def rotate(degrees: Scalar, *, interpolation: str = "bilinear", border: str = "constant", fill: Fill = 0.0,
-           mask_fill: int = 0, crop_border: bool = False) -> Stage:
+def rotate(
+    degrees: Scalar,
+    *,
+    interpolation: str = "bilinear",
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+    crop_border: bool = False,
+) -> Stage:
     """The image turned about its middle by a given angle; its size stays.
 
     Args:
@@ -144,15 +168,33 @@ def rotate(degrees: Scalar, *, interpolation: str = "bilinear", border: str = "c
     def place(params: Sampled, shape: Shape) -> Affine:
         return about_middle(shape, degrees=degrees, scale=_covering(shape, degrees) if crop_border else 1.0)
 
-    return Resampling((Geometric(lambda key, shape: (), place, border=border_of(border, fill, mask_fill),
-                                 interpolation=interpolation, fixed=True, known=crop_border),))
+    return Resampling(
+        (
+            Geometric(
+                lambda key, shape: (),
+                place,
+                border=border_of(border, fill, mask_fill),
+                interpolation=interpolation,
+                fixed=True,
+                known=crop_border,
+            ),
+        )
+    )
 
 
 @augmentation
-def random_affine(max_degrees: Scalar | tuple[Scalar, Scalar] = 0.0, translate: tuple[Scalar, Scalar] = (0.0, 0.0),
-                  scale: tuple[Scalar, Scalar] = (1.0, 1.0), shear: tuple[Scalar, Scalar] = (0.0, 0.0), *,
-                  interpolation: str = "bilinear", antialias: bool = False, border: str = "constant",
-                  fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+def random_affine(
+    max_degrees: Scalar | tuple[Scalar, Scalar] = 0.0,
+    translate: tuple[Scalar, Scalar] = (0.0, 0.0),
+    scale: tuple[Scalar, Scalar] = (1.0, 1.0),
+    shear: tuple[Scalar, Scalar] = (0.0, 0.0),
+    *,
+    interpolation: str = "bilinear",
+    antialias: bool = False,
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+) -> Stage:
     """The image sheared, scaled and turned about its middle, and moved, each at random; its size stays.
 
     Args:
@@ -195,20 +237,42 @@ def random_affine(max_degrees: Scalar | tuple[Scalar, Scalar] = 0.0, translate: 
         def signed(key: jax.Array, most: Scalar) -> jax.Array:
             return jax.random.uniform(key, minval=-1.0) * most
 
-        return {"degrees": angles(angle), "down": signed(y, down) * shape[0],
-                "right": signed(x, across) * shape[1], "scale": jax.random.uniform(size, minval=low, maxval=high),
-                "shear_x": jnp.tan(jnp.radians(signed(lean_x, columns))),
-                "shear_y": jnp.tan(jnp.radians(signed(lean_y, rows)))}
+        return {
+            "degrees": angles(angle),
+            "down": signed(y, down) * shape[0],
+            "right": signed(x, across) * shape[1],
+            "scale": jax.random.uniform(size, minval=low, maxval=high),
+            "shear_x": jnp.tan(jnp.radians(signed(lean_x, columns))),
+            "shear_y": jnp.tan(jnp.radians(signed(lean_y, rows))),
+        }
 
     def place(params: Sampled, shape: Shape) -> Affine:
         return about_middle(shape, **params)
 
-    return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation,
-                                 antialias=antialias, shrink=lambda shape: (most, most)),))
+    return Resampling(
+        (
+            Geometric(
+                draw,
+                place,
+                border=border_of(border, fill, mask_fill),
+                interpolation=interpolation,
+                antialias=antialias,
+                shrink=lambda shape: (most, most),
+            ),
+        )
+    )
 
 
-def about_middle(shape: Shape, *, degrees: Scalar = 0.0, down: Scalar = 0.0, right: Scalar = 0.0,
-                 scale: Scalar = 1.0, shear_x: Scalar = 0.0, shear_y: Scalar = 0.0) -> Affine:
+def about_middle(
+    shape: Shape,
+    *,
+    degrees: Scalar = 0.0,
+    down: Scalar = 0.0,
+    right: Scalar = 0.0,
+    scale: Scalar = 1.0,
+    shear_x: Scalar = 0.0,
+    shear_y: Scalar = 0.0,
+) -> Affine:
     """From positions in the result to those in the image: back by the shift, the angle, the scale and the shears.
 
     Args:
@@ -227,8 +291,14 @@ def about_middle(shape: Shape, *, degrees: Scalar = 0.0, down: Scalar = 0.0, rig
     smaller = 1 / jnp.asarray(scale, jnp.float32)
     cos, sin = (exact(one * smaller) for one in _cos_sin(degrees))
     # Shears times the inverse rotation; rows of pixels go down, so it turns clockwise on the screen.
-    turned = Affine(cos + exact(shear_x * sin), exact(shear_x * cos) - sin, 0.0,
-                    sin + exact(shear_y * cos), cos - exact(shear_y * sin), 0.0)
+    turned = Affine(
+        cos + exact(shear_x * sin),
+        exact(shear_x * cos) - sin,
+        0.0,
+        sin + exact(shear_y * cos),
+        cos - exact(shear_y * sin),
+        0.0,
+    )
     x, y = turned(middle_x + right, middle_y + down)
     return turned._replace(x0=middle_x - x, y0=middle_y - y)
 
@@ -273,8 +343,9 @@ def _flip(p: Scalar, axis: int, joints: tuple[tuple[int, int], ...]) -> Stage:
 
 def _pairs(joints: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Pairs of points, each point in one of them."""
-    if not isinstance(joints, (tuple, list)) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2
-                                                        for pair in joints):
+    if not isinstance(joints, (tuple, list)) or not all(
+        isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in joints
+    ):
         raise TypeError(f"joints: expected pairs of numbers of points, as ((5, 6), (7, 8)), got {joints!r}")
     for one in itertools.chain(*joints):
         checks.integer("joints", one, at_least=0)
@@ -284,8 +355,9 @@ def _pairs(joints: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _two(name: str, pair: tuple[Scalar, Scalar], *, at_most: float | None = None,
-         below: float | None = None) -> tuple[Scalar, Scalar]:
+def _two(
+    name: str, pair: tuple[Scalar, Scalar], *, at_most: float | None = None, below: float | None = None
+) -> tuple[Scalar, Scalar]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name}: expected a pair of numbers, got {pair!r}")
     for one in pair:

@@ -44,7 +44,8 @@ class Border(NamedTuple):
         mine, theirs = jax.tree.leaves(self), jax.tree.leaves(other)
         return len(mine) == len(theirs) and all(
             a is b or (not isinstance(a, jax.Array) and not isinstance(b, jax.Array) and a == b)
-            for a, b in zip(mine, theirs, strict=True))
+            for a, b in zip(mine, theirs, strict=True)
+        )
 
 
 def border_of(border: str, fill: Fill, mask_fill: int) -> Border:
@@ -70,8 +71,9 @@ def check_fill(fill: Any) -> None:
     for one in fill if isinstance(fill, (tuple, list)) else (fill,):
         checks.real("fill", one, at_least=0, at_most=1)
         if getattr(one, "ndim", 0):
-            raise TypeError(f"fill: expected a number or a tuple of one for each channel, got an array of shape "
-                            f"{one.shape}")
+            raise TypeError(
+                f"fill: expected a number or a tuple of one for each channel, got an array of shape {one.shape}"
+            )
 
 
 def colors(fill: Fill, channels: int, packed: bool) -> list[jax.Array]:
@@ -95,12 +97,13 @@ def is_real(size: jax.Array, height: int, width: int) -> jax.Array:
 
 def blanked(array: jax.Array, size: jax.Array) -> jax.Array:
     """An array (..., H, W, ...) with zeros beyond the true sizes (..., 2) of its images."""
-    real = is_real(size, *array.shape[size.ndim - 1:size.ndim + 1])
+    real = is_real(size, *array.shape[size.ndim - 1 : size.ndim + 1])
     return jnp.where(real.reshape(real.shape + (1,) * (array.ndim - real.ndim)), array, jnp.zeros((), array.dtype))
 
 
-def framed(array: jax.Array, border: Border | None, fill: jax.Array, reach: tuple[int, int],
-           size: jax.Array | None = None) -> jax.Array:
+def framed(
+    array: jax.Array, border: Border | None, fill: jax.Array, reach: tuple[int, int], size: jax.Array | None = None
+) -> jax.Array:
     """An array (H, W, ...) widened by what lies beyond its rim.
 
     Args:

@@ -18,8 +18,14 @@ TRIES = 10
 
 
 @augmentation
-def random_crop(size: int | tuple[int, int], padding: int | tuple[int, int] = 0, *, border: str = "constant",
-                fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+def random_crop(
+    size: int | tuple[int, int],
+    padding: int | tuple[int, int] = 0,
+    *,
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+) -> Stage:
     """A window of the image, anywhere in it with the same probability.
 
     Args:
@@ -48,15 +54,21 @@ def random_crop(size: int | tuple[int, int], padding: int | tuple[int, int] = 0,
 
     def draw(key: jax.Array, shape: Shape) -> Sampled:
         rows, columns = jax.random.split(key)
-        return {"top": jax.random.randint(rows, (), -down, shape[0] + down - height + 1),
-                "left": jax.random.randint(columns, (), -across, shape[1] + across - width + 1)}
+        return {
+            "top": jax.random.randint(rows, (), -down, shape[0] + down - height + 1),
+            "left": jax.random.randint(columns, (), -across, shape[1] + across - width + 1),
+        }
 
     def place(params: Sampled, shape: Shape) -> Affine:
         return Affine(1.0, 0.0, params["left"].astype(jnp.float32), 0.0, 1.0, params["top"].astype(jnp.float32))
 
     def result(shape: Shape) -> tuple[int, int]:
-        _fitting((height, width), (shape[0] + 2 * down, shape[1] + 2 * across), shape,
-                 f" with a padding of {(down, across)}" if down or across else "")
+        _fitting(
+            (height, width),
+            (shape[0] + 2 * down, shape[1] + 2 * across),
+            shape,
+            f" with a padding of {(down, across)}" if down or across else "",
+        )
         return height, width
 
     padded = down > 0 or across > 0
@@ -96,9 +108,14 @@ def center_crop(size: int | tuple[int, int]) -> Stage:
 
 
 @augmentation
-def random_resized_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar] = (0.08, 1.0),
-                        ratio: tuple[Scalar, Scalar] = (3 / 4, 4 / 3), *, interpolation: str = "bilinear",
-                        antialias: bool = True) -> Stage:
+def random_resized_crop(
+    size: int | tuple[int, int],
+    scale: tuple[Scalar, Scalar] = (0.08, 1.0),
+    ratio: tuple[Scalar, Scalar] = (3 / 4, 4 / 3),
+    *,
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+) -> Stage:
     """A window of random area and shape, resized: the crop of Inception (Szegedy and others, 2015) and of SimCLR.
 
     The area is uniform, the logarithm of width to height too; of ten draws the first that fits is taken, and without
@@ -153,12 +170,23 @@ def random_resized_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar
         top, left, h, w = (params[name].astype(jnp.float32) for name in ("top", "left", "height", "width"))
         return Affine(w * (1 / width), 0.0, left, 0.0, h * (1 / height), top)
 
-    return Resampling((Geometric(draw, place, "scale", lambda shape: (height, width), interpolation=interpolation,
-                                 antialias=antialias),))
+    return Resampling(
+        (
+            Geometric(
+                draw, place, "scale", lambda shape: (height, width), interpolation=interpolation, antialias=antialias
+            ),
+        )
+    )
 
 
-def bounds(name: str, pair: tuple[Scalar, Scalar], *, at_least: float | None = None, above: float | None = None,
-           at_most: float | None = None) -> tuple[Scalar, Scalar]:
+def bounds(
+    name: str,
+    pair: tuple[Scalar, Scalar],
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+) -> tuple[Scalar, Scalar]:
     """A pair of bounds, the lower one first.
 
     Raises:
@@ -184,5 +212,3 @@ def _fitting(window: tuple[int, int], room: tuple[int, ...], shape: Shape, how: 
     known = not any(isinstance(side, jax.Array) for side in room)
     if known and (window[0] > room[0] or window[1] > room[1]):
         raise ValueError(f"size: expected a window that fits into images of {shape[:2]}{how}, got {window}")
-
-

@@ -28,8 +28,15 @@ matrices."""
 
 
 @augmentation
-def elastic_deformation(alpha: Scalar = 50.0, sigma: float = 5.0, *, interpolation: str = "bilinear",
-                        border: str = "constant", fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+def elastic_deformation(
+    alpha: Scalar = 50.0,
+    sigma: float = 5.0,
+    *,
+    interpolation: str = "bilinear",
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+) -> Stage:
     """Pixels moved by a smooth random field (Simard and others, 2003, section 2).
 
     The field is white noise, uniform in [-1, 1], smoothed by a Gaussian of weight 1 and times ``alpha``, so that a
@@ -77,8 +84,9 @@ def elastic_deformation(alpha: Scalar = 50.0, sigma: float = 5.0, *, interpolati
         dx, dy = alpha * field
         return Displacement(dx, dy)
 
-    return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation,
-                                 known=True),))
+    return Resampling(
+        (Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation, known=True),)
+    )
 
 
 def _beyond(sigma: float, step: int) -> int:
@@ -102,8 +110,10 @@ def _smoothed(noise: jax.Array, axis: int, size: int, sigma: float, step: int) -
     weights = _weights(np.arange(step)[:, None] - step * np.arange(-beyond - 1, beyond + 2), sigma, step)
     noise = jnp.pad(noise, [(int(i == axis + 1),) * 2 for i in range(3)])
     found = [lax.slice_in_dim(noise, t, t + count, axis=axis + 1) for t in range(weights.shape[1])]
-    phases = [functools.reduce(operator.add, (weights[phase, t] * found[t] for t in np.flatnonzero(weights[phase])))
-              for phase in range(step)]
+    phases = [
+        functools.reduce(operator.add, (weights[phase, t] * found[t] for t in np.flatnonzero(weights[phase])))
+        for phase in range(step)
+    ]
     side_by_side = jnp.stack(phases, axis + 2)
     shape = [count * step if i == axis + 1 else length for i, length in enumerate(noise.shape)]
     return lax.slice_in_dim(side_by_side.reshape(shape), 0, size, axis=axis + 1)

@@ -19,10 +19,15 @@ TRIES = 40
 
 
 @augmentation
-def random_iou_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar] = (0.3, 1.0),
-                    ratio: tuple[Scalar, Scalar] = (0.5, 2.0),
-                    overlaps: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), *,
-                    interpolation: str = "bilinear", antialias: bool = True) -> Stage:
+def random_iou_crop(
+    size: int | tuple[int, int],
+    scale: tuple[Scalar, Scalar] = (0.3, 1.0),
+    ratio: tuple[Scalar, Scalar] = (0.5, 2.0),
+    overlaps: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+    *,
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+) -> Stage:
     """SSD's crop (Liu and others, 2016): a window that overlaps a box by a random share at least, resized.
 
     A least overlap (intersection over union) is drawn from ``overlaps``; of 40 windows the first is taken that
@@ -66,8 +71,10 @@ def random_iou_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar] = 
         which, windows = jax.random.split(key)
         least = jnp.stack([jnp.asarray(one, jnp.float32) for one in overlaps])
         down, across, row, column = jax.random.uniform(windows, (4, TRIES))
-        h, w = (jnp.maximum(jnp.floor(side * (low + (high - low) * share)), 1)
-                for side, share in zip(shape[:2], (down, across), strict=True))
+        h, w = (
+            jnp.maximum(jnp.floor(side * (low + (high - low) * share)), 1)
+            for side, share in zip(shape[:2], (down, across), strict=True)
+        )
         top, left = jnp.floor((shape[0] - h) * row), jnp.floor((shape[1] - w) * column)
         return {"windows": jnp.stack([left, top, left + w, top + h], -1), "overlap": jax.random.choice(which, least)}
 
@@ -91,8 +98,20 @@ def random_iou_crop(size: int | tuple[int, int], scale: tuple[Scalar, Scalar] = 
         left, top, right, bottom = params["window"]
         return Affine((right - left) * (1 / width), 0.0, left, 0.0, (bottom - top) * (1 / height), top)
 
-    return Resampling((Geometric(draw, place, "scale", lambda shape: (height, width), interpolation=interpolation,
-                                 antialias=antialias, choose=choose, known=True),))
+    return Resampling(
+        (
+            Geometric(
+                draw,
+                place,
+                "scale",
+                lambda shape: (height, width),
+                interpolation=interpolation,
+                antialias=antialias,
+                choose=choose,
+                known=True,
+            ),
+        )
+    )
 
 
 def _middles_in(window: jax.Array, boxes: jax.Array) -> jax.Array:

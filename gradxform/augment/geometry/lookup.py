@@ -100,8 +100,9 @@ class _Nearest(_Rule):
         column, row = self.pixel(x, y)
         return inward(column, self.columns, self.mode), inward(row, self.rows, self.mode)
 
-    def result(self, corners: Sequence[jax.Array], x: jax.Array, y: jax.Array, fill: jax.Array,
-               which: int) -> jax.Array:
+    def result(
+        self, corners: Sequence[jax.Array], x: jax.Array, y: jax.Array, fill: jax.Array, which: int
+    ) -> jax.Array:
         """The element found, or the fill."""
         return jnp.where(self.inside(*self.pixel(x, y)), corners[0], fill) if self.filled else corners[0]
 
@@ -137,8 +138,9 @@ class _Bilinear(_Rule):
             values = [one + exact((other - one) * fx) for one, other in zip(values[::2], values[1::2], strict=True)]
         return values[0] if len(values) == 1 else values[0] + exact((values[1] - values[0]) * fy)
 
-    def result(self, corners: Sequence[jax.Array], x: jax.Array, y: jax.Array, fill: jax.Array,
-               which: int) -> jax.Array:
+    def result(
+        self, corners: Sequence[jax.Array], x: jax.Array, y: jax.Array, fill: jax.Array, which: int
+    ) -> jax.Array:
         """A word, or channels of floats."""
         if not self.bytes:
             value = self.blended(corners, x, y)
@@ -158,11 +160,20 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
     # leaves columns or rows as they are, no other ever has any.
     across, down = moves(maps)
     offsets = [below + beside for below in ((0, columns) if down else (0,)) for beside in ((0, 1) if across else (0,))]
-    rule: _Bilinear = _Bilinear.of((rows, columns), border, maps, across=across, down=down, bytes=tuple(
-        min(4, channels - start) for start in range(0, channels, 4)) if image.packed else ())
+    rule: _Bilinear = _Bilinear.of(
+        (rows, columns),
+        border,
+        maps,
+        across=across,
+        down=down,
+        bytes=tuple(min(4, channels - start) for start in range(0, channels, 4)) if image.packed else (),
+    )
     # What a single map adds up for each pixel is quicker added again than its result is read.
-    found: Addends = (maps[0].addends(*centers(height, width)) if len(maps) == 1 else
-                      isolated(lambda maps: tuple((part,) for part in sources(maps, height, width)), maps))
+    found: Addends = (
+        maps[0].addends(*centers(height, width))
+        if len(maps) == 1
+        else isolated(lambda maps: tuple((part,) for part in sources(maps, height, width)), maps)
+    )
     fills = colors(0.0 if border is None else border.fill, channels, image.packed)
 
     def first(found: Addends) -> jax.Array:
@@ -174,8 +185,10 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
         return tuple(elements_at(word.reshape(-1), places) for word in words)
 
     def packed(corners: Words, found: Addends, fills: Words) -> Words:
-        return tuple(rule.result([word[i] for i in range(len(offsets))], *added(found), fill, n)
-                     for n, (word, fill) in enumerate(zip(corners, fills, strict=True)))
+        return tuple(
+            rule.result([word[i] for i in range(len(offsets))], *added(found), fill, n)
+            for n, (word, fill) in enumerate(zip(corners, fills, strict=True))
+        )
 
     def side_by_side(pixels: jax.Array, place: jax.Array, found: Addends, fill: jax.Array) -> jax.Array:
         x, y = (part[:, :, None] for part in added(found))
@@ -191,12 +204,14 @@ def bilinear(image: Canvas, border: Border | None, maps: list[Map], height: int,
         return tuple(pixels[..., i] for i in range(channels))
 
     colored = tuple(word.reshape(()) for word in image.with_planes([fill.reshape(1, 1) for fill in fills]).words)
-    return image.with_words(_looked_up(rule, portable, added, _numbers(maps), image.words, found, colored, height,
-                                       width))
+    return image.with_words(
+        _looked_up(rule, portable, added, _numbers(maps), image.words, found, colored, height, width)
+    )
 
 
-def picked(array: jax.Array, border: Border | None, maps: list[Map], height: int, width: int, fill: jax.Array,
-           fixed: bool) -> jax.Array:
+def picked(
+    array: jax.Array, border: Border | None, maps: list[Map], height: int, width: int, fill: jax.Array, fixed: bool
+) -> jax.Array:
     """An array (height, width, ...) of the nearest elements of an array (H, W, ...).
 
     Args:
@@ -237,8 +252,14 @@ def picked(array: jax.Array, border: Border | None, maps: list[Map], height: int
         # Apart, as bilinear pixels are: where they come from, what is there, and the fill.
         at = isolated(place, found)
         results = tuple(elements_at(word.reshape(-1, *word.shape[2:]), at) for word in words)
-        return tuple(isolated(lambda at, *args: where_inside(at >= 0, *args), at, result, fill)
-                     for result, fill in zip(results, fills, strict=True)) if rule.filled else results
+        return (
+            tuple(
+                isolated(lambda at, *args: where_inside(at >= 0, *args), at, result, fill)
+                for result, fill in zip(results, fills, strict=True)
+            )
+            if rule.filled
+            else results
+        )
 
     fills = (fill.astype(array.dtype),)
     return _looked_up(rule, portable, positions, numbers, (array,), found, fills, height, width)[0]
@@ -264,9 +285,17 @@ def _fixed(maps: list[Map]) -> tuple[jax.Array]:
     return (jnp.floor(numbers * 2**POSITION_BITS + 0.5).astype(jnp.int32),)
 
 
-def _looked_up(rule: _Nearest | _Bilinear, portable: Callable[..., Words],
-               positions: Callable[[PyTree], tuple[jax.Array, jax.Array]], numbers: Words, words: Words, found: PyTree,
-               fills: Words, height: int, width: int) -> Words:
+def _looked_up(
+    rule: _Nearest | _Bilinear,
+    portable: Callable[..., Words],
+    positions: Callable[[PyTree], tuple[jax.Array, jax.Array]],
+    numbers: Words,
+    words: Words,
+    found: PyTree,
+    fills: Words,
+    height: int,
+    width: int,
+) -> Words:
     """Words as ``portable`` makes them of words, what says where they come from, and fills; by a kernel on a TPU."""
     from gradxform.augment.geometry import lookup_tpu  # what it imports takes a while
 
@@ -292,8 +321,11 @@ def _wide(array: jax.Array) -> jax.Array:
     size = array.dtype.itemsize
     if size == 4:
         return array
-    unsigned = array.astype(jnp.uint8) if array.dtype == bool else lax.bitcast_convert_type(
-        array, jnp.dtype(f"uint{8 * size}"))
+    unsigned = (
+        array.astype(jnp.uint8)
+        if array.dtype == bool
+        else lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * size}"))
+    )
     return unsigned.astype(jnp.int32)
 
 

@@ -74,8 +74,15 @@ def fits(how: How, height: int, width: int) -> bool:
     return _most_words(how, height, width) > 0
 
 
-def looked_up(how: How, words: tuple[jax.Array, ...], where: tuple[jax.Array, ...], fills: tuple[jax.Array, ...],
-              height: int, width: int, interpret: bool = False) -> tuple[jax.Array, ...]:
+def looked_up(
+    how: How,
+    words: tuple[jax.Array, ...],
+    where: tuple[jax.Array, ...],
+    fills: tuple[jax.Array, ...],
+    height: int,
+    width: int,
+    interpret: bool = False,
+) -> tuple[jax.Array, ...]:
     """Arrays (height, width) made of arrays (H, W) of 32 bits.
 
     Args:
@@ -93,8 +100,16 @@ def looked_up(how: How, words: tuple[jax.Array, ...], where: tuple[jax.Array, ..
     few = min(_most_words(how, height, width), len(words))
     parts: tuple[jax.Array, ...] = ()
     for start in range(0, len(words), few):
-        parts += _some(how, start, words[start:start + few], where, jnp.stack(fills[start:start + few])[None],
-                       height, width, interpret)
+        parts += _some(
+            how,
+            start,
+            words[start : start + few],
+            where,
+            jnp.stack(fills[start : start + few])[None],
+            height,
+            width,
+            interpret,
+        )
     return parts
 
 
@@ -113,26 +128,44 @@ def _up(size: int, step: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5, 6, 7))
-def _some(how: How, which: int, words: tuple[jax.Array, ...], where: tuple[jax.Array, ...], fills: jax.Array,
-          height: int, width: int, interpret: bool) -> tuple[jax.Array, ...]:
+def _some(
+    how: How,
+    which: int,
+    words: tuple[jax.Array, ...],
+    where: tuple[jax.Array, ...],
+    fills: jax.Array,
+    height: int,
+    width: int,
+    interpret: bool,
+) -> tuple[jax.Array, ...]:
     rows = min(_up(height, SUBLANES), ROWS)
-    image = pl.BlockSpec((_up(how.rows, SUBLANES), _up(how.columns, LANES)), lambda r: (0, 0),
-                         pipeline_mode=pl.Buffered(1))  # what the next one waits for is little beside the walk
+    image = pl.BlockSpec(
+        (_up(how.rows, SUBLANES), _up(how.columns, LANES)), lambda r: (0, 0), pipeline_mode=pl.Buffered(1)
+    )  # what the next one waits for is little beside the walk
     strip = pl.BlockSpec((rows, _up(width, LANES)), lambda r: (r, 0))
     scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
     if len(where) == 1:
         where = (where[0][None],)
     # Inside ``shard_map`` all differ from device to device as any of them does.
     words, where, fills = varying_like((words, where, fills), (words, where, fills))
-    alike = [jax.ShapeDtypeStruct((height, width), word.dtype, manual_axis_type=jax.typeof(word).manual_axis_type)
-             for word in words]
-    return tuple(pl.pallas_call(
-        functools.partial(_kernel, how, which, len(words), height, width, rows), grid=(pl.cdiv(height, rows),),
-        in_specs=[scalars, *[scalars if len(where) == 1 else strip] * len(where), *[image] * len(words)],
-        out_specs=[strip] * len(words), out_shape=alike, interpret=interpret,
-        scratch_shapes=[pltpu.VMEM((-(-how.columns // LANES), _up(how.rows, SUBLANES), LANES), word.dtype)
-                        for word in words],
-        name="look_up")(fills, *where, *words))
+    alike = [
+        jax.ShapeDtypeStruct((height, width), word.dtype, manual_axis_type=jax.typeof(word).manual_axis_type)
+        for word in words
+    ]
+    return tuple(
+        pl.pallas_call(
+            functools.partial(_kernel, how, which, len(words), height, width, rows),
+            grid=(pl.cdiv(height, rows),),
+            in_specs=[scalars, *[scalars if len(where) == 1 else strip] * len(where), *[image] * len(words)],
+            out_specs=[strip] * len(words),
+            out_shape=alike,
+            interpret=interpret,
+            scratch_shapes=[
+                pltpu.VMEM((-(-how.columns // LANES), _up(how.rows, SUBLANES), LANES), word.dtype) for word in words
+            ],
+            name="look_up",
+        )(fills, *where, *words)
+    )
 
 
 class _Block(NamedTuple):
@@ -149,9 +182,10 @@ Found: TypeAlias = tuple[list[jax.Array], ...]
 """Words that have been looked up, a list for each of one or two rows."""
 
 
-def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int, fills: jax.Ref,
-            *refs: jax.Ref) -> None:
-    where, (images, results, words) = refs[:-3 * count], (refs[n * count:][:count] for n in (-3, -2, -1))
+def _kernel(
+    how: How, which: int, count: int, height: int, width: int, rows: int, fills: jax.Ref, *refs: jax.Ref
+) -> None:
+    where, (images, results, words) = refs[: -3 * count], (refs[n * count :][:count] for n in (-3, -2, -1))
     tiles, across = -(-how.columns // LANES), -(-width // LANES)
     start = pl.program_id(0) * rows
 
@@ -160,7 +194,7 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
         at = pl.ds(_at(strip, SUBLANES), SUBLANES)
         for image, word in zip(images, words, strict=True):
             for t in range(tiles):
-                word[t, at, :] = image[at, t * LANES:(t + 1) * LANES]
+                word[t, at, :] = image[at, t * LANES : (t + 1) * LANES]
 
     lax.fori_loop(0, -(-how.rows // SUBLANES), apart, None)
 
@@ -182,7 +216,7 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
         """The row of the pixels whose left, or right, neighbour is in a tile of columns; of others -1."""
         if tiles == 1:
             return (block.top,) * (1 + how.across)
-        sides = (block.left, jnp.minimum(block.left + 1, how.columns - 1))[:1 + how.across]
+        sides = (block.left, jnp.minimum(block.left + 1, how.columns - 1))[: 1 + how.across]
         return tuple(jnp.where(side >> 7 == tile, block.top, -1) for side in sides)
 
     def bounds(block: _Block, tile: Size) -> tuple[jax.Array, jax.Array]:
@@ -192,7 +226,7 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
     def walked(block: _Block, tile: Size, first: jax.Array, last: jax.Array, found: Found) -> Found:
         """What is found in the columns of a tile, for each array those above and then those below."""
         key = keys(block, tile)
-        lanes = (block.left & (LANES - 1), jnp.minimum(block.left + 1, how.columns - 1) & (LANES - 1))[:len(key)]
+        lanes = (block.left & (LANES - 1), jnp.minimum(block.left + 1, how.columns - 1) & (LANES - 1))[: len(key)]
 
         def row(k: jax.Array) -> list[jax.Array]:
             k = jnp.minimum(k, how.rows - 1)
@@ -225,13 +259,13 @@ def _kernel(how: How, which: int, count: int, height: int, width: int, rows: int
             seen = block.top >= 0
             least = jnp.min(jnp.where(seen, block.left, how.columns)) >> 7
             most = jnp.max(jnp.where(seen, jnp.minimum(block.left + how.across, how.columns - 1), -1)) >> 7
-            found = lax.fori_loop(least, most + 1,
-                                  lambda t, found: walked(block, t, *bounds(block, t), found), found)
+            found = lax.fori_loop(least, most + 1, lambda t, found: walked(block, t, *bounds(block, t), found), found)
         wide = 1 + how.across
         for n, result in enumerate(results):
-            corners = [one for row in found for one in row[n * wide:(n + 1) * wide]]
+            corners = [one for row in found for one in row[n * wide : (n + 1) * wide]]
             result[pl.ds(_at(strip, SUBLANES), SUBLANES), pl.ds(_at(tile, LANES), LANES)] = how.result(
-                corners, block.x, block.y, fills[0, n], which + n)
+                corners, block.x, block.y, fills[0, n], which + n
+            )
 
     def one(strip: Size, _: None) -> None:
         if across <= FEW_TILES:
@@ -254,6 +288,11 @@ def _chosen(hits: list[jax.Array], new: list[jax.Array], old: list[jax.Array]) -
 
 def _along_lanes(line: jax.Array, lane: jax.Array) -> jax.Array:
     """``take_along_axis`` along the last axis, for lanes that there are."""
-    numbers = lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(1,), start_index_map=(1,),
-                                         operand_batching_dims=(0,), start_indices_batching_dims=(0,))
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=(),
+        collapsed_slice_dims=(1,),
+        start_index_map=(1,),
+        operand_batching_dims=(0,),
+        start_indices_batching_dims=(0,),
+    )
     return lax.gather(line, lane[..., None], numbers, (1, 1), mode="promise_in_bounds")

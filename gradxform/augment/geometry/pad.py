@@ -18,8 +18,9 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 
 
 @augmentation
-def pad(padding: int | tuple[int, int] | Sides, *, border: str = "constant", fill: Fill = 0.0,
-        mask_fill: int = 0) -> Stage:
+def pad(
+    padding: int | tuple[int, int] | Sides, *, border: str = "constant", fill: Fill = 0.0, mask_fill: int = 0
+) -> Stage:
     """The image in a frame.
 
     Args:
@@ -77,8 +78,15 @@ def pad_to(size: int | tuple[int, int], *, border: str = "constant", fill: Fill 
 
 
 @augmentation
-def letterbox(size: int | tuple[int, int], *, interpolation: str = "bilinear", antialias: bool = True,
-              border: str = "constant", fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+def letterbox(
+    size: int | tuple[int, int],
+    *,
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+) -> Stage:
     """The whole image in its own shape, as large as a size allows, with bars beside it or above and below.
 
     Args:
@@ -109,8 +117,7 @@ def letterbox(size: int | tuple[int, int], *, interpolation: str = "bilinear", a
         ratio = min(room[0] / shape[0], room[1] / shape[1])
         return max(1, min(room[0], round(shape[0] * ratio))), max(1, min(room[1], round(shape[1] * ratio)))
 
-    return Resampling((resizing(result, interpolation, antialias),
-                       _centred(room, border_of(border, fill, mask_fill))))
+    return Resampling((resizing(result, interpolation, antialias), _centred(room, border_of(border, fill, mask_fill))))
 
 
 def _centred(size: tuple[int, int], border: Border) -> Geometric:

@@ -16,8 +16,15 @@ from gradxform.core.types import Scalar
 
 
 @augmentation
-def random_perspective(distortion_scale: Scalar = 0.5, p: Scalar = 0.5, *, interpolation: str = "bilinear",
-                       border: str = "constant", fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+def random_perspective(
+    distortion_scale: Scalar = 0.5,
+    p: Scalar = 0.5,
+    *,
+    interpolation: str = "bilinear",
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+) -> Stage:
     """The image seen from elsewhere, for some of the images: its four corners moved inward, as in torchvision.
 
     Each corner pixel moves by whole pixels, uniform from 0 to ``distortion_scale`` times half of the width and of the
@@ -57,8 +64,9 @@ def random_perspective(distortion_scale: Scalar = 0.5, p: Scalar = 0.5, *, inter
     def place(params: Sampled, shape: Shape) -> Projective:
         return perspective(shape, params["inward"])
 
-    return Resampling((Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation,
-                                 known=True),))
+    return Resampling(
+        (Geometric(draw, place, border=border_of(border, fill, mask_fill), interpolation=interpolation, known=True),)
+    )
 
 
 def perspective(shape: Shape, inward: jax.Array) -> Projective:
@@ -85,6 +93,10 @@ def perspective(shape: Shape, inward: jax.Array) -> Projective:
     to_x = (e - exact(f * h), exact(c * h) - b, exact(b * f) - exact(c * e))
     to_y = (exact(f * g) - d, a - exact(c * g), exact(c * d) - exact(a * f))
     to_w = (exact(d * h) - exact(e * g), exact(b * g) - exact(a * h), exact(a * e) - exact(b * d))
-    return Projective(*(scale * one / (to_w[2] * unit)
-                        for scale, row in ((right, to_x), (low, to_y), (1.0, to_w))
-                        for one, unit in zip(row, (right, low, 1.0), strict=True)))
+    return Projective(
+        *(
+            scale * one / (to_w[2] * unit)
+            for scale, row in ((right, to_x), (low, to_y), (1.0, to_w))
+            for one, unit in zip(row, (right, low, 1.0), strict=True)
+        )
+    )

@@ -160,15 +160,29 @@ class Projective(NamedTuple):
     def after(self, inner: Projective | Affine) -> Projective:
         """The map that applies ``inner`` and then this one."""
         mine, other = (_homogeneous(one) for one in (self, inner))
-        return Projective(*(exact(mine[i] * other[j]) + exact(mine[i + 1] * other[j + 3])
-                            + exact(mine[i + 2] * other[j + 6]) for i in (0, 3, 6) for j in range(3)))
+        return Projective(
+            *(
+                exact(mine[i] * other[j]) + exact(mine[i + 1] * other[j + 3]) + exact(mine[i + 2] * other[j + 6])
+                for i in (0, 3, 6)
+                for j in range(3)
+            )
+        )
 
     def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The positions whose source is given."""
         a, b, c, d, e, f, g, h, i = self
         # The adjugate, made positive: the sign of a divisor tells what is behind the horizon.
-        back = (e * i - f * h, c * h - b * i, b * f - c * e, f * g - d * i, a * i - c * g, c * d - a * f,
-                d * h - e * g, b * g - a * h, a * e - b * d)
+        back = (
+            e * i - f * h,
+            c * h - b * i,
+            b * f - c * e,
+            f * g - d * i,
+            a * i - c * g,
+            c * d - a * f,
+            d * h - e * g,
+            b * g - a * h,
+            a * e - b * d,
+        )
         sign = jnp.where(a * back[0] + b * back[3] + c * back[6] < 0, -1.0, 1.0)
         return Projective(*(sign * one for one in back))(x, y)
 
@@ -205,6 +219,7 @@ class Displacement(NamedTuple):
         A whole step, ``x <- p - d(x)``, leads away where a slope of the field is above 1, as where the image is
         stretched to twice its size; half of it does where one is above 3.
         """
+
         def step(_: object, there: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             found = self(*there)
             return there[0] + 0.5 * (x - found[0]), there[1] + 0.5 * (y - found[1])
@@ -244,8 +259,11 @@ class Rim:
         # What is within stays as it is, to the bit.
         if self.nearest or self.mode == "constant":
             beyond = (position < 0) | (position >= size)
-            found: ArrayLike = (-1.0 if self.mode == "constant" else
-                          inward(jnp.floor(position).astype(jnp.int32), size, self.mode) + 0.5)
+            found: ArrayLike = (
+                -1.0
+                if self.mode == "constant"
+                else inward(jnp.floor(position).astype(jnp.int32), size, self.mode) + 0.5
+            )
             position = jnp.where(beyond, found, position)
             return position if self.nearest else jnp.minimum(position, size - 0.5)
         beyond = (position < 0.5) | (position > size - 0.5)
@@ -278,9 +296,12 @@ def _homogeneous(one: Affine | Projective) -> tuple[Scalar, ...]:
 
 def moves(maps: Sequence[Map]) -> tuple[bool, bool]:
     """Whether pixels may come from other columns, and from other rows, or from between two of them."""
-    still = [(_is(one.xx, 1) and _is(one.xy, 0) and _is(one.x0, 0),
-              _is(one.yx, 0) and _is(one.yy, 1) and _is(one.y0, 0)) if isinstance(one, Affine) else (False, False)
-             for one in maps]
+    still = [
+        (_is(one.xx, 1) and _is(one.xy, 0) and _is(one.x0, 0), _is(one.yx, 0) and _is(one.yy, 1) and _is(one.y0, 0))
+        if isinstance(one, Affine)
+        else (False, False)
+        for one in maps
+    ]
     return not all(x for x, _ in still), not all(y for _, y in still)
 
 

@@ -79,8 +79,9 @@ def resampled(image: Canvas, method: Method, maps: list[Map], height: int, width
     if method.kind == "any" and max(method.shrink) > 1 and method.interpolation != "nearest":
         image = _smoothed(image, method, maps)
     if method.kind != "any" or method.interpolation == "nearest":
-        return image.with_words(nearest(word, method, maps, height, width, fill)
-                                for word, fill in zip(image.words, fills, strict=True))
+        return image.with_words(
+            nearest(word, method, maps, height, width, fill) for word, fill in zip(image.words, fills, strict=True)
+        )
     return bilinear(image, method.border, maps, height, width)
 
 
@@ -98,8 +99,12 @@ def nearest(array: jax.Array, method: Method, maps: list[Map], height: int, widt
     if method.kind == "scale":
         y, x = _axes(maps, height, width)
         row, column = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
-        result = _picked(lambda array, row, column: _taken(_taken(array, row, 0), column, 1),
-                         array, inward(row, rows, mode), inward(column, columns, mode))
+        result = _picked(
+            lambda array, row, column: _taken(_taken(array, row, 0), column, 1),
+            array,
+            inward(row, rows, mode),
+            inward(column, columns, mode),
+        )
         inside = ((row >= 0) & (row < rows))[:, None] & ((column >= 0) & (column < columns))
         return where_inside(inside, result, fill) if filled else result
 
@@ -115,8 +120,7 @@ def _unturned(maps: list[Map]) -> tuple[list[Map], jax.Array]:
     return [along], swapped
 
 
-def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, width: int,
-             fill: jax.Array) -> jax.Array:
+def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, width: int, fill: jax.Array) -> jax.Array:
     (one,) = maps
     assert isinstance(one, Affine)
     starts = []
@@ -131,8 +135,9 @@ def _shifted(array: jax.Array, method: Method, maps: list[Map], height: int, wid
     return array
 
 
-def _window(array: jax.Array, method: Method, starts: list[jax.Array], height: int, width: int,
-            fill: jax.Array) -> jax.Array:
+def _window(
+    array: jax.Array, method: Method, starts: list[jax.Array], height: int, width: int, fill: jax.Array
+) -> jax.Array:
     """The window (height, width, ...) that starts there."""
     rows, columns = (start + jnp.arange(size) for start, size in zip(starts, (height, width), strict=True))
     cut, picked = _windows(method, height, width)
@@ -144,6 +149,7 @@ def _window(array: jax.Array, method: Method, starts: list[jax.Array], height: i
 
 def _windows(method: Method, height: int, width: int) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
     """A window of an array, from a fill, its rows and its columns: as a slice, and as products."""
+
     def cut(array: jax.Array, fill: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
         array = framed(array, method.border, fill, method.reach) if any(method.reach) else array
         at = [start[0] + reach for start, reach in zip((rows, columns), method.reach, strict=True)]
@@ -177,8 +183,10 @@ def _picked_by_products(array: jax.Array, rows: jax.Array, columns: jax.Array) -
     A TPU cuts bytes out of an image after a copy of the whole batch for each image, since their tiles have 32 rows.
     """
     if array.dtype == jnp.uint16:
-        high, low = (_picked_by_products(part.astype(jnp.uint8), rows, columns).astype(jnp.uint16)
-                     for part in (array >> 8, array & 255))
+        high, low = (
+            _picked_by_products(part.astype(jnp.uint8), rows, columns).astype(jnp.uint16)
+            for part in (array >> 8, array & 255)
+        )
         return high << 8 | low
 
     def one_hot(index: jax.Array, size: int) -> jax.Array:
@@ -201,8 +209,10 @@ def _axes(maps: list[Map], height: int, width: int) -> tuple[Numbers, Numbers]:
     (one,) = maps
     assert isinstance(one, Affine)
     xp, dtype = _numpy_of(one.yy, one.y0, one.xx, one.x0)
-    return (exact(one.yy * (xp.arange(height, dtype=dtype) + 0.5)) + one.y0,
-            exact(one.xx * (xp.arange(width, dtype=dtype) + 0.5)) + one.x0)
+    return (
+        exact(one.yy * (xp.arange(height, dtype=dtype) + 0.5)) + one.y0,
+        exact(one.xx * (xp.arange(width, dtype=dtype) + 0.5)) + one.x0,
+    )
 
 
 def _numpy_of(*numbers: Scalar) -> tuple[Numbers, Numbers]:
@@ -229,8 +239,7 @@ def _smoothed(image: Canvas, method: Method, maps: list[Map]) -> Canvas:
     for axis in (1, 0):
         centers = jnp.arange(image.shape[axis], dtype=jnp.float32) + 0.5
         size = rim[0].size[axis] if rim and isinstance(rim[0], Rim) else image.shape[axis]
-        image = _weighted(image, axis, size, centers, shrink,
-                          method._replace(border=border, interpolation="bilinear"))
+        image = _weighted(image, axis, size, centers, shrink, method._replace(border=border, interpolation="bilinear"))
     return image
 
 
@@ -250,8 +259,9 @@ def _weighted(image: Canvas, axis: int, size: Size, centers: Numbers, scale: Num
     def summed(image: Canvas, index: jax.Array, weights: jax.Array, missing: jax.Array) -> Canvas:
         planes = _sums(image, axis, index, weights)
         if border is not None and border.mode == "constant":
-            planes = [plane + exact(missing[0] * fill)
-                      for plane, fill in zip(planes, _fills(image, border), strict=True)]
+            planes = [
+                plane + exact(missing[0] * fill) for plane, fill in zip(planes, _fills(image, border), strict=True)
+            ]
         if image.packed:
             planes = [within((plane + (1 << (FIXED - 1))) >> FIXED, 0, 255) for plane in planes]
             return image.with_planes(planes)
@@ -261,8 +271,9 @@ def _weighted(image: Canvas, axis: int, size: Size, centers: Numbers, scale: Num
     return isolated(summed, image, index, weights, missing)
 
 
-def _table(shrink: float, method: Method, packed: bool, size: Size, centers: Numbers,
-           scale: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+def _table(
+    shrink: float, method: Method, packed: bool, size: Size, centers: Numbers, scale: Numbers
+) -> tuple[Numbers, Numbers, Numbers]:
     """For each centre the pixels (N, T) that count, their weights, and what they lack of 1."""
     xp, dtype = _numpy_of(centers)
     reach, falling = FILTERS[method.interpolation]
@@ -306,7 +317,9 @@ def _cubic(distance: Numbers, xp: ModuleType) -> Numbers:
 
 
 FILTERS: dict[str, tuple[int, Callable[[Numbers, ModuleType], Numbers]]] = {
-    "bilinear": (1, _linear), "bicubic": (2, _cubic)}
+    "bilinear": (1, _linear),
+    "bicubic": (2, _cubic),
+}
 """How far a filter reaches, in pixels of the coarser grid, and its weights by the distance."""
 
 
@@ -318,7 +331,7 @@ def _along(table: jax.Array, axis: int) -> jax.Array:
 
 def _in_order(weights: Numbers) -> Numbers:
     """The sums of rows, added up in order, so that all programs round alike."""
-    return functools.reduce(operator.add, (weights[:, t:t + 1] for t in range(weights.shape[1])))
+    return functools.reduce(operator.add, (weights[:, t : t + 1] for t in range(weights.shape[1])))
 
 
 def _sums(image: Canvas, axis: int, index: jax.Array, weights: jax.Array) -> Planes:
@@ -327,25 +340,36 @@ def _sums(image: Canvas, axis: int, index: jax.Array, weights: jax.Array) -> Pla
     in_turn = functools.partial(_summed_in_turn if taps <= MOST_TAPS else _summed_in_halves, axis)
     if not image.packed or taps > MOST_EXACT:
         return in_turn(image, index, weights)
-    planes: Planes = by_platform(lambda image, index, weights, _: in_turn(image, index, weights), image, index, weights,
-                                 image.planes(), tpu=lambda image, index, weights, planes: _summed_in_bytes(
-                                     axis, planes, index, weights))
+    planes: Planes = by_platform(
+        lambda image, index, weights, _: in_turn(image, index, weights),
+        image,
+        index,
+        weights,
+        image.planes(),
+        tpu=lambda image, index, weights, planes: _summed_in_bytes(axis, planes, index, weights),
+    )
     return planes
 
 
 def _summed_in_turn(axis: int, image: Canvas, index: jax.Array, weights: jax.Array) -> Planes:
     taps = index.shape[0]
-    found = [image.with_words(_taken(word, index[t].reshape(-1), axis) for word in image.words).planes()
-             for t in range(taps)]
-    return [functools.reduce(operator.add, (exact(weights[t] * found[t][i]) for t in range(taps)))
-            for i in range(image.channels)]
+    found = [
+        image.with_words(_taken(word, index[t].reshape(-1), axis) for word in image.words).planes() for t in range(taps)
+    ]
+    return [
+        functools.reduce(operator.add, (exact(weights[t] * found[t][i]) for t in range(taps)))
+        for i in range(image.channels)
+    ]
 
 
 def _summed_in_halves(axis: int, image: Canvas, index: jax.Array, weights: jax.Array) -> Planes:
     taps = index.shape[0]
     count, size = max(index.shape[1:]), image.shape[axis]
-    matrix = jnp.zeros((count, size), weights.dtype).at[jnp.arange(count), index.reshape(taps, count)].add(
-        weights.reshape(taps, count), mode="promise_in_bounds")
+    matrix = (
+        jnp.zeros((count, size), weights.dtype)
+        .at[jnp.arange(count), index.reshape(taps, count)]
+        .add(weights.reshape(taps, count), mode="promise_in_bounds")
+    )
     matrix = matrix if axis == 0 else matrix.T
 
     def product(part: jax.Array, plane: jax.Array) -> jax.Array:
@@ -356,8 +380,10 @@ def _summed_in_halves(axis: int, image: Canvas, index: jax.Array, weights: jax.A
         return [product(matrix, plane) for plane in image.planes()]
     # In halves of 11 bits, whose products with 8 bits add up exactly in float32.
     high, low = matrix >> 11, matrix & 2047
-    return [(product(high, plane).astype(jnp.int32) << 11) + product(low, plane).astype(jnp.int32)
-            for plane in image.planes()]
+    return [
+        (product(high, plane).astype(jnp.int32) << 11) + product(low, plane).astype(jnp.int32)
+        for plane in image.planes()
+    ]
 
 
 def _summed_in_bytes(axis: int, planes: Planes, index: jax.Array, weights: jax.Array) -> Planes:
@@ -365,11 +391,14 @@ def _summed_in_bytes(axis: int, planes: Planes, index: jax.Array, weights: jax.A
     taps = index.shape[0]
     count, size = max(index.shape[1:]), planes[0].shape[axis]
     source = lax.broadcasted_iota(jnp.int32, (count, size), 1)
-    matrix = functools.reduce(operator.add, (
-        jnp.where(index[t].reshape(count, 1) == source, weights[t].reshape(count, 1), 0) for t in range(taps)))
+    matrix = functools.reduce(
+        operator.add,
+        (jnp.where(index[t].reshape(count, 1) == source, weights[t].reshape(count, 1), 0) for t in range(taps)),
+    )
     # The highest byte has the sign. Made once, not for each product.
-    parts = lax.optimization_barrier([
-        part.astype(jnp.bfloat16) for part in (matrix >> 16, (matrix >> 8) & 255, matrix & 255)])
+    parts = lax.optimization_barrier(
+        [part.astype(jnp.bfloat16) for part in (matrix >> 16, (matrix >> 8) & 255, matrix & 255)]
+    )
 
     def product(part: jax.Array, plane: jax.Array) -> jax.Array:
         pair = ((part, plane), ((1,), (0,))) if axis == 0 else ((plane, part), ((1,), (1,)))

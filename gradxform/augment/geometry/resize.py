@@ -16,8 +16,14 @@ from gradxform.core import arrays, checks
 
 
 @augmentation
-def resize(size: int | tuple[int, int] | None = None, *, shorter: int | None = None, longer: int | None = None,
-           interpolation: str = "bilinear", antialias: bool = True) -> Stage:
+def resize(
+    size: int | tuple[int, int] | None = None,
+    *,
+    shorter: int | None = None,
+    longer: int | None = None,
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+) -> Stage:
     """The image at another size; with antialiasing it is Pillow's ``resize``, to the bit for 8-bit images.
 
     The size is given, or it follows from the shorter or the longer side and the image keeps its shape; the other side
@@ -49,8 +55,10 @@ def resize(size: int | tuple[int, int] | None = None, *, shorter: int | None = N
       (256, 383, 3)
     """
     if (size is None) == (shorter is None and longer is None):
-        raise ValueError(f"size: expected either size or shorter or longer, got size={size!r}, shorter={shorter!r}, "
-                         f"longer={longer!r}")
+        raise ValueError(
+            f"size: expected either size or shorter or longer, got size={size!r}, shorter={shorter!r}, "
+            f"longer={longer!r}"
+        )
     both = None if size is None else arrays.pair("size", size)
     short = None if shorter is None else arrays.size("shorter", shorter)
     long = None if longer is None else arrays.size("longer", longer)
@@ -62,23 +70,28 @@ def resize(size: int | tuple[int, int] | None = None, *, shorter: int | None = N
         if both is None:
             return sides(shape, short, long)
         if alone and not any(isinstance(side, jax.Array) for side in shape[:2]) and shape[0] != shape[1]:
-            warnings.warn(f"size: expected height and width for images that are not square, got {size} for images of "
-                          f"{shape[:2]}, whose shape is lost: {both} says so, shorter={both[0]} keeps it",
-                          stacklevel=2)
+            warnings.warn(
+                f"size: expected height and width for images that are not square, got {size} for images of "
+                f"{shape[:2]}, whose shape is lost: {both} says so, shorter={both[0]} keeps it",
+                stacklevel=2,
+            )
         return both
 
     return Resampling((resizing(result, interpolation, antialias, known=both is None),))
 
 
-def resizing(result: Callable[[Shape], tuple[int, int]], interpolation: str, antialias: bool,
-             known: bool = True) -> Geometric:
+def resizing(
+    result: Callable[[Shape], tuple[int, int]], interpolation: str, antialias: bool, known: bool = True
+) -> Geometric:
     """The operation that makes images of the size that ``result`` gives of their shape."""
+
     def place(params: Sampled, shape: Shape) -> Affine:
         height, width = result(shape)
         return Affine(shape[1] / width, 0.0, 0.0, 0.0, shape[0] / height, 0.0)
 
-    return Geometric(lambda key, shape: (), place, "scale", result, interpolation=interpolation, antialias=antialias,
-                     known=known)
+    return Geometric(
+        lambda key, shape: (), place, "scale", result, interpolation=interpolation, antialias=antialias, known=known
+    )
 
 
 def sides(shape: Shape, shorter: int | None, longer: int | None) -> tuple[int, int]:

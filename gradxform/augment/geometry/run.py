@@ -96,14 +96,18 @@ class Geometric:
           ValueError: images of this shape cannot be moved so.
         """
         if self.known and isinstance(shape[0], jax.Array):
-            raise ValueError("size: expected none, since height and width have to be known before the program runs; "
-                             "crop or resize the images to one size first")
+            raise ValueError(
+                "size: expected none, since height and width have to be known before the program runs; "
+                "crop or resize the images to one size first"
+            )
         if self.size is None:
             return shape
         sides = self.size(shape)
         if any(isinstance(side, jax.Array) and all(side is not one for one in shape) for side in sides):
-            raise ValueError("size: expected none, since the size of the result depends on it; crop or resize the "
-                             "images to one size first")
+            raise ValueError(
+                "size: expected none, since the size of the result depends on it; crop or resize the "
+                "images to one size first"
+            )
         return (*sides, shape[2])
 
     def fits(self, other: Geometric) -> bool:
@@ -203,12 +207,14 @@ class _Run:
             return True
         ops = [*self._ops, op]
         kinds = {one.kind for one in ops}
-        if op.choose is not None or (op.frames and not all(one.kind == "shift" and one.size is None
-                                                           for one in self._ops)):
+        if op.choose is not None or (
+            op.frames and not all(one.kind == "shift" and one.size is None for one in self._ops)
+        ):
             return False
         # What is between a frame and what has none would have a part of the border's colour.
         if (op.kind == "scale" and self._reach != (0, 0)) or (
-                self._reached(op) != (0, 0) and any(one.kind == "scale" for one in self._ops)):
+            self._reached(op) != (0, 0) and any(one.kind == "scale" for one in self._ops)
+        ):
             return False
         if "any" in kinds:
             return max(self._shrunk(op)) <= 1
@@ -241,8 +247,7 @@ class _Run:
             return self._shrink
         # As far as the largest image shrinks.
         room = op.out_shape(self.room)
-        down, across = ((self.room[0] / room[0], self.room[1] / room[1]) if op.shrink is None else
-                        op.shrink(self.room))
+        down, across = (self.room[0] / room[0], self.room[1] / room[1]) if op.shrink is None else op.shrink(self.room)
         return self._shrink[0] * max(1.0, down), self._shrink[1] * max(1.0, across)
 
     def _method(self) -> Method:
@@ -291,8 +296,11 @@ def move(targets: Targets, method: Method, maps: list[Map], height: Any, width: 
         if isinstance(array, Canvas):
             array = dataclasses.replace(array, size=None)
         if size is None:
-            found = (resampled(array, method, maps, *room) if fill is None
-                     else nearest(array, method, maps, room[0], room[1], fill))
+            found = (
+                resampled(array, method, maps, *room)
+                if fill is None
+                else nearest(array, method, maps, room[0], room[1], fill)
+            )
         else:
             found = _padded(array, size, method, maps, room, after is not None, fill)
         if isinstance(found, Canvas):
@@ -300,8 +308,11 @@ def move(targets: Targets, method: Method, maps: list[Map], height: Any, width: 
             return found if after is None else found.with_words(blanked(word, after) for word in found.words)
         return found if after is None else blanked(found, after)
 
-    result = targets | {"image": pixels(image, method) if isinstance(image, Canvas)
-                        else pixels(image, method, _only_fill(image, method.border))}
+    result = targets | {
+        "image": pixels(image, method)
+        if isinstance(image, Canvas)
+        else pixels(image, method, _only_fill(image, method.border))
+    }
     if "mask" in targets:
         fill = jnp.asarray(0 if method.border is None else method.border.mask_fill)
         result["mask"] = pixels(targets["mask"], method._replace(interpolation="nearest"), fill)
@@ -315,22 +326,38 @@ def move(targets: Targets, method: Method, maps: list[Map], height: Any, width: 
     return result
 
 
-def _padded(array: PyTree, size: jax.Array, method: Method, maps: list[Map], room: tuple[int, int], stays: bool,
-            fill: jax.Array | None) -> PyTree:
+def _padded(
+    array: PyTree,
+    size: jax.Array,
+    method: Method,
+    maps: list[Map],
+    room: tuple[int, int],
+    stays: bool,
+    fill: jax.Array | None,
+) -> PyTree:
     """The pixels of an image of a true size in the corner of an array or a canvas."""
     if method.kind == "shift" and isinstance(array, Canvas):
         fills = word_fills(array, method.border)
-        return array.with_words(_padded(word, size, method, maps, room, stays, one)
-                                for word, one in zip(array.words, fills, strict=True))
+        return array.with_words(
+            _padded(word, size, method, maps, room, stays, one) for word, one in zip(array.words, fills, strict=True)
+        )
     if method.kind != "shift":
         smooth = fill is None and method.interpolation != "nearest"
-        mode = "constant" if method.border is None and smooth else "edge" if method.border is None else (
-            method.border.mode)
+        mode = (
+            "constant"
+            if method.border is None and smooth
+            else "edge"
+            if method.border is None
+            else (method.border.mode)
+        )
         if not (smooth and method.kind == "scale"):
             method = method._replace(kind="any")
         maps = [Rim(size, mode, not smooth), *maps]
-        return (resampled(array, method, maps, *room) if fill is None else
-                nearest(array, method, maps, room[0], room[1], fill))
+        return (
+            resampled(array, method, maps, *room)
+            if fill is None
+            else nearest(array, method, maps, room[0], room[1], fill)
+        )
     (one,) = maps
     assert isinstance(one, Affine) and fill is not None
     down, across = method.reach
@@ -346,7 +373,7 @@ def _padded(array: PyTree, size: jax.Array, method: Method, maps: list[Map], roo
                     first = jnp.where(scale < 0, array.shape[axis] - first, first)
                     array = jnp.where(scale < 0, jnp.flip(array, axis), array)
                 array = jnp.roll(array, -first, axis)
-        return array[:room[0], :room[1]]
+        return array[: room[0], : room[1]]
     return nearest(array, method._replace(reach=(0, 0)), [one], room[0], room[1], fill)
 
 
@@ -355,8 +382,9 @@ def _swapped(points: jax.Array, mirrored: jax.Array, joints: tuple[tuple[int, in
     order = list(range(points.shape[-2]))
     for one, other in joints:
         if max(one, other) >= len(order):
-            raise ValueError(f"joints: expected numbers of points below {len(order)}, of which there are as many, got "
-                             f"{(one, other)}")
+            raise ValueError(
+                f"joints: expected numbers of points below {len(order)}, of which there are as many, got {(one, other)}"
+            )
         order[one], order[other] = order[other], order[one]
     return jnp.where(mirrored, points[..., jnp.array(order), :], points)
 

@@ -97,6 +97,7 @@ def random_d4() -> Stage:
       >>> gx.augment.random_d4()(jax.random.key(0), jnp.zeros((8, 32, 32, 3))).shape
       (8, 32, 32, 3)
     """
+
     def draw(key: jax.Array, shape: Shape) -> Sampled:
         return {"symmetry": jax.random.randint(key, (), 0, 8)}
 
@@ -111,15 +112,17 @@ def _symmetry(shape: Shape, swap: jax.Array, from_right: jax.Array, from_below: 
     """Source columns counted from the right, source rows from below, and columns that are the rows of the result."""
     x, y = jnp.where(from_right, -1.0, 1.0), jnp.where(from_below, -1.0, 1.0)
     x0, y0 = jnp.where(from_right, float(shape[1]), 0.0), jnp.where(from_below, float(shape[0]), 0.0)
-    return Affine(jnp.where(swap, 0.0, x), jnp.where(swap, x, 0.0), x0,
-                  jnp.where(swap, y, 0.0), jnp.where(swap, 0.0, y), y0)
+    return Affine(
+        jnp.where(swap, 0.0, x), jnp.where(swap, x, 0.0), x0, jnp.where(swap, y, 0.0), jnp.where(swap, 0.0, y), y0
+    )
 
 
 def _turning(draw: Callable[[jax.Array, Shape], Sampled], place: Callable[[Sampled, Shape], Affine]) -> Stage:
     def result(shape: Shape) -> tuple[int, int]:
         if shape[0] != shape[1]:
-            raise ValueError(f"image: expected square images, whose shape stays when rows become columns, got "
-                             f"{shape[:2]}")
+            raise ValueError(
+                f"image: expected square images, whose shape stays when rows become columns, got {shape[:2]}"
+            )
         return shape[0], shape[1]
 
     return Resampling((Geometric(draw, place, "shift", result, mirrors=(True, True), turns=True, known=True),))

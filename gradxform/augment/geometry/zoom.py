@@ -18,9 +18,16 @@ from gradxform.core.types import Scalar
 
 
 @augmentation
-def random_scale_jitter(size: int | tuple[int, int], scale: tuple[float, float] = (0.1, 2.0), *,
-                        interpolation: str = "bilinear", antialias: bool = True, border: str = "constant",
-                        fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+def random_scale_jitter(
+    size: int | tuple[int, int],
+    scale: tuple[float, float] = (0.1, 2.0),
+    *,
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+) -> Stage:
     """Large-scale jittering (Ghiasi and others, 2021): the image resized by a random factor, then cut or padded.
 
     A factor of 1 is the largest size at which the whole image fits in. Height and width are rounded down. What does
@@ -59,8 +66,12 @@ def random_scale_jitter(size: int | tuple[int, int], scale: tuple[float, float] 
         factor, row, column = jax.random.uniform(key, (3,))
         ratio = (low + (high - low) * factor) * fitting(shape)
         h, w = (jnp.maximum(jnp.floor(side * ratio).astype(jnp.int32), 1) for side in shape[:2])
-        return {"height": h, "width": w, "top": jnp.floor(jnp.maximum(h - height, 0) * row).astype(jnp.int32),
-                "left": jnp.floor(jnp.maximum(w - width, 0) * column).astype(jnp.int32)}
+        return {
+            "height": h,
+            "width": w,
+            "top": jnp.floor(jnp.maximum(h - height, 0) * row).astype(jnp.int32),
+            "left": jnp.floor(jnp.maximum(w - width, 0) * column).astype(jnp.int32),
+        }
 
     def place(params: Sampled, shape: Shape) -> Affine:
         top, left, h, w = (params[name].astype(jnp.float32) for name in ("top", "left", "height", "width"))
@@ -70,14 +81,35 @@ def random_scale_jitter(size: int | tuple[int, int], scale: tuple[float, float] 
     def shrink(shape: Shape) -> tuple[float, float]:
         return tuple(side / max(1, math.floor(side * low * fitting(shape) - 1e-3)) for side in shape[:2])  # type: ignore[return-value]
 
-    return Resampling((Geometric(draw, place, "scale", lambda shape: (height, width),
-                                 border_of(border, fill, mask_fill), interpolation, antialias=antialias, shrink=shrink,
-                                 frames=True, known=True),))
+    return Resampling(
+        (
+            Geometric(
+                draw,
+                place,
+                "scale",
+                lambda shape: (height, width),
+                border_of(border, fill, mask_fill),
+                interpolation,
+                antialias=antialias,
+                shrink=shrink,
+                frames=True,
+                known=True,
+            ),
+        )
+    )
 
 
 @augmentation
-def random_zoom_out(factor: tuple[float, float] = (1.0, 4.0), p: Scalar = 0.5, *, interpolation: str = "bilinear",
-                    antialias: bool = True, border: str = "constant", fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+def random_zoom_out(
+    factor: tuple[float, float] = (1.0, 4.0),
+    p: Scalar = 0.5,
+    *,
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+) -> Stage:
     """The image smaller, at a random place of a canvas of its size (SSD's expansion, Liu and others, 2016).
 
     Args:
@@ -110,8 +142,12 @@ def random_zoom_out(factor: tuple[float, float] = (1.0, 4.0), p: Scalar = 0.5, *
         some, size, row, column = jax.random.uniform(key, (4,))
         factor = jnp.where(some < p, low + (high - low) * size, 1.0)
         h, w = (jnp.maximum(jnp.floor(side / factor).astype(jnp.int32), 1) for side in shape[:2])
-        return {"height": h, "width": w, "top": jnp.floor((shape[0] - h + 1) * row).astype(jnp.int32),
-                "left": jnp.floor((shape[1] - w + 1) * column).astype(jnp.int32)}
+        return {
+            "height": h,
+            "width": w,
+            "top": jnp.floor((shape[0] - h + 1) * row).astype(jnp.int32),
+            "left": jnp.floor((shape[1] - w + 1) * column).astype(jnp.int32),
+        }
 
     def place(params: Sampled, shape: Shape) -> Affine:
         top, left, h, w = (params[name].astype(jnp.float32) for name in ("top", "left", "height", "width"))
@@ -121,5 +157,19 @@ def random_zoom_out(factor: tuple[float, float] = (1.0, 4.0), p: Scalar = 0.5, *
     def shrink(shape: Shape) -> tuple[float, float]:
         return tuple(side / max(1, math.floor(side / high - 1e-3)) for side in shape[:2])  # type: ignore[return-value]
 
-    return Resampling((Geometric(draw, place, "scale", None, border_of(border, fill, mask_fill), interpolation,
-                                 antialias=antialias, shrink=shrink, frames=True, known=True),))
+    return Resampling(
+        (
+            Geometric(
+                draw,
+                place,
+                "scale",
+                None,
+                border_of(border, fill, mask_fill),
+                interpolation,
+                antialias=antialias,
+                shrink=shrink,
+                frames=True,
+                known=True,
+            ),
+        )
+    )

@@ -29,6 +29,7 @@ def channel_shuffle() -> Stage:
       >>> sorted(gx.augment.channel_shuffle()(jax.random.key(0), image)[0, 0].tolist())
       [10, 20, 30]
     """
+
     def draw(key: jax.Array, shape: Shape) -> Sampled:
         return {"order": jax.random.permutation(key, shape[2]).astype(jnp.int32)}
 

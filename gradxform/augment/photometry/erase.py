@@ -59,8 +59,13 @@ def cutout(size: int, *, fill: Fill = 0.0) -> Stage:
 
 
 @augmentation
-def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
-                   ratio: tuple[Scalar, Scalar] = (0.3, 3.3), *, fill: Fill | str = 0.0) -> Stage:
+def random_erasing(
+    p: Scalar = 0.5,
+    scale: tuple[Scalar, Scalar] = (0.02, 0.33),
+    ratio: tuple[Scalar, Scalar] = (0.3, 3.3),
+    *,
+    fill: Fill | str = 0.0,
+) -> Stage:
     """A random rectangle of some of the images taken out; masks, boxes and points stay.
 
     Zhong and others, "Random Erasing Data Augmentation" (AAAI 2020), as torchvision has it: the area is uniform, and
@@ -106,9 +111,12 @@ def random_erasing(p: Scalar = 0.5, scale: tuple[Scalar, Scalar] = (0.02, 0.33),
         first = jnp.argmax(fits)
         erases = fits[first] & (draws[-3] < p)
         height, width = (jnp.where(erases, sides[first], 0).astype(jnp.int32) for sides in (heights, widths))
-        box = {"top": jnp.floor(draws[-2] * (shape[0] + 1 - height)).astype(jnp.int32),
-               "left": jnp.floor(draws[-1] * (shape[1] + 1 - width)).astype(jnp.int32),
-               "height": height, "width": width}
+        box = {
+            "top": jnp.floor(draws[-2] * (shape[0] + 1 - height)).astype(jnp.int32),
+            "left": jnp.floor(draws[-1] * (shape[1] + 1 - width)).astype(jnp.int32),
+            "height": height,
+            "width": width,
+        }
         if not isinstance(fill, str):
             return box
         return box | {"seed": jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)}
@@ -143,8 +151,10 @@ class OfFloats(Pixelwise):
 def erased(planes: Planes, box: Sampled, fill: Fill) -> Planes:
     """The channels with a colour in a box of ``top``, ``left``, ``height`` and ``width``, partly outside perhaps."""
     inside = _inside(planes[0], box)
-    return [jnp.where(inside, color, plane)
-            for color, plane in zip(colors(fill, len(planes), planes[0].dtype == jnp.int32), planes, strict=True)]
+    return [
+        jnp.where(inside, color, plane)
+        for color, plane in zip(colors(fill, len(planes), planes[0].dtype == jnp.int32), planes, strict=True)
+    ]
 
 
 def _erased_by_noise(planes: Planes, params: Sampled, fill: str) -> Planes:
@@ -161,8 +171,12 @@ def _erased_by_noise(planes: Planes, params: Sampled, fill: str) -> Planes:
 
 def _inside(plane: jax.Array, box: Sampled) -> jax.Array:
     row, column = (lax.broadcasted_iota(jnp.int32, plane.shape, axis) for axis in (0, 1))
-    return ((row >= box["top"]) & (row < box["top"] + box["height"])
-            & (column >= box["left"]) & (column < box["left"] + box["width"]))
+    return (
+        (row >= box["top"])
+        & (row < box["top"] + box["height"])
+        & (column >= box["left"])
+        & (column < box["left"] + box["width"])
+    )
 
 
 def _between(share: jax.Array, low: Scalar, high: Scalar) -> jax.Array:

@@ -37,8 +37,9 @@ class _Range(NamedTuple):
 
 
 @augmentation
-def color_jitter(brightness: Strength = 0.0, contrast: Strength = 0.0, saturation: Strength = 0.0,
-                 hue: Strength = 0.0) -> Stage:
+def color_jitter(
+    brightness: Strength = 0.0, contrast: Strength = 0.0, saturation: Strength = 0.0, hue: Strength = 0.0
+) -> Stage:
     """Brightness, contrast, saturation and hue changed at random, in a random order, each image its own.
 
     As torchvision's ``ColorJitter`` for Pillow images, to the bit for 8-bit images; after each step values are cut to
@@ -64,8 +65,12 @@ def color_jitter(brightness: Strength = 0.0, contrast: Strength = 0.0, saturatio
       >>> jitter(jax.random.key(0), jnp.full((16, 32, 32, 3), 0.5)).shape
       (16, 32, 32, 3)
     """
-    ranges = (_factors("brightness", brightness), _factors("contrast", contrast),
-              _factors("saturation", saturation), _shifts("hue", hue))
+    ranges = (
+        _factors("brightness", brightness),
+        _factors("contrast", contrast),
+        _factors("saturation", saturation),
+        _shifts("hue", hue),
+    )
     return Jitter(ranges, tuple(i for i in range(4) if _is_only(ranges[i], _NEUTRAL[i]) is not True))
 
 
@@ -87,8 +92,10 @@ class Jitter(Stage):
         # Drawn for all four, so that what is drawn for one does not depend on the others being made.
         draws = jax.random.uniform(key, (2, 4), jnp.float32)
         order = jnp.argsort(draws[0][np.array(self.active, np.int32)])
-        return {"order": order.astype(jnp.int32),
-                "strengths": tuple(_between(draws[1, i], self.ranges[i]) for i in self.active)}
+        return {
+            "order": order.astype(jnp.int32),
+            "strengths": tuple(_between(draws[1, i], self.ranges[i]) for i in self.active),
+        }
 
     def out_shape(self, shape: Shape) -> Shape:
         """The same shape."""
@@ -243,15 +250,19 @@ def random_grayscale(p: Scalar = 0.1) -> Stage:
         return {"gray": jax.random.uniform(key, (), jnp.float32) < p}
 
     def kernel(params: Sampled, planes: list[jax.Array]) -> list[jax.Array]:
-        return [jnp.where(params["gray"], gray, plane)
-                for gray, plane in zip(color.grayscale(planes), planes, strict=True)]
+        return [
+            jnp.where(params["gray"], gray, plane) for gray, plane in zip(color.grayscale(planes), planes, strict=True)
+        ]
 
     return Pixelwise(draw, kernel)
 
 
 def _one(which: int, allowed: _Range) -> Stage:
-    return Pixelwise(lambda key, shape: {"strength": _between(jax.random.uniform(key, (), jnp.float32), allowed)},
-                     lambda params, planes: _KERNELS[which](planes, params["strength"]), needs_unit=True)
+    return Pixelwise(
+        lambda key, shape: {"strength": _between(jax.random.uniform(key, (), jnp.float32), allowed)},
+        lambda params, planes: _KERNELS[which](planes, params["strength"]),
+        needs_unit=True,
+    )
 
 
 def _factors(name: str, strength: Strength) -> _Range:

@@ -160,8 +160,11 @@ def posterize(bits: int | jax.Array | tuple[int | jax.Array, int | jax.Array]) -
     least, most = bounds("bits", bits, at_least=0, at_most=8)
     for one in (least, most):
         checks.integer("bits", one)
-    return Pixelwise(lambda key, shape: {"bits": jax.random.randint(key, (), least, most + 1, jnp.int32)},
-                     lambda params, planes: tone.posterize(planes, params["bits"]), needs_unit=True)
+    return Pixelwise(
+        lambda key, shape: {"bits": jax.random.randint(key, (), least, most + 1, jnp.int32)},
+        lambda params, planes: tone.posterize(planes, params["bits"]),
+        needs_unit=True,
+    )
 
 
 @augmentation
@@ -253,15 +256,20 @@ def _measured(shape: Shape, dtype: DTypeLike) -> int | None:
 
 def _of_number(number: Number, kernel: Callable[[Planes, Scalar], Planes]) -> Stage:
     """A stage whose kernel takes a number."""
-    return Pixelwise(lambda key, shape: number.draw(key), lambda params, planes: kernel(planes, number.among(params)),
-                     needs_unit=True)
+    return Pixelwise(
+        lambda key, shape: number.draw(key),
+        lambda params, planes: kernel(planes, number.among(params)),
+        needs_unit=True,
+    )
 
 
 def _radius(kernel_size: int | None, largest: Scalar) -> int:
     if kernel_size is None:
         if not checks.is_concrete(largest):
-            raise TypeError(f"kernel_size: expected an odd number, since shapes depend on it and sigma is only known "
-                            f"when the program runs, got None and sigma={largest}")
+            raise TypeError(
+                f"kernel_size: expected an odd number, since shapes depend on it and sigma is only known "
+                f"when the program runs, got None and sigma={largest}"
+            )
         return math.ceil(REACH * largest)
     size = arrays.size("kernel_size", kernel_size)
     if size % 2 == 0:

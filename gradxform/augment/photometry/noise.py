@@ -46,8 +46,10 @@ def gaussian_noise(std: OneOrBounds = 0.1, *, clip: bool = True) -> Stage:
     def kernel(params: Sampled, planes: Planes) -> Planes:
         noise = normal(params["seed"], planes) * jnp.asarray(number.among(params), jnp.float32)
         if planes[0].dtype == jnp.int32:
-            return [whole(within(plane.astype(jnp.float32) + (255 * noise[i] + 0.5), 0.0, 255.0))
-                    for i, plane in enumerate(planes)]
+            return [
+                whole(within(plane.astype(jnp.float32) + (255 * noise[i] + 0.5), 0.0, 255.0))
+                for i, plane in enumerate(planes)
+            ]
         noisy = [plane + noise[i] for i, plane in enumerate(planes)]
         return [within(plane, 0.0, 1.0) for plane in noisy] if clip else noisy
 

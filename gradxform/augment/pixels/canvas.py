@@ -38,8 +38,12 @@ _FEW_CHANNELS = 4
 """Up to so many, channels are interleaved by a choice for each."""
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["words", "size"], meta_fields=["channels", "dtype"],
-                   drop_fields=["levels"])
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["words", "size"],
+    meta_fields=["channels", "dtype"],
+    drop_fields=["levels"],
+)
 @dataclasses.dataclass(frozen=True)
 class Canvas:
     """An image (or a batch of images) while it is worked on.
@@ -68,8 +72,9 @@ class Canvas:
             white = white_of(image.dtype)
             planes = (image[..., i].astype(jnp.float32) for i in range(channels))
             return cls(tuple(plane if white == 1 else plane / white for plane in planes), channels, image.dtype, size)
-        words = tuple(_pack([image[..., i] for i in range(start, min(start + 4, channels))])
-                      for start in range(0, channels, 4))
+        words = tuple(
+            _pack([image[..., i] for i in range(start, min(start + 4, channels))]) for start in range(0, channels, 4)
+        )
         return cls(words, channels, image.dtype, size)
 
     def image(self) -> jax.Array:
@@ -80,13 +85,18 @@ class Canvas:
             # On a GPU the choice of a channel is one loop with what leads to it; a TPU has all of them as they are.
             forms: dict[str, Any] = (
                 {"gpu": lambda _, levels: _interleaved([level.astype(jnp.uint8) for level in levels])}
-                if isinstance(self.levels, tuple) else
-                {"tpu": lambda _, levels: jnp.moveaxis(levels.astype(jnp.uint8), 0, -1)})
+                if isinstance(self.levels, tuple)
+                else {"tpu": lambda _, levels: jnp.moveaxis(levels.astype(jnp.uint8), 0, -1)}
+            )
             image: jax.Array = by_platform(lambda words, _: self._bytes(words), self.words, self.levels, **forms)
             return image
         white = white_of(self.dtype)
-        return _interleaved([(word if white == 1 else jnp.round(within(word, 0.0, 1.0) * white)).astype(self.dtype)
-                             for word in self.words])
+        return _interleaved(
+            [
+                (word if white == 1 else jnp.round(within(word, 0.0, 1.0) * white)).astype(self.dtype)
+                for word in self.words
+            ]
+        )
 
     def floating(self) -> Canvas:
         """This canvas, whose image is to be of floats."""
@@ -138,7 +148,7 @@ class Canvas:
         """
         levels = None
         if planes[0].dtype == jnp.int32:
-            words, dtype = [_pack(list(planes[i:i + 4])) for i in range(0, len(planes), 4)], self.dtype
+            words, dtype = [_pack(list(planes[i : i + 4])) for i in range(0, len(planes), 4)], self.dtype
             levels = tuple(planes) if self.size is None else None
         else:
             words = [plane.astype(jnp.float32) for plane in planes]
@@ -154,7 +164,7 @@ class Canvas:
     def _bytes(self, words: tuple[jax.Array, ...]) -> jax.Array:
         # A word's bytes are the channels, the lowest first, on every platform of XLA's.
         parts = [lax.bitcast_convert_type(word, jnp.uint8) for word in words]
-        return (parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1))[..., :self.channels]
+        return (parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1))[..., : self.channels]
 
 
 @jax.tree_util.register_pytree_node_class

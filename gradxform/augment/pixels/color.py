@@ -28,8 +28,9 @@ def check_channels(channels: int) -> None:
       ValueError: for another number of channels.
     """
     if channels not in COLORS:
-        raise ValueError(f"image: expected 1 channel (gray) or 3 (red, green, blue) for a change of colours, "
-                         f"got {channels}")
+        raise ValueError(
+            f"image: expected 1 channel (gray) or 3 (red, green, blue) for a change of colours, got {channels}"
+        )
 
 
 def blend(degenerate: jax.Array, plane: jax.Array, factor: Scalar) -> jax.Array:
@@ -161,9 +162,14 @@ def _hexagon(r: jax.Array, g: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.A
 
 def _falls_short(hue: jax.Array) -> jax.Array:
     """Whether Pillow's division in floats takes a hue that is exactly this level for a little less."""
-    return (((hue >= 1) & (hue <= 31)) | ((hue >= 129) & (hue <= 149) & (hue & 1 == 1))
-            | ((hue >= 153) & (hue <= 209) & (hue & 3 == 1)) | ((hue >= 88) & (hue <= 104) & (hue & 3 == 0))
-            | (hue == 176) | (hue == 184))
+    return (
+        ((hue >= 1) & (hue <= 31))
+        | ((hue >= 129) & (hue <= 149) & (hue & 1 == 1))
+        | ((hue >= 153) & (hue <= 209) & (hue & 3 == 1))
+        | ((hue >= 88) & (hue <= 104) & (hue & 3 == 0))
+        | (hue == 176)
+        | (hue == 184)
+    )
 
 
 def _turned(planes: Planes, turns: jax.Array) -> Planes:

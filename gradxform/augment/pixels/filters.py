@@ -45,13 +45,18 @@ def gaussian_blur(planes: Planes, sigma: Scalar, radius: int) -> Planes:
     """
     if isinstance(planes, Padded):
         # Beyond the true size the image is mirrored, as far as the Gaussian reaches.
-        rows, columns = (inward(jnp.arange(side + radius), true, "reflect")
-                         for side, true in zip(planes[0].shape, planes.size, strict=True))
+        rows, columns = (
+            inward(jnp.arange(side + radius), true, "reflect")
+            for side, true in zip(planes[0].shape, planes.size, strict=True)
+        )
         padded = gaussian_blur([plane[rows][:, columns] for plane in planes], sigma, radius)
-        return [plane[:rows.size - radius, :columns.size - radius] for plane in padded]
+        return [plane[: rows.size - radius, : columns.size - radius] for plane in padded]
     result: Planes = by_platform(
-        functools.partial(_blurred, radius), _above_0(sigma), planes,
-        tpu=lambda sigma, planes: [_blurred_by_products(radius, sigma, plane[None])[0] for plane in planes])
+        functools.partial(_blurred, radius),
+        _above_0(sigma),
+        planes,
+        tpu=lambda sigma, planes: [_blurred_by_products(radius, sigma, plane[None])[0] for plane in planes],
+    )
     return result
 
 
@@ -141,8 +146,9 @@ def _gaussian(distance: jax.Array, sigma: jax.Array) -> jax.Array:
 def _convolved_by_products(radius: int, sigma: jax.Array, image: jax.Array) -> jax.Array:
     """Both passes of channels (C, H, W) as products with a matrix, for machines that are made for them."""
     # A matrix for each channel: a product that has them in front has the order of the image in memory.
-    rows, columns = (jnp.broadcast_to(_band(size, radius, sigma), (image.shape[0], size, size))
-                     for size in image.shape[1:])
+    rows, columns = (
+        jnp.broadcast_to(_band(size, radius, sigma), (image.shape[0], size, size)) for size in image.shape[1:]
+    )
     # 8-bit levels have a third of the parts that a float32 is multiplied in, and the compiler knows from bfloat16.
     exact = jnp.bfloat16 if image.dtype == jnp.int32 else jnp.float32
 
@@ -161,8 +167,11 @@ def _band(size: int, radius: int, sigma: jax.Array) -> jax.Array:
     # The row goes on to both sides with a period, and in each period once mirrored, but for the pixels of the rim.
     again = range(-(radius // period) - 1, radius // period + 2)
     places = [jnp.abs(to - source - k * period) for k in again if abs(k) * period - (size - 1) <= radius]
-    places += [jnp.where((source > 0) & (source < size - 1), jnp.abs(to + source - k * period), radius + 1)
-               for k in again if max(1 - k * period, (k - 1) * period + 1) <= radius]
+    places += [
+        jnp.where((source > 0) & (source < size - 1), jnp.abs(to + source - k * period), radius + 1)
+        for k in again
+        if max(1 - k * period, (k - 1) * period + 1) <= radius
+    ]
     weights = [jnp.where(place <= radius, _gaussian(place.astype(jnp.float32), sigma), 0) for place in places]
     total = 2 * jnp.sum(_gaussian(jnp.arange(radius + 1, dtype=jnp.float32), sigma)) - 1
     # Made once, not for each piece of the product.

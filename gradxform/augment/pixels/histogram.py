@@ -32,6 +32,7 @@ def equalize(planes: Planes) -> Planes:
 
     A float image is equalized by the 256 levels that its values, times 255, are nearest to.
     """
+
     def by(how: LookUps) -> Callable[[Planes], Planes]:
         return lambda planes: [_equalized(plane, math.prod(true_size(planes)), how) for plane in planes]
 
@@ -90,8 +91,9 @@ def _over(table: jax.Array, divisor: int) -> jax.Array:
 def _counted_by_products(levels: jax.Array) -> jax.Array:
     """Counts as ``sum over pixels of onehot(a) onehot(b)^T``, (16, 16)."""
     rows = max(1, EXACT // levels.shape[1])
-    return functools.reduce(operator.add, (_counts(levels[start:start + rows])
-                                           for start in range(0, levels.shape[0], rows))).reshape(256)
+    return functools.reduce(
+        operator.add, (_counts(levels[start : start + rows]) for start in range(0, levels.shape[0], rows))
+    ).reshape(256)
 
 
 def _counts(levels: jax.Array) -> jax.Array:
@@ -103,8 +105,12 @@ def _counts(levels: jax.Array) -> jax.Array:
 def _looked_up_by_products(table: jax.Array, levels: jax.Array, divisor: int = 1) -> jax.Array:
     """Of ``table^T onehot(a)``, (16, pixels), what is at b."""
     high, low = _one_hots(levels)
-    columns = lax.dot_general(table.reshape(16, 16).astype(jnp.bfloat16), high.astype(jnp.bfloat16),
-                              (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    columns = lax.dot_general(
+        table.reshape(16, 16).astype(jnp.bfloat16),
+        high.astype(jnp.bfloat16),
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
     return _over(jnp.sum(jnp.where(low, columns, 0), 0).astype(jnp.int32).reshape(levels.shape), divisor)
 
 
@@ -158,8 +164,9 @@ def _bounds(plane: jax.Array, counted: jax.Array | None, folds: bool = True) -> 
     return _folded(jnp.minimum, jnp.min, least), _folded(jnp.maximum, jnp.max, most)
 
 
-def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], reduce: Callable[[jax.Array], jax.Array],
-            plane: jax.Array) -> jax.Array:
+def _folded(
+    combine: Callable[[jax.Array, jax.Array], jax.Array], reduce: Callable[[jax.Array], jax.Array], plane: jax.Array
+) -> jax.Array:
     """``reduce(plane)``, half of the rows combined with the other half while there are many.
 
     XLA's CPU backend takes one value after another where it reduces a plane to a number; two halves are vectorized.
@@ -169,7 +176,7 @@ def _folded(combine: Callable[[jax.Array, jax.Array], jax.Array], reduce: Callab
         half = plane.shape[0] // 2
         if plane.shape[0] % 2:
             found.append(reduce(plane[-1:]))
-        plane = combine(plane[:half], plane[half:2 * half])
+        plane = combine(plane[:half], plane[half : 2 * half])
     return functools.reduce(combine, found, reduce(plane))
 
 

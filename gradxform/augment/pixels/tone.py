@@ -53,8 +53,10 @@ def solarize(planes: Planes, threshold: Scalar) -> Planes:
     Returns:
       The channels.
     """
-    return [jnp.where(_below(plane, threshold), plane, inverted)
-            for plane, inverted in zip(planes, invert(planes), strict=True)]
+    return [
+        jnp.where(_below(plane, threshold), plane, inverted)
+        for plane, inverted in zip(planes, invert(planes), strict=True)
+    ]
 
 
 def solarize_add(planes: Planes, addition: Scalar, threshold: Scalar = 128) -> Planes:
@@ -68,6 +70,7 @@ def solarize_add(planes: Planes, addition: Scalar, threshold: Scalar = 128) -> P
     Returns:
       The channels.
     """
+
     def raised(plane: jax.Array) -> jax.Array:
         if plane.dtype == jnp.int32:
             return jnp.clip(plane + jnp.floor(jnp.asarray(addition)).astype(jnp.int32), 0, 255)
@@ -92,8 +95,10 @@ def gamma(planes: Planes, power: Scalar) -> Planes:
         # By logarithms, which are vectorized; black has none.
         return jnp.where(x > 0, jnp.exp(power * jnp.log(jnp.where(x > 0, x, 1.0))), 0.0)
 
-    return [whole(255.999 * raised(plane.astype(jnp.float32) / 255)) if plane.dtype == jnp.int32 else raised(plane)
-            for plane in planes]
+    return [
+        whole(255.999 * raised(plane.astype(jnp.float32) / 255)) if plane.dtype == jnp.int32 else raised(plane)
+        for plane in planes
+    ]
 
 
 def _below(plane: jax.Array, threshold: Scalar) -> jax.Array:

@@ -22,8 +22,16 @@ from gradxform.core.types import PyTree, Scalar
 
 
 @augmentation
-def aug_mix(severity: Scalar = 3.0, width: int = 3, depth: int | None = None, alpha: Scalar = 1.0, *,
-            all_ops: bool = False, interpolation: str = "bilinear", fill: Fill = 0.0) -> Stage:
+def aug_mix(
+    severity: Scalar = 3.0,
+    width: int = 3,
+    depth: int | None = None,
+    alpha: Scalar = 1.0,
+    *,
+    all_ops: bool = False,
+    interpolation: str = "bilinear",
+    fill: Fill = 0.0,
+) -> Stage:
     """Mixes an image with several of it that went through chains of operations (Hendrycks and others, 2020).
 
     ``(1 - m) x + m sum_i w_i chain_i(x)`` with ``w`` from a Dirichlet and ``m`` from a Beta distribution; each chain
@@ -61,8 +69,15 @@ def aug_mix(severity: Scalar = 3.0, width: int = 3, depth: int | None = None, al
     depth = None if depth is None else arrays.size("depth", depth)
     checks.real("alpha", alpha, above=0)
     checks.choice("interpolation", interpolation, INTERPOLATIONS)
-    return AugMix(AUG_MIX_ALL if all_ops else AUG_MIX, severity, width, depth, alpha,
-                  border_of("constant", fill, 0), interpolation)
+    return AugMix(
+        AUG_MIX_ALL if all_ops else AUG_MIX,
+        severity,
+        width,
+        depth,
+        alpha,
+        border_of("constant", fill, 0),
+        interpolation,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +102,21 @@ class AugMix(Stage):
         """The weights of the chains, that of the mixture, and the operations (width, depth)."""
         shares, lengths, strengths, which = jax.random.split(key, 4)
         size = self.width, 3 if self.depth is None else self.depth
-        length = (jax.random.randint(lengths, (self.width, 1), 1, 4) if self.depth is None
-                  else jnp.full((self.width, 1), self.depth))
+        length = (
+            jax.random.randint(lengths, (self.width, 1), 1, 4)
+            if self.depth is None
+            else jnp.full((self.width, 1), self.depth)
+        )
         levels = jax.random.uniform(strengths, size, minval=0.1, maxval=self.severity) / self.preset.levels
         keep = jnp.arange(size[1]) < length
         steps = drawn(which, self.preset, levels.reshape(-1), keep.reshape(-1), shape)
         # Gamma variables over their sum are a Dirichlet one, two of them a Beta one; logarithms, as small ones are 0.
         logs = _log_gamma(shares, self.alpha, self.width + 2)
-        return {"weights": jax.nn.softmax(logs[:-2]), "mixture": jax.nn.sigmoid(logs[-2] - logs[-1]),
-                "steps": jax.tree.map(lambda x: x.reshape(*size, *x.shape[1:]), steps)}
+        return {
+            "weights": jax.nn.softmax(logs[:-2]),
+            "mixture": jax.nn.sigmoid(logs[-2] - logs[-1]),
+            "steps": jax.tree.map(lambda x: x.reshape(*size, *x.shape[1:]), steps),
+        }
 
     def apply(self, params: Sampled, targets: Targets) -> Targets:
         """The targets of one image, mixed."""
@@ -134,5 +155,6 @@ def _sum(mixture: jax.Array, weights: jax.Array, image: Canvas, chained: tuple[j
         planes = image.with_words(word[i] for word in chained).planes()
         factor = exact(mixture * weights[i])
         total = [old + exact(factor * new.astype(jnp.float32)) for old, new in zip(total, planes, strict=True)]
-    return image.with_planes([whole(within(jnp.round(plane), 0, 255)) if image.packed
-                              else within(plane, 0, 1) for plane in total])
+    return image.with_planes(
+        [whole(within(jnp.round(plane), 0, 255)) if image.packed else within(plane, 0, 1) for plane in total]
+    )

@@ -19,8 +19,14 @@ from gradxform.core import checks
 
 
 @augmentation
-def auto_augment(policy: str = "imagenet", *, interpolation: str = "nearest", border: str = "constant",
-                 fill: Fill = 0.0, mask_fill: int = 0) -> Stage:
+def auto_augment(
+    policy: str = "imagenet",
+    *,
+    interpolation: str = "nearest",
+    border: str = "constant",
+    fill: Fill = 0.0,
+    mask_fill: int = 0,
+) -> Stage:
     """Two operations, with the probabilities and magnitudes that a search found (Cubuk and others, 2019).
 
     A policy is 25 pairs of operations, of which each image takes one; each of the two is done with a probability and
@@ -94,5 +100,6 @@ class Learned(Stage):
 
     def apply(self, params: Steps, targets: Targets) -> Targets:
         """The targets of one image after its operations."""
-        return performed(operations(LEARNED, self.interpolation, self.border), params,
-                         targets | {"image": canvas_of(targets)})
+        return performed(
+            operations(LEARNED, self.interpolation, self.border), params, targets | {"image": canvas_of(targets)}
+        )

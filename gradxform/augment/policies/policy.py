@@ -73,11 +73,13 @@ class Policy(Stage):
 def operations(preset: Preset, interpolation: str, border: Border) -> list[Any]:
     """The operations of a preset, and behind them the one that changes nothing."""
     return [operation(entry.name, interpolation, border) for entry in preset.entries] + [
-        operation("identity", interpolation, border)]
+        operation("identity", interpolation, border)
+    ]
 
 
-def drawn(key: jax.Array, preset: Preset, levels: jax.Array, keep: jax.Array, shape: Shape,
-          op: jax.Array | None = None) -> Steps:
+def drawn(
+    key: jax.Array, preset: Preset, levels: jax.Array, keep: jax.Array, shape: Shape, op: jax.Array | None = None
+) -> Steps:
     """The parameters of as many operations as there are levels.
 
     Args:
@@ -103,6 +105,7 @@ def drawn(key: jax.Array, preset: Preset, levels: jax.Array, keep: jax.Array, sh
 
 def performed(ops: list[Any], params: Steps, targets: Targets) -> Targets:
     """The targets of one image after operations of which it takes only its own branch."""
+
     def step(targets: Targets, one: Steps) -> tuple[Targets, None]:
         return lax.switch(one["op"], ops, one["value"], one["place"], targets), None
 

@@ -74,6 +74,7 @@ def whole(most: float, start: int = 0, sign: int = 1) -> Amount:
 
 def pixels(most: float, axis: int | None = None, rounded: bool = False) -> Amount:
     """``most`` times the level in pixels; of images of 224, in proportion, where an axis of the size is named."""
+
     def amount(level: jax.Array, shape: Shape) -> jax.Array:
         number = most * level if axis is None else most * level * shape[axis] / SCALED_FROM
         return jnp.floor(_nudged(number)) if rounded else number
@@ -83,8 +84,9 @@ def pixels(most: float, axis: int | None = None, rounded: bool = False) -> Amoun
 
 def share(most: float, axis: int, rounded: bool) -> Amount:
     """``most`` times the level of the height or the width in pixels, whole pixels if ``rounded``."""
-    return lambda level, shape: (jnp.floor(_nudged(most * level * shape[axis])) if rounded
-                                 else most * level * shape[axis])
+    return lambda level, shape: (
+        jnp.floor(_nudged(most * level * shape[axis])) if rounded else most * level * shape[axis]
+    )
 
 
 def _nudged(x: jax.Array) -> jax.Array:
@@ -96,8 +98,9 @@ def _both(name: str, x: Amount, y: Amount) -> tuple[Entry, Entry]:
     return Entry(f"{name}_x", x, 0.0), Entry(f"{name}_y", y, 0.0)
 
 
-def _torchvision(shear: float, translate: tuple[Amount, Amount], rotate: float, enhance: float,
-                 bits: float) -> tuple[Entry, ...]:
+def _torchvision(
+    shear: float, translate: tuple[Amount, Amount], rotate: float, enhance: float, bits: float
+) -> tuple[Entry, ...]:
     return (
         Entry("identity"),
         *_both("shear", linear(shear), linear(shear)),
@@ -127,28 +130,49 @@ def google(scaled: bool) -> Preset:
     """
     down, across = (0, 1) if scaled else (None, None)
     return Preset(
-        (Entry("auto_contrast"), Entry("equalize"), Entry("invert"), Entry("rotate", linear(30.0), 0.0),
-         Entry("posterize", whole(4.0)), Entry("solarize", whole(256.0)), Entry("solarize_add", whole(110.0)),
-         *(Entry(name, lambda level, shape: 1.8 * level + 0.1) for name in _ENHANCED),
-         *_both("shear", linear(0.3), linear(0.3)),
-         *_both("translate", pixels(100.0, across), pixels(100.0, down)),
-         Entry("cutout", pixels(40.0, down, rounded=True))),
-        10.0, fill=0.5)
+        (
+            Entry("auto_contrast"),
+            Entry("equalize"),
+            Entry("invert"),
+            Entry("rotate", linear(30.0), 0.0),
+            Entry("posterize", whole(4.0)),
+            Entry("solarize", whole(256.0)),
+            Entry("solarize_add", whole(110.0)),
+            *(Entry(name, lambda level, shape: 1.8 * level + 0.1) for name in _ENHANCED),
+            *_both("shear", linear(0.3), linear(0.3)),
+            *_both("translate", pixels(100.0, across), pixels(100.0, down)),
+            Entry("cutout", pixels(40.0, down, rounded=True)),
+        ),
+        10.0,
+        fill=0.5,
+    )
 
 
 RAND_AUGMENT: dict[str, Preset] = {
     # The 14 of torchvision's RandAugment, on 31 bins.
     "torchvision": Preset(
-        _torchvision(0.3, (share(150 / 331, 1, True), share(150 / 331, 0, True)), 30.0, 0.9, 4.0), 30.0),
+        _torchvision(0.3, (share(150 / 331, 1, True), share(150 / 331, 0, True)), 30.0, 0.9, 4.0), 30.0
+    ),
     # rand-m9-mstd0.5-inc1 of timm: each stronger as the magnitude grows.
     "timm": Preset(
-        (Entry("auto_contrast"), Entry("equalize"), Entry("invert"), Entry("rotate", linear(30.0), 0.0),
-         Entry("posterize", whole(4.0, 4, -1)), Entry("solarize", whole(256.0, 256, -1)),
-         Entry("solarize_add", lambda level, shape: jnp.minimum(128, jnp.floor(_nudged(110.0 * level)))),
-         *(Entry(name, linear(0.9), 1.0, 0.1) for name in _ENHANCED),
-         *_both("shear", linear(0.3), linear(0.3)),
-         *_both("translate", share(0.45, 1, False), share(0.45, 0, False))),
-        10.0, spread=0.5, probability=0.5, interpolation="bilinear", fill=0.5),
+        (
+            Entry("auto_contrast"),
+            Entry("equalize"),
+            Entry("invert"),
+            Entry("rotate", linear(30.0), 0.0),
+            Entry("posterize", whole(4.0, 4, -1)),
+            Entry("solarize", whole(256.0, 256, -1)),
+            Entry("solarize_add", lambda level, shape: jnp.minimum(128, jnp.floor(_nudged(110.0 * level)))),
+            *(Entry(name, linear(0.9), 1.0, 0.1) for name in _ENHANCED),
+            *_both("shear", linear(0.3), linear(0.3)),
+            *_both("translate", share(0.45, 1, False), share(0.45, 0, False)),
+        ),
+        10.0,
+        spread=0.5,
+        probability=0.5,
+        interpolation="bilinear",
+        fill=0.5,
+    ),
     "google": google(scaled=False),
 }
 
@@ -159,12 +183,21 @@ TRIVIAL_AUGMENT = Preset(_torchvision(0.99, (whole(32.0), whole(32.0)), 135.0, 0
 """The wide spaces of TrivialAugment, as torchvision has them."""
 
 _AUG_MIX = (
-    Entry("auto_contrast"), Entry("equalize"), Entry("posterize", whole(4.0, 4, -1)),
-    Entry("rotate", whole(30.0), 0.0), Entry("solarize", whole(256.0, 256, -1)),
-    *_both("shear", linear(0.3), linear(0.3)), *_both("shift", share(1 / 3, 1, True), share(1 / 3, 0, True)),
+    Entry("auto_contrast"),
+    Entry("equalize"),
+    Entry("posterize", whole(4.0, 4, -1)),
+    Entry("rotate", whole(30.0), 0.0),
+    Entry("solarize", whole(256.0, 256, -1)),
+    *_both("shear", linear(0.3), linear(0.3)),
+    *_both("shift", share(1 / 3, 1, True), share(1 / 3, 0, True)),
 )
 AUG_MIX = Preset(_AUG_MIX, 10.0, interpolation="bilinear")
 """The 9 operations of AugMix, which share nothing with the corruptions of ImageNet-C."""
-AUG_MIX_ALL = dataclasses.replace(AUG_MIX, entries=_AUG_MIX + tuple(
-    Entry(name, lambda level, shape: 1.8 * level + 0.1) for name in ("color", "contrast", "brightness", "sharpness")))
+AUG_MIX_ALL = dataclasses.replace(
+    AUG_MIX,
+    entries=_AUG_MIX
+    + tuple(
+        Entry(name, lambda level, shape: 1.8 * level + 0.1) for name in ("color", "contrast", "brightness", "sharpness")
+    ),
+)
 """Those and four more, which do."""

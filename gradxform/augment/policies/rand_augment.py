@@ -12,9 +12,18 @@ from gradxform.core.types import Scalar
 
 
 @augmentation
-def rand_augment(num_ops: int = 2, magnitude: Scalar = 9.0, preset: str = "torchvision", *,
-                 probability: Scalar | None = None, scaled: bool = False, interpolation: str | None = None,
-                 border: str = "constant", fill: Fill | None = None, mask_fill: int = 0) -> Stage:
+def rand_augment(
+    num_ops: int = 2,
+    magnitude: Scalar = 9.0,
+    preset: str = "torchvision",
+    *,
+    probability: Scalar | None = None,
+    scaled: bool = False,
+    interpolation: str | None = None,
+    border: str = "constant",
+    fill: Fill | None = None,
+    mask_fill: int = 0,
+) -> Stage:
     """Some operations at random, all with one magnitude (Cubuk and others, 2020).
 
     What a magnitude means depends on whose code it comes from: 9 turns the image by up to 27 degrees with
@@ -74,8 +83,9 @@ def rand_augment(num_ops: int = 2, magnitude: Scalar = 9.0, preset: str = "torch
 
 
 @augmentation
-def trivial_augment(*, interpolation: str | None = None, border: str = "constant", fill: Fill | None = None,
-                    mask_fill: int = 0) -> Stage:
+def trivial_augment(
+    *, interpolation: str | None = None, border: str = "constant", fill: Fill | None = None, mask_fill: int = 0
+) -> Stage:
     """One operation at random with a random magnitude (Mueller and Hutter, 2021): nothing to tune.
 
     The 14 operations and the wide ranges of the paper and of torchvision: shears up to 0.99, shifts up to 32 pixels,
@@ -102,8 +112,16 @@ def trivial_augment(*, interpolation: str | None = None, border: str = "constant
     return _policy(TRIVIAL_AUGMENT, 1, None, None, interpolation, border, fill, mask_fill)
 
 
-def _policy(preset: Preset, num_ops: int, magnitude: Scalar | None, probability: Scalar | None,
-            interpolation: str | None, border: str, fill: Fill | None, mask_fill: int) -> Stage:
+def _policy(
+    preset: Preset,
+    num_ops: int,
+    magnitude: Scalar | None,
+    probability: Scalar | None,
+    interpolation: str | None,
+    border: str,
+    fill: Fill | None,
+    mask_fill: int,
+) -> Stage:
     probability = preset.probability if probability is None else probability
     interpolation = preset.interpolation if interpolation is None else interpolation
     checks.real("probability", probability, at_least=0, at_most=1)

@@ -43,8 +43,12 @@ def simclr_views(size: int | tuple[int, int], strength: Scalar = 1.0, *, blur: b
     height, width = arrays.pair("size", size)
     checks.real("strength", strength, at_least=0, at_most=2.5)
     jitter = color_jitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
-    parts = [random_resized_crop((height, width)), random_flip_left_right(), random_apply(jitter, p=0.8),
-             random_grayscale(p=0.2)]
+    parts = [
+        random_resized_crop((height, width)),
+        random_flip_left_right(),
+        random_apply(jitter, p=0.8),
+        random_grayscale(p=0.2),
+    ]
     radius = height // 10 // 2
     if blur and radius:
         parts.append(random_apply(gaussian_blur((0.1, 2.0), kernel_size=2 * radius + 1), p=0.5))

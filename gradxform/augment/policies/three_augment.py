@@ -38,5 +38,8 @@ def three_augment(strength: Scalar = 0.3) -> Built:
       (4, 24, 24, 3)
     """
     checks.real("strength", strength, at_least=0)
-    return chain(random_flip_left_right(), one_of(random_grayscale(1.0), solarize(128), gaussian_blur((0.1, 2.0))),
-                 color_jitter(strength, strength, strength)).stage
+    return chain(
+        random_flip_left_right(),
+        one_of(random_grayscale(1.0), solarize(128), gaussian_blur((0.1, 2.0))),
+        color_jitter(strength, strength, strength),
+    ).stage
