@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core.manual import varying_like
-from gradxform.core.pallas import pl, pltpu
+from gradxform.core.pallas import kernel_call, pl, pltpu
 from gradxform.losses.sums import FLOOR
 from gradxform.losses.tiles_tpu_kernels import log_sum_exp, log_sum_exp_gradient, row_of_turn
 from gradxform.losses.tiles_tpu_plan import LANES, SUBLANES, Plan
@@ -197,7 +197,7 @@ def _called(
 
     def part(so_far: jax.Array | None, number: jax.Array) -> tuple[jax.Array, jax.Array]:
         before = [] if so_far is None else [so_far]
-        by_row, by_column = pl.pallas_call(
+        by_row, by_column = kernel_call(
             functools.partial(kernel, plan),
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=1,

@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from gradxform.core.manual import varying_like
-from gradxform.core.pallas import pl, pltpu
+from gradxform.core.pallas import kernel_call, pl, pltpu
 
 SUBLANES, LANES = 8, 128
 """Of a register of 32-bit elements."""
@@ -151,7 +151,7 @@ def _call(
     kind = jax.typeof(arrays[0]).manual_axis_type
     strip = pl.BlockSpec((block, width), lambda i: (i, 0))
     line, eight = (pl.BlockSpec((n, width), lambda i: (0, 0)) for n in (1, SUBLANES))
-    found: list[jax.Array] = pl.pallas_call(
+    found: list[jax.Array] = kernel_call(
         functools.partial(kernel, count),
         grid=(pl.cdiv(count, block),),
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[strip] * len(arrays), *[line] * len(rows)],

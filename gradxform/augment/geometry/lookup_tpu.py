@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.core.manual import varying_like
-from gradxform.core.pallas import pl, pltpu
+from gradxform.core.pallas import kernel_call, pl, pltpu
 from gradxform.core.types import Size
 
 SUBLANES, LANES = 8, 128
@@ -153,7 +153,7 @@ def _some(
         for word in words
     ]
     return tuple(
-        pl.pallas_call(
+        kernel_call(
             functools.partial(_kernel, how, which, len(words), height, width, rows),
             grid=(pl.cdiv(height, rows),),
             in_specs=[scalars, *[scalars if len(where) == 1 else strip] * len(where), *[image] * len(words)],
