@@ -11,6 +11,12 @@ from gradxform.core.trees import flatten, named_leaves
 from gradxform.core.types import AnyTransformation, Params, PyTree, State
 from gradxform.sharding.specs import AUTO, Leaf, as_explicit, entries, mesh_of, names, shardings_of
 
+READS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
 
 def state_sharding(tx: AnyTransformation, params: Params, shardings: PyTree | None = None) -> PyTree:
     """A ``NamedSharding`` for every leaf of ``tx.init(params)``: what is kept of a param lies as the param does.
@@ -29,7 +35,7 @@ def state_sharding(tx: AnyTransformation, params: Params, shardings: PyTree | No
       A tree like the state of ``tx``.
 
     Raises:
-      TypeError: ``tx`` needs the values of params to start, and some are not arrays.
+      TypeError: ``tx`` reads the values of params to start.
       ValueError: ``shardings`` has another structure, with the first path that differs.
       ShardingError: no mesh, or two; an axis that is not in the mesh; a spec longer than the shape; a dimension that
         does not divide, with its path.
@@ -51,7 +57,13 @@ def state_sharding(tx: AnyTransformation, params: Params, shardings: PyTree | No
         for leaf, own in zip(leaves, found, strict=True)
     ]
     with jax.sharding.use_abstract_mesh(twin):
-        state = jax.eval_shape(tx.init, treedef.unflatten(typed))
+        try:
+            state = jax.eval_shape(tx.init, treedef.unflatten(typed))
+        except READS_VALUES as error:
+            raise TypeError(
+                "tx: expected a transformation that starts from shapes and dtypes, got one whose init reads the values "
+                f"of params: {str(error).partition(chr(10))[0]}"
+            ) from error
     return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x)), state)
 
 

@@ -191,6 +191,10 @@ def test_refused_by_type() -> None:
         sharding.state_sharding(gx.adam(0.1), PARAMS, {"w": P()})
     with pytest.raises(TypeError, match="params: expected an array at 'b', got a ShapeDtypeStruct"):
         sharding.init(gx.adam(0.1), PARAMS)
+    for read in (lambda x: float(jnp.sum(x)), np.asarray, lambda x: range(x.shape[0])[jnp.int32(x[0, 0])]):
+        reads = gx.stateless(lambda updates, params: updates)._replace(init=lambda params, read=read: read(params["w"]))
+        with pytest.raises(TypeError, match="tx: expected a transformation that starts from shapes and dtypes, got"):
+            sharding.state_sharding(reads, {"w": struct((8, 4))})
     with pytest.raises(TypeError, match="compiled: expected jax"):
         sharding.traffic("HloModule")
     for address, processes, index, message in (
