@@ -120,7 +120,7 @@ def test_every_parameter_is_described(name: str) -> None:
         if p.name != "self"
     ]
     described = entries(sections(item).get("Args", ""))
-    assert list(described) == parameters
+    assert list(described) == parameters, "Args has each parameter, in the order of the signature"
     assert all(text.strip() for text in described.values())
 
 

@@ -95,7 +95,7 @@ def same_run(ours: Any, theirs: Any, n: int = 3) -> None:
 
 
 def test_every_recipe_is_tried() -> None:
-    assert set(RECIPES) == set(harness.RECIPES)
+    assert set(RECIPES) == set(harness.RECIPES), "RECIPES above has those of tests/harness.py"
 
 
 def test_in_optax_chain() -> None:

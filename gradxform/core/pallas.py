@@ -25,7 +25,6 @@ else:
     pl, pltpu = _Late("jax.experimental.pallas"), _Late("jax.experimental.pallas.tpu")
 
 
-
 def kernel_call(kernel: Callable[..., None], **options: Any) -> Callable[..., Any]:
     """``pl.pallas_call``, with the kernel traced as without JAX's 64-bit types.
 

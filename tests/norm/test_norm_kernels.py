@@ -310,7 +310,8 @@ def test_kernel_follows_its_formula(name: str, bits: int) -> None:
 def test_tests_reach_every_kernel() -> None:
     ours = {"batch": "batch_norm", "renorm": "batch_renorm", "weight": "weight_standardize"}
     tested = {ours.get(name, f"{name}_norm") for name in (name.split("-")[0] for name in CASES)}
-    assert tested == {name for name in gx.norm.__all__ if name.endswith(("norm", "standardize"))}
+    kernels = {name for name in gx.norm.__all__ if name.endswith(("norm", "standardize"))}
+    assert tested == kernels, "a case in CASES above, named as the kernel without _norm, and perhaps -what behind it"
 
 
 @pytest.mark.parametrize(

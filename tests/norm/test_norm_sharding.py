@@ -115,4 +115,4 @@ def test_every_check_is_asked_for(found: dict[str, Any]) -> None:
     asked |= {f"{groups}, {mesh} mesh, sharded channels" for groups in GROUPS for mesh in MESHES}
     asked |= {f"{kernel}, {mesh} mesh, beside one device" for kernel in KERNELS for mesh in MESHES}
     asked |= {f"{norm}, {where}" for norm in ["batch norm", *BY_HAND] for where in PLACES}
-    assert set(found["checks"]) == asked | set(OTHERS)
+    assert set(found["checks"]) == asked | set(OTHERS), "a name in the lists above for each check of the program"

@@ -197,14 +197,15 @@ CASES: dict[str, Case] = {
 
 
 def test_every_recipe_has_a_formula() -> None:
-    assert {name.split("-")[0] for name in CASES} == set(harness.RECIPES)
+    tested = {name.split("-")[0] for name in CASES}
+    assert tested == set(harness.RECIPES), "a case in CASES above, and in RECIPES of tests/harness.py"
     optimizers = {
         name
         for name in gx.__all__
         if "learning_rate" in getattr(getattr(gx, name), "__wrapped__", lambda: 0).__annotations__
         and not name.startswith("scale_by")
     }
-    assert optimizers == set(harness.RECIPES)
+    assert optimizers == set(harness.RECIPES), "RECIPES of tests/harness.py has every optimizer"
 
 
 @pytest.mark.parametrize("name", CASES)
