@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,23 +15,32 @@ def anywhere(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-class Talk:
-    """Whether any process was told to stop and whether the first one's time is up, as all have agreed at a step.
+class Agreed(NamedTuple):
+    """What all processes know alike: whether one was told to stop, the first one's time is up, or a save has failed."""
 
-    Several talk once a second, and not at each step: talking waits for what the devices have to do before it.
+    stops: bool
+    late: bool
+    failed: bool
+
+
+class Talk:
+    """What was agreed at a step.
+
+    Several processes talk once a second, and not at each step: talking waits for what the devices have to do before it.
     """
 
     def __init__(self) -> None:
-        self._step, self._time, self._next = 0, time.monotonic(), 0
+        self._step: int | None = None  # the first step may be any: a run goes on
+        self._time, self._next = 0.0, 0
 
-    def __call__(self, step: int, asked: bool, up: bool) -> tuple[bool, bool]:
-        """At a step that all processes ask about: what was agreed, and no twice where they did not talk."""
+    def __call__(self, step: int, mine: Agreed) -> Agreed:
+        """At a step that all processes ask about: what was agreed, and nothing where they did not talk."""
         if jax.process_count() == 1:
-            return asked, up
-        if step < self._next:
-            return False, False
+            return mine
+        if self._step is not None and step < self._next:
+            return Agreed(False, False, False)
         now = time.monotonic()
-        pace = min(1e6, (step - self._step) / max(now - self._time, 1e-9))
-        said = np.asarray(multihost_utils.process_allgather(np.array([asked, up, pace], np.int32)))
-        self._step, self._time, self._next = step, now, step + max(1, int(said[0, 2]))
-        return bool(said[:, 0].any()), bool(said[0, 1])
+        pace = 0.0 if self._step is None else min(1e6, (step - self._step) / max(now - self._time, 1e-9))
+        said = np.asarray(multihost_utils.process_allgather(np.array([*mine, pace], np.int32)))
+        self._step, self._time, self._next = step, now, step + max(1, int(said[0, 3]))
+        return Agreed(bool(said[:, 0].any()), bool(said[0, 1]), bool(said[:, 2].any()))

@@ -47,8 +47,8 @@ def to_arrays(state: PyTree) -> dict[str, Stored]:
         _stored_name(path): jax.random.key_data(leaf)
         if _is_key(leaf)
         else leaf
-        if hasattr(leaf, "dtype")
-        else np.asarray(leaf)
+        if isinstance(leaf, jax.Array)
+        else _native(np.asarray(leaf))
         for path, leaf in named_leaves(state)
         if np.size(leaf)
     }
@@ -64,7 +64,7 @@ def targets(state: PyTree, shardings: list[Sharding | None]) -> dict[str, Target
         if sharding is not None:
             found[_stored_name(path)] = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
         elif hasattr(leaf, "dtype"):
-            found[_stored_name(path)] = np.empty(data.shape, data.dtype)
+            found[_stored_name(path)] = np.empty(data.shape, _native(data).dtype)
         else:
             found[_stored_name(path)] = np.asarray(leaf)
     return found
@@ -88,6 +88,8 @@ def from_arrays(state: PyTree, arrays: dict[str, Stored]) -> PyTree:
             leaves.append(jax.random.wrap_key_data(jnp.asarray(array), impl=_impl(leaf)))
         elif isinstance(leaf, np.ndarray):
             leaves.append(np.asarray(array))
+        elif isinstance(leaf, np.generic):
+            leaves.append(np.asarray(array)[()])
         elif not hasattr(leaf, "dtype"):
             leaves.append(type(leaf)(np.asarray(array).item()))
         else:
@@ -124,7 +126,12 @@ def _dtype_name(path: str, leaf: Leaf) -> str:
     numeric = jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
     if not (numeric or jnp.issubdtype(dtype, jax.dtypes.prng_key)) or dtype == jax.dtypes.float0:
         raise TypeError(f"{wrong} of dtype {dtype}")
-    return str(dtype)
+    return str(_native(np.asarray(leaf)).dtype if isinstance(leaf, np.ndarray | np.generic) else dtype)
+
+
+def _native(array: Any) -> Any:
+    """An array of NumPy's in the byte order of this machine; another as it is."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False) if isinstance(array, np.ndarray) else array
 
 
 def _impl(leaf: Leaf) -> Any:

@@ -11,7 +11,8 @@ def taken(path: pathlib.Path) -> IO[bytes]:
     """Opens a file that nobody else can open in this way until it is closed, or until this process has ended.
 
     Raises:
-      OSError: another process, or another part of this one, has it.
+      BlockingIOError: another process, or another part of this one, has it.
+      OSError: it cannot be opened, or files cannot be locked there.
     """
     file = path.open("ab")
     try:
@@ -19,7 +20,10 @@ def taken(path: pathlib.Path) -> IO[bytes]:
             import msvcrt
 
             file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            except PermissionError as error:  # there it says so of a file that is taken
+                raise BlockingIOError(*error.args) from error
         else:
             import fcntl
 
@@ -28,3 +32,17 @@ def taken(path: pathlib.Path) -> IO[bytes]:
         file.close()
         raise
     return file
+
+
+def release(file: IO[bytes]) -> None:
+    """Gives a file back, also where a child of this process has inherited it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
+    file.close()

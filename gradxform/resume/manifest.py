@@ -135,7 +135,10 @@ def _plain(where: str, value: object) -> Json:
         except (TypeError, ValueError) as error:
             raise TypeError(f"{where}: {error}") from error
     if isinstance(value, Mapping):
-        return {str(key): _plain(f"{where}/{key}", one) for key, one in value.items()}
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where}: expected names that are texts, got {key!r}")
+        return {key: _plain(f"{where}/{key}", one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(f"{where}/{i}", one) for i, one in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
@@ -150,14 +153,28 @@ def _plain(where: str, value: object) -> Json:
     )
 
 
-def _apart(old: Json, new: Json) -> Iterator[tuple[tuple[str, ...], str, str]]:
+class _Missing:
+    """In the place of what one of two settings has and the other has not."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_MISSING = _Missing()
+
+
+def _apart(old: Json | _Missing, new: Json | _Missing) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """Where two settings differ: a call's arguments by their names, the parts of a chain by their places."""
-    if isinstance(old, dict) and isinstance(new, dict) and old.get("call") == new.get("call"):
-        names = sorted({*old, *new} - {"gradxform"})
-        for name in names:
-            inside = (name,) if name not in ("call", "arguments", "transformations") else ()
-            for path, a, b in _apart(old.get(name), new.get(name)):
-                yield (*inside, *path), a, b
+    if isinstance(old, dict) and isinstance(new, dict) and _is_call(old) and _is_call(new):
+        if old["call"] == new["call"]:
+            yield from _apart(old["arguments"], new["arguments"])
+        else:
+            yield (), _short(old), _short(new)
+    elif isinstance(old, dict) and isinstance(new, dict) and not _is_call(old) and not _is_call(new):
+        chained = old.keys() == new.keys() == {"transformations"}
+        for name in sorted({*old, *new}):
+            for path, a, b in _apart(old.get(name, _MISSING), new.get(name, _MISSING)):
+                yield path if chained else (name, *path), a, b
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for i, pair in enumerate(zip(old, new, strict=True)):
             for path, a, b in _apart(*pair):
@@ -166,7 +183,12 @@ def _apart(old: Json, new: Json) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield (), _short(old), _short(new)
 
 
-def _short(value: Json) -> str:
+def _is_call(value: dict[str, Json]) -> bool:
+    """Whether it is what ``to_config`` makes of a value; beside the call stands the form that it was written in."""
+    return value.keys() - {"gradxform"} == {"call", "arguments"}
+
+
+def _short(value: Json | _Missing) -> str:
     if isinstance(value, dict) and "call" in value:
         return f"{value['call']}(...)"
     return repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import signal
@@ -20,7 +19,7 @@ from gradxform.core import checks
 from gradxform.core.trees import is_tracing
 from gradxform.core.types import PyTree
 from gradxform.resume import leaves, lock, manifest
-from gradxform.resume.agree import Talk, anywhere
+from gradxform.resume.agree import Agreed, Talk, anywhere
 from gradxform.resume.position import Position, tell, told
 from gradxform.resume.store import Store
 from gradxform.transforms.nonfinite import check_finite
@@ -96,7 +95,8 @@ class Run:
         self._every, self._seconds, self._keep, self._on_change = every, seconds, keep, on_change
         self._open_store: Store | None = None
         self._lock: IO[bytes] | None = None
-        self._listens = self._asked_to_stop = self._knows_what_is_there = False
+        self._listens = self._asked_to_stop = self._knows_what_is_there = self._stopping = False
+        self._failed: Exception | None = None
         self._talk = Talk()
         self._saved_at = time.monotonic()
         self._total: int | None = None
@@ -104,10 +104,15 @@ class Run:
 
     def __enter__(self) -> Run:
         self.directory.mkdir(parents=True, exist_ok=True)
+        refused: OSError | None = None
         if jax.process_index() == 0:
-            with contextlib.suppress(OSError):
+            try:
                 self._lock = lock.taken(self.directory / ".lock")
-        if anywhere(jax.process_index() == 0 and self._lock is None):
+            except OSError as error:
+                refused = error
+        if anywhere(refused is not None):
+            if refused is not None and not isinstance(refused, BlockingIOError):
+                raise refused
             raise RuntimeError(f"{self.directory}: expected a folder no other run has, got one in use")
         try:
             self._open_store = Store(self.directory, self._keep)
@@ -124,17 +129,20 @@ class Run:
     ) -> None:
         store = self._store("__exit__")
         try:
-            if kind is None or kind is SystemExit:
-                store.wait()
-            else:  # what is under way may finish; the run's own error is the one to be seen
-                with contextlib.suppress(Exception):
-                    store.wait()
+            store.wait()
+        except (
+            Exception
+        ) as failed:  # what was under way; where the run has an error of its own that is the one to be seen
+            self._failed = self._failed or failed
         finally:
             store.close()
             if self._listens:
                 signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
             self._unlock()
             self._open_store = None
+        together = kind is None or self._stopping  # all processes are here, and not one with an error of its own
+        if anywhere(self._failed is not None) if together else kind is SystemExit and self._failed is not None:
+            raise self._failure()
         if kind is None and anywhere(self._asked_to_stop):
             raise SystemExit(0)
 
@@ -205,16 +213,23 @@ class Run:
         Raises:
           TypeError: a leaf that cannot be saved, with its path.
           NonfiniteError: the state says that too many steps were not finite.
-          SystemExit: with code 0, after a SIGTERM, once all is on disk.
+          SystemExit: with code 0, after a SIGTERM; the block ends once all is on disk.
           Exception: what Orbax has raised in the background since the last call, a full disk for instance.
         """
         store = self._store("save")
         checks.integer("step", step, at_least=0, known=True)
         if is_tracing(jax.tree.leaves(state)):
             raise TypeError("state: expected arrays, got the values of a trace: call save outside of jit")
-        store.check()
-        stops, due = self._agreed(step)
-        if saves := (stops or due) and step != self._last:
+        try:
+            store.check()
+        except Exception as failed:
+            self._failed = self._failed or failed
+        late = self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds
+        agreed = self._talk(step, Agreed(self._asked_to_stop, late, self._failed is not None))
+        if agreed.failed:
+            raise self._failure()
+        due = agreed.late or step + 1 == self._total or (self._every is not None and (step + 1) % self._every == 0)
+        if saves := (agreed.stops or due) and step != self._last:
             if not self._knows_what_is_there and (latest := store.latest()) is not None:
                 raise RuntimeError(f"save: expected restore before, since {self.directory} has step {latest}")
             check_finite(state)
@@ -222,17 +237,15 @@ class Run:
             where = None if position is None else told(position)
             store.write(step, leaves.copied(leaves.to_arrays(state)), described, where)
             self._saved_at, self._last, self._knows_what_is_there = time.monotonic(), step, True
-        if stops:
-            store.wait()
+        if agreed.stops:
+            self._stopping = True  # the end of the block waits for what is being written
             raise SystemExit(0)
         return saves
 
-    def _agreed(self, step: int) -> tuple[bool, bool]:
-        """Whether the run stops here, and whether a save is due."""
-        late = self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds
-        stops, late = self._talk(step, self._asked_to_stop, late)
-        by_step = self._every is not None and (step + 1) % self._every == 0
-        return stops, late or by_step or step + 1 == self._total
+    def _failure(self) -> Exception:
+        """What has gone wrong in a save, here or elsewhere. It is told once."""
+        failed, self._failed = self._failed, None
+        return failed or RuntimeError(f"{self.directory}: expected a checkpoint to be written, another process failed")
 
     def _told_to_stop(self, number: int, frame: types.FrameType | None) -> None:
         self._asked_to_stop = True
@@ -240,7 +253,7 @@ class Run:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            lock.release(self._lock)
 
     def _store(self, method: str) -> Store:
         if self._open_store is None:

@@ -78,6 +78,8 @@ class Store:
         Raises:
           ValueError: a file is not as it was written, with its path.
         """
+        if not targets:  # Orbax writes none where there are none
+            return {}
         with self._reading(step, STATE):
             return self.manager.restore(
                 step, args=self._ocp.args.Composite(**{STATE: self._ocp.args.StandardRestore(targets)})
@@ -97,7 +99,9 @@ class Store:
     def write(self, step: int, arrays: dict[str, Stored], manifest: Manifest, position: dict[str, Json] | None) -> None:
         """Writes a checkpoint, in the background once the arrays are on the host and the one before is written."""
         self.wait()
-        items = {STATE: self._ocp.args.StandardSave(arrays), MANIFEST: self._ocp.args.JsonSave(manifest)}
+        items = {MANIFEST: self._ocp.args.JsonSave(manifest)}
+        if arrays:
+            items[STATE] = self._ocp.args.StandardSave(arrays)
         if position is not None:
             items[POSITION] = self._ocp.args.JsonSave(position)
         self._writing = step

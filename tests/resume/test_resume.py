@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 import gradxform as gx
-from gradxform.resume import checksums, lock
+from gradxform.resume import agree, checksums, lock, manifest, store
 
 Run, MismatchError = gx.resume.Run, gx.resume.MismatchError
 TX = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(0.1, 10), weight_decay=0.01))
@@ -288,18 +290,100 @@ def test_a_folder_has_one_run_on_windows_too(tmp_path: pathlib.Path, monkeypatch
     taken: list[int] = []
 
     def locking(descriptor: int, mode: int, count: int) -> None:
-        assert (mode, count) == (2, 1)
+        assert count == 1
+        if mode == 0:
+            taken.remove(descriptor)
+            return
+        assert mode == 2
         if taken:
             raise PermissionError
         taken.append(descriptor)
 
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setitem(sys.modules, "fcntl", None)  # cannot be imported
-    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(locking=locking, LK_NBLCK=2))
+    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(locking=locking, LK_NBLCK=2, LK_UNLCK=0))
+    file = lock.taken(tmp_path / "lock")
+    assert taken == [file.fileno()]
+    with pytest.raises(BlockingIOError):
+        lock.taken(tmp_path / "lock")
+    lock.release(file)
+    assert file.closed and not taken
+
+
+def test_a_lock_ends_with_its_run_and_other_errors_are_told_as_they_are(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with lock.taken(tmp_path / "lock") as file:
-        assert taken == [file.fileno()]
-        with pytest.raises(PermissionError):
-            lock.taken(tmp_path / "lock")
+        child = os.dup(file.fileno())  # as a child of this process has it
+        lock.release(file)
+        lock.release(lock.taken(tmp_path / "lock"))
+        os.close(child)
+
+    def fails(path: pathlib.Path) -> Any:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock, "taken", fails)
+    with pytest.raises(OSError, match="No locks available"), Run(tmp_path / "run"):
+        pass
+
+
+def test_numbers_of_numpy_and_other_byte_orders(tmp_path: pathlib.Path) -> None:
+    state = {"rate": np.float32(0.1), "on": np.bool_(True), "w": np.array([1.0, 2.0], ">f4")}
+    with Run(tmp_path / "a", every=1) as run:
+        run.save(0, state)
+    with Run(tmp_path / "a") as run:
+        same(
+            run.restore(jax.tree.map(np.zeros_like, state) | {"on": np.bool_(False), "rate": np.float32(0)}),
+            {**state, "w": np.array([1.0, 2.0], np.float32)},
+        )
+    empty = {"a": np.zeros((0, 3)), "keys": jax.random.split(jax.random.key(0), 3)[:0]}
+    with Run(tmp_path / "b", every=1) as run:
+        run.save(0, empty)
+    with Run(tmp_path / "b") as run:
+        same(run.restore(empty), empty)
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "told"),
+    [
+        ({"gradxform": "0.1"}, {"gradxform": "0.2"}, r"c: gradxform: saved '0.1', now '0.2'"),
+        ({"a": None}, {}, r"c: a: saved None, now nothing"),
+        ({"arguments": 1}, {"arguments": 2}, r"c: arguments: saved 1, now 2"),
+    ],
+)
+def test_settings_of_any_names_are_compared(saved: Any, now: Any, told: str) -> None:
+    entry, (old, new) = {}, (manifest.settings({"c": one}) for one in (saved, now))
+    made = [manifest.make(entry, one, position=False) for one in (old, new)]
+    with pytest.raises(MismatchError, match=told):
+        manifest.compare(made[0], made[1], "here", "refuse")
+    with pytest.raises(TypeError, match="config c: expected names that are texts, got 1"):
+        manifest.settings({"c": {1: 2}})
+
+
+def test_several_processes_talk_from_the_first_step_on(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the step after a restore, whatever its number; and what failed in one is told in all."""
+    others = np.zeros(4, np.int32)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(agree.multihost_utils, "process_allgather", lambda mine: np.stack([mine, others]))
+    talk, nothing = agree.Talk(), agree.Agreed(False, False, False)
+    assert talk(100_000, nothing) == nothing
+    assert talk(100_001, agree.Agreed(True, True, False)) == agree.Agreed(True, True, False)
+    others[2] = 1
+    assert agree.Talk()(7, nothing).failed
+
+
+def test_a_failed_save_is_told_at_the_next_or_at_the_end(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any) -> None:
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), Run(tmp_path, every=1) as run:
+        run.save(0, {"w": jnp.ones(2)})
+        monkeypatch.setattr(store.Store, "wait", fails)
+    monkeypatch.undo()
+    with Run(tmp_path) as run:
+        assert jnp.array_equal(run.restore({"w": jnp.zeros(2)})["w"], jnp.ones(2))
 
 
 def test_order_sees_all_examples_once_an_epoch() -> None:
