@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -35,7 +36,7 @@ LEFT_BEHIND = {
 """Names that are not known, and would pass untouched where their owner means them to move."""
 SLACK = 0.5
 """By so many pixels a box may lie outside of its image, as rounded numbers of boxes on the rim do; it is cut."""
-LEAST_SIDE = 8
+LEAST_SIDE = {1: 16, 3: 8}
 """An image of 1 or 3 rows with so many columns and so many channels is taken for one whose channels come first."""
 ROUNDING = 1e-5
 """By so much floats may lie outside of [0, 1]; four of their last bits where those are more."""
@@ -202,7 +203,7 @@ def _check_types(arrays: Targets) -> None:
         )
     if image.ndim not in (3, 4) or 0 in image.shape:
         raise ValueError(f"image: expected shape (H, W, C) or (B, H, W, C), none of them 0, got {image.shape}")
-    if image.shape[-3] in (1, 3) and min(image.shape[-2:]) >= LEAST_SIDE:
+    if min(image.shape[-2:]) >= LEAST_SIDE.get(image.shape[-3], math.inf):
         warnings.warn(
             f"image: expected channels last, (H, W, C) or (B, H, W, C), got {image.shape}, as if they came "
             f"first: jnp.moveaxis(image, -3, -1) puts them there",

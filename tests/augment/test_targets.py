@@ -309,13 +309,20 @@ def test_boxes_in_shares_taken_for_pixels_are_warned_of() -> None:
 
 def test_what_is_probably_meant_otherwise_is_warned_of() -> None:
     """Channels that come first; one number for both sides of an image that is not square."""
-    for shape in ((3, 8, 9), (2, 1, 8, 8)):
+    for shape in ((3, 8, 9), (2, 1, 16, 16)):
         with pytest.warns(UserWarning, match=r"^image: expected channels last"):
             A.chain()(jax.random.key(0), np.zeros(shape, np.uint8))
+    A.chain()(jax.random.key(0), np.zeros((5, 1, 64, 8), np.float32))  # signals of eight channels
+    image = np.zeros((2, 10, 12, 3), np.uint8)
     with pytest.warns(UserWarning, match=r"^size: expected height and width .* shorter=6 keeps it"):
-        assert A.resize(6).stage.out_shape((10, 12, 3)) == (6, 6, 3)
-    for aug, shape in ((A.resize(6), (9, 9)), (A.resize((6, 6)), (10, 12)), (A.resize(shorter=6), (10, 12))):
-        aug.stage.out_shape((*shape, 3))
+        assert A.resize(6)(jax.random.key(0), image).shape == (2, 6, 6, 3)
+    for aug, inputs in (
+        (A.resize(6), image[:, :, :10]),
+        (A.resize((6, 6)), image),
+        (A.resize(shorter=6), image),
+        (A.resize(6), {"image": image, "size": np.int32([[10, 10], [8, 8]])}),
+    ):
+        aug(jax.random.key(0), inputs)
 
 
 def test_points_keep_their_other_columns_and_change_sides() -> None:

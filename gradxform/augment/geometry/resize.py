@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-import jax
-
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import ALONG_AXES
 from gradxform.augment.geometry.placement import Affine
@@ -64,29 +62,34 @@ def resize(
     long = None if longer is None else arrays.size("longer", longer)
     checks.choice("interpolation", interpolation, ALONG_AXES)
 
-    alone = not isinstance(size, (tuple, list))
+    alone = size is not None and not isinstance(size, (tuple, list))
 
     def result(shape: Shape) -> tuple[int, int]:
-        if both is None:
-            return sides(shape, short, long)
-        if alone and not any(isinstance(side, jax.Array) for side in shape[:2]) and shape[0] != shape[1]:
-            warnings.warn(
-                f"size: expected height and width for images that are not square, got {size} for images of "
-                f"{shape[:2]}, whose shape is lost: {both} says so, shorter={both[0]} keeps it",
-                stacklevel=2,
-            )
-        return both
+        return both or sides(shape, short, long)
 
-    return Resampling((resizing(result, interpolation, antialias, known=both is None),))
+    return Resampling((resizing(result, interpolation, antialias, known=both is None, loses_shape=alone),))
 
 
 def resizing(
-    result: Callable[[Shape], tuple[int, int]], interpolation: str, antialias: bool, known: bool = True
+    result: Callable[[Shape], tuple[int, int]],
+    interpolation: str,
+    antialias: bool,
+    known: bool = True,
+    loses_shape: bool = False,
 ) -> Geometric:
-    """The operation that makes images of the size that ``result`` gives of their shape."""
+    """The operation that makes images of the size that ``result`` gives of their shape.
+
+    Of images that are not square ``loses_shape`` warns, where that is known: not of those of several sizes.
+    """
 
     def place(params: Sampled, shape: Shape) -> Affine:
         height, width = result(shape)
+        if loses_shape and all(isinstance(side, int) for side in shape[:2]) and shape[0] != shape[1]:
+            warnings.warn(
+                f"size: expected height and width for images that are not square, got {height} for images of "
+                f"{shape[:2]}, whose shape is lost: {(height, width)} says so, shorter={height} keeps it",
+                stacklevel=2,
+            )
         return Affine(shape[1] / width, 0.0, 0.0, 0.0, shape[0] / height, 0.0)
 
     return Geometric(

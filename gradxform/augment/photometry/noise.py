@@ -21,7 +21,8 @@ def gaussian_noise(std: OneOrBounds = 0.1, *, clip: bool = True) -> Stage:
 
     Args:
       std: the standard deviation on the scale of [0, 1], >= 0, or its bounds, and then each image has its own.
-      clip: whether float images are cut to [0, 1]; if not, they may be any floats, behind ``normalize`` too.
+      clip: whether float images are cut to [0, 1]; if not, they may be any floats, behind ``normalize`` too. Images of
+        integers are cut in any case.
 
     Returns:
       The augmentation.
