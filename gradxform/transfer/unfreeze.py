@@ -161,10 +161,14 @@ class Starts(NamedTuple):
             yield start, first, count
             first += count
 
-    def part(self, leaf: jax.Array, start: Start) -> jax.Array:
-        """What of a leaf starts at ``start``."""
+    def part(self, leaf: PyTree, start: Start) -> PyTree:
+        """What of a leaf, an array or the shape of one, starts at ``start``."""
         if self.axis is None:
             return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            shape = list(leaf.shape)
+            shape[self.axis] = self.steps.count(start)
+            return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype, sharding=leaf.sharding)
         return _in_a_row(
             [
                 lax.slice_in_dim(leaf, first, first + count, axis=self.axis)

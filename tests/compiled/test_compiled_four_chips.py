@@ -17,7 +17,7 @@ def part(compiled: Compiled, name: str) -> Any:
 
 def test_steps_of_replicated_params_send_nothing(compiled: Compiled) -> None:
     found = part(compiled, "replicated")
-    assert len(found["names"]) == 15 and found["failed"] == {}
+    assert len(found["names"]) == 16 and found["failed"] == {}
     assert found["collectives"] == {}
 
 

@@ -100,6 +100,10 @@ def test_layers_of_a_stacked_leaf_train_from_their_own_steps() -> None:
             len(mu["blocks"]["kernel"]) for mu in (state.inner_states["0"][0].mu, state.inner_states["1"][0].mu)
         ] == [1, 2]
     assert harness.same_bytes(ours[0][2]["blocks"]["kernel"][:2], LAYERED["blocks"]["kernel"][:2])
+    # A state starts from shapes too.
+    tx = gradual_unfreeze(adamw, STACKED, before=clip)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), LAYERED)
+    assert jax.tree.map(jnp.shape, tx.init(shapes)) == jax.tree.map(jnp.shape, tx.init(LAYERED))
 
 
 def test_a_clip_before_measures_what_trains_and_nan_in_what_does_not_is_harmless() -> None:
