@@ -21,6 +21,8 @@ EVERY = {"train_digits": 5, "pipeline": 2}
 class Often(gx.resume.Run):
     """Tells its steps, and the bits of what it ends with."""
 
+    stopped = False
+
     def restore(self, state: Any, position: Any = None) -> Any:
         self.told = super().restore(state, position)
         return self.told
@@ -31,7 +33,12 @@ class Often(gx.resume.Run):
         return super().save(step, state, position)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        super().__exit__(kind, error, trace)
+        Often.stopped = kind is not None  # or by what comes
+        try:
+            super().__exit__(kind, error, trace)
+        except SystemExit:
+            Often.stopped = True
+            raise
         if kind is None:
             bits = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(self.told))
             print("\nend", self.directory.name, hashlib.sha256(bits).hexdigest(), flush=True)
@@ -51,7 +58,11 @@ def main(name: str, output: str) -> None:
             module.distortion = lambda shape: pretrain_simclr.noise(0.1)
         pipeline_report.draw = lambda *drawn: None
     sys.argv = [name, *ARGUMENTS[name], "--output", output]
-    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    try:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    finally:  # with code 0 a run that was stopped ends too
+        if not Often.stopped:
+            print("\ndone", flush=True)
 
 
 if __name__ == "__main__":

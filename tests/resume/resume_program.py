@@ -64,6 +64,7 @@ def main(folder: str, total: int, every: int, pause: float) -> None:
                 time.sleep(0.5)
     state["key"] = jax.random.key_data(state["key"])
     print("end", hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest())
+    print("done")
 
 
 if __name__ == "__main__":

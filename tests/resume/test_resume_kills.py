@@ -48,7 +48,7 @@ class Job:
                     )
                 )
 
-    def lines(self, word: str, process: int = 0) -> list[str]:
+    def lines(self, word: str | tuple[str, ...], process: int = 0) -> list[str]:
         """What was printed in lines that begin with a word."""
         return [line for line in self.logs[process].read_text().splitlines() if line.startswith(word)]
 
@@ -125,11 +125,12 @@ def killed(
         steps = [tuple(line.split()[1:]) for line in job.lines("step")]
         again.append(len({*steps} & {*made}))
         made += steps
-        # Before the run is open a SIGTERM ends the process as ever.
-        expected = fine | {0} | ({-number} if number == signal.SIGKILL or not steps else set())
+        # Before a run is open, and when it is closed, a SIGTERM ends the process as ever.
+        closed = [line.startswith("end") for line in job.lines(("step", "end"))][-1:] != [False]
+        expected = fine | {0} | ({-number} if number == signal.SIGKILL or closed else set())
         assert codes <= expected, job.logs[0].read_text()[-2000:]
         print(f"{job.folder.name}: {kills} kills, {inside} within a save, {again} steps made again", flush=True)
-        if codes <= fine and job.lines("end"):
+        if codes <= fine and job.lines("done"):
             ends.append(job.lines("end"))
             if kills >= times:
                 return Killed(ends, inside, kills, again, made)
