@@ -203,7 +203,8 @@ def _check_types(arrays: Targets) -> None:
         )
     if image.ndim not in (3, 4) or 0 in image.shape:
         raise ValueError(f"image: expected shape (H, W, C) or (B, H, W, C), none of them 0, got {image.shape}")
-    if min(image.shape[-2:]) >= LEAST_SIDE.get(image.shape[-3], math.inf):
+    channels, *sides = image.shape[-3:]  # as they would be; a size that is exported as a symbol says nothing
+    if all(isinstance(n, int) for n in (channels, *sides)) and min(sides) >= LEAST_SIDE.get(channels, math.inf):
         warnings.warn(
             f"image: expected channels last, (H, W, C) or (B, H, W, C), got {image.shape}, as if they came "
             f"first: jnp.moveaxis(image, -3, -1) puts them there",
