@@ -18,8 +18,9 @@ Index: TypeAlias = int | jax.Array
 Ids: TypeAlias = jax.Array | None
 """An integer for each vector, of which those of equal ones are left out of each other's sums."""
 Carry = TypeVar("Carry")
-BLOCK = {"cpu": (512, 1024), "gpu": (2048, 2048), "tpu": (2048, 2048)}
-"""Rows and columns of a tile, at least and at most: on a CPU from 1 MiB in float32 on, which a core's cache holds."""
+BLOCK = {"cpu": (512, 1024), "gpu": (4096, 4096), "tpu": (2048, 2048)}
+"""Rows and columns of a tile, at least and at most: on a CPU from 1 MiB in float32 on, which a core's cache holds; on a
+GPU, whose compiler divides the sums of small products and adds them up out of memory, 64 MiB."""
 WHOLE = 2048
 """Up to so many rows and columns are one tile: its exponentials serve forward and backward pass, in 16 MiB at most."""
 
