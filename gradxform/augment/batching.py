@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.augment.stage import Sampled, Stage, Targets, closed, few
+from gradxform.augment.stage import Sampled, Stage, Targets, canvas_of, closed, few
 from gradxform.core.divide import each_its_own, is_local
 from gradxform.core.platform import by_platform
 from gradxform.core.types import PyTree, Size
@@ -60,6 +60,16 @@ def _through(
     def one(arrays: PyTree, params: Sampled, targets: Targets) -> PyTree:
         return closed(build(arrays).apply(params, targets))
 
+    def of_words(arrays: PyTree, params: Sampled, targets: Targets) -> PyTree:
+        # A TPU cuts an image out of a batch of bytes, whose tiles have 32 rows, after a copy of all of it.
+        def opened(targets: Targets) -> Targets:
+            return targets | {"image": canvas_of(targets)}
+
+        def each(arrays: PyTree, params: Sampled, targets: Targets) -> PyTree:
+            return build(arrays).apply(params, targets)
+
+        return jax.vmap(closed)(_mapped(each, 1, arrays, params, jax.vmap(opened)(targets)))
+
     stage, image = build(arrays), targets["image"]
     shape, size = image.shape[1:], image.shape[0]
 
@@ -81,7 +91,7 @@ def _through(
         params,
         targets,
         gpu=grouped(some if large else None),
-        tpu=grouped(1 if stage.chooses else some if stage.several else None),
+        tpu=of_words if stage.chooses else grouped(some if stage.several else None),
     )
 
 
