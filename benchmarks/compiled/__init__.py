@@ -4,12 +4,12 @@
     python -m benchmarks compiled --topology v5e:2x2               # those that are spread over chips
     python -m benchmarks compiled --topology h100 --room losses --only nt_xent
     python -m benchmarks compiled --only small                     # those that take minutes have to be named
-    python -m benchmarks compiled --output new.json --against benchmarks/results/compiled-v5e-1x1.json
+    python -m benchmarks compiled --output new.json --against benchmarks/results/compiled-v5e-1x1-losses.json
 
 It needs the ``tpu`` extra, or for h100 ``cuda-compiler``, and for the pipeline ``examples``. After each program the
-record is written, to ``benchmarks/results/compiled-<topology>.json``, and what is there is not compiled again but with
-``--again``. Another process compiles, which is ended, and begun anew, where a program takes too long. How the numbers
-are to be read is printed first, and stands at the head of each record.
+record of its room is written, ``benchmarks/results/compiled-<topology>-<room>.json``, and what is there is not compiled
+again but with ``--again``. Another process compiles, which is ended, and begun anew, where a program takes too long.
+How the numbers are to be read is printed first, and stands at the head of each record.
 
 To add a program, yield it from ``programs()`` of its room's ``programs_<room>.py``.
 """
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="what a program may take of all cores together (default %(default)s)",
     )
-    parser.add_argument("--output", type=pathlib.Path, default=None, help="the JSON file")
+    parser.add_argument("--output", type=pathlib.Path, default=None, help="one JSON file for all rooms")
     parser.add_argument("--against", type=pathlib.Path, default=None, help="a record to print the ratios to")
 
 

@@ -196,7 +196,7 @@ def _read(module: Module, body: Computation, name: str) -> float:
             total += bytes_of(op.arrays)
         elif op.kind in ("dynamic-update-slice", "scatter") and op.operands[0] == name:
             continue  # in place
-        elif op.kind in ("bitcast", "get-tuple-element"):
+        elif op.kind in ("bitcast", "get-tuple-element") or _is_view(module, op):
             total += _read(module, body, op.name)
         elif op.kind == "fusion":
             inner = module.called(op, "calls")
@@ -208,6 +208,15 @@ def _read(module: Module, body: Computation, name: str) -> float:
         else:
             return math.inf
     return total
+
+
+def _is_view(module: Module, op: Op) -> bool:
+    """Whether a fusion gives the memory of its operand another layout; inside one that slices it nothing moves."""
+    return (
+        op.kind == "fusion"
+        and "output_to_operand_aliasing" in op.rest
+        and {one.kind for one in module.inside(op)} <= {"parameter", "copy", "bitcast"}
+    )
 
 
 def _written(body: Computation, op: Op) -> float:

@@ -14,7 +14,6 @@ import gradxform as gx
 from benchmarks import peers
 from benchmarks.compiled import programs_augment, programs_losses
 from benchmarks.compiled.program import OURS, Call, Program, shaped
-from benchmarks.compiled.programs_augment import A
 from benchmarks.compiled.programs_optimizers import OPTAX, PEERS, optimizers
 
 AXIS = "chips"
@@ -68,9 +67,14 @@ def classes_loss(mesh: Mesh) -> Call:
     return Call(jax.value_and_grad(gx.losses.sup_con), arguments)
 
 
-def augmented(mesh: Mesh, augmentation: Any, images: int = IMAGES_A_CHIP, size: int = 224) -> Call:
-    """An augmentation of images that are spread over the chips."""
-    inputs = shaped((images * mesh.size, size, size, 3), jnp.uint8, NamedSharding(mesh, P(AXIS)))
+def augmented(
+    mesh: Mesh, augmentation: Any, images: int = IMAGES_A_CHIP, size: int = 224, labels: bool = False
+) -> Call:
+    """An augmentation of images, and of their labels, that are spread over the chips."""
+    spread, count = NamedSharding(mesh, P(AXIS)), images * mesh.size
+    inputs: Any = shaped((count, size, size, 3), jnp.uint8, spread)
+    if labels:
+        inputs = {"image": inputs, "label": shaped((count, 1000), sharding=spread)}
     return programs_augment.call_of(augmentation, inputs)._replace(size=None)
 
 
@@ -130,16 +134,13 @@ def programs() -> Iterator[Program]:
     yield program(
         "losses", f"{name}, shard_map", lambda mesh: pairs_loss(mesh, losses.nt_xent(axis_name=AXIS), mapped=True)
     )
-    for name, augmentation in (
-        ("flip", A.random_flip_left_right()),
-        ("random_resized_crop 224", A.random_resized_crop(224)),
-        ("color_jitter", A.color_jitter(0.4, 0.4, 0.4, 0.1)),
-        ("rand_augment(2, 9)", A.rand_augment()),
-    ):
+    for name, augmentation in (programs_augment.STAGES | programs_augment.MIXES | programs_augment.POLICIES).items():
         for axes in (AxisType.Auto, AxisType.Explicit):
             yield program(
                 "augment",
                 f"{name}, {IMAGES_A_CHIP} images of 224 a chip, uint8, {axes.name} mesh",
-                lambda mesh, augmentation=augmentation: augmented(mesh, augmentation),
+                lambda mesh, augmentation=augmentation, labels=name in programs_augment.MIXES: augmented(
+                    mesh, augmentation, labels=labels
+                ),
                 axes=axes,
             )

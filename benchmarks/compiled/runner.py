@@ -134,19 +134,16 @@ def run(args: argparse.Namespace) -> None:
     if problem := target.missing(args.topology):
         raise SystemExit(problem)
     print("\n".join(report.READING))
-    path = args.output or harness.RESULTS / f"compiled-{re.sub('[^a-z0-9]+', '-', args.topology)}.json"
-    record: dict[str, Any] = {
-        "suite": "compiled",
-        "topology": args.topology,
-        "reading": report.READING,
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
-        "programs": json.loads(path.read_text())["programs"] if path.exists() else {},
-    }
     commit = _commit()
     worker = Worker(args.limit)
+    records: dict[str, dict[str, Any]] = {}
+    shown: dict[str, list[dict[str, Any]]] = {}
     try:
-        shown: dict[str, list[dict[str, Any]]] = {}
         for program in chosen(args):
+            path = args.output or record_of(args.topology, program.room)
+            if str(path) not in records:
+                records[str(path)] = _begun(args.topology, path)
+            record = records[str(path)]
             if args.again or program.key not in record["programs"]:
                 made = worker.compile(args.topology, program.key)
                 record["programs"][program.key] = {
@@ -162,15 +159,31 @@ def run(args: argparse.Namespace) -> None:
             shown.setdefault(program.room, []).append(record["programs"][program.key])
     finally:
         worker.close()
-    for room, records in shown.items():
-        report.table(f"{room}, {args.topology}, a chip", records)
+    for room, found in shown.items():
+        report.table(f"{room}, {args.topology}, a chip", found)
     if args.against:
         report.compare(
-            record["programs"],
+            {key: made for record in records.values() for key, made in record["programs"].items()},
             json.loads(args.against.read_text())["programs"],
             [program.key for program in chosen(args)],
         )
-    print(f"\nwritten: {path}")
+    print(f"\nwritten: {', '.join(records)}")
+
+
+def record_of(topology: str, room: str) -> pathlib.Path:
+    """The file of a room's programs for chips."""
+    return harness.RESULTS / f"compiled-{re.sub('[^a-z0-9]+', '-', topology)}-{room}.json"
+
+
+def _begun(topology: str, path: pathlib.Path) -> dict[str, Any]:
+    """A record that goes on with what a file has."""
+    return {
+        "suite": "compiled",
+        "topology": topology,
+        "reading": report.READING,
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "programs": json.loads(path.read_text())["programs"] if path.exists() else {},
+    }
 
 
 def _write(path: pathlib.Path, record: Mapping[str, Any]) -> None:

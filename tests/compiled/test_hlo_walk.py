@@ -61,14 +61,29 @@ def test_what_is_in_vmem_is_free() -> None:
     assert hbm(work) == 256 * 4
 
 
-def test_slices_count_for_what_they_take_and_updates_in_place_for_what_they_put() -> None:
-    work = read("""
+@pytest.mark.parametrize(
+    ("view", "moved"),
+    [
+        ("bitcast(%p)", 2 * 16),
+        ("fusion(%p), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%tiled", 2 * 16),
+        ("negate(%p)", 1024 + 16),
+    ],
+)
+def test_slices_count_for_what_they_take_and_updates_in_place_for_what_they_put(view: str, moved: int) -> None:
+    work = read(
+        """
+    %tiled (p: f32[1024]) -> f32[1024] {
+      %p = f32[1024]{0:T(1024)} parameter(0)
+      ROOT %again = f32[1024]{0:T(256)} copy(%p)
+    }
+
     %replaced (p: f32[1024], i: s32[]) -> f32[1024] {
       %p = f32[1024]{0} parameter(0)
       %i = s32[] parameter(1)
-      %old = f32[16]{0} dynamic-slice(%p, %i), dynamic_slice_sizes={16}
+      %view = f32[1024]{0} VIEW
+      %old = f32[16]{0} dynamic-slice(%view, %i), dynamic_slice_sizes={16}
       %new = f32[16]{0} negate(%old)
-      ROOT %out = f32[1024]{0} dynamic-update-slice(%p, %new, %i)
+      ROOT %out = f32[1024]{0} dynamic-update-slice(%view, %new, %i)
     }
 
     ENTRY %main (x: f32[1024], i: s32[]) -> f32[1024] {
@@ -76,8 +91,9 @@ def test_slices_count_for_what_they_take_and_updates_in_place_for_what_they_put(
       %i = s32[]{:S(2)} parameter(1)
       ROOT %y = f32[1024]{0} fusion(%x, %i), kind=kLoop, calls=%replaced
     }
-    """)
-    assert hbm(work) == 16 * 4 + 16 * 4
+    """.replace("VIEW", view)
+    )
+    assert hbm(work) == moved * 4
 
 
 LOOP = """
