@@ -201,14 +201,15 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str:
-    """The last commit that touched the library, and whether it was changed since."""
+    """The last commit that touched the code of the library, and whether it was changed since."""
 
     def git(*args: str) -> str:
         return subprocess.run(("git", *args), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
+    code = ":(glob)gradxform/**/*.py"
     try:
-        return git("log", "-1", "--format=%h", "--", "gradxform") + (
-            " and changes" if git("status", "--porcelain", "--", "gradxform") else ""
+        return git("log", "-1", "--format=%h", "--", code) + (
+            " and changes" if git("status", "--porcelain", "--", code) else ""
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
