@@ -80,24 +80,30 @@ class Work:
       kinds: how many operations there are of a kind in the text, a loop's once; those inside a fusion by fusion.
       collectives: of each its kind, its trips and the bytes of its results.
       unknown_loops: those whose trip counts the program does not say.
+      alike: cycles, where the branches of a conditional are taken alike often; ``costs`` have the dearest alone.
     """
 
     costs: list[Cost]
     kinds: collections.Counter[str]
     collectives: list[tuple[str, float, float]]
     unknown_loops: list[str]
+    alike: float = 0.0
 
 
 def work_of(module: Module, chip: Chip, rounds: float = 1.0) -> Work:
     """Walks through a program; loops whose trip counts it does not say are taken to run for ``rounds``."""
     work = Work([], collections.Counter(), [], [])
-    _walk(module, module.entry, 1.0, work, chip, rounds)
+    _walk(module, module.entry, 1.0, 1.0, work, chip, rounds)
     return work
 
 
-def _walk(module: Module, computation: Computation, trips: float, work: Work, chip: Chip, rounds: float) -> None:
-    def into(name: str, trips: float) -> None:
-        _walk(module, module.computations[name], trips, work, chip, rounds)
+def _walk(
+    module: Module, computation: Computation, trips: float, share: float, work: Work, chip: Chip, rounds: float
+) -> None:
+    """Adds what a computation does in so many trips, a share of which comes here where branches are taken alike."""
+
+    def into(name: str, trips: float, share: float = share) -> None:
+        _walk(module, module.computations[name], trips, share, work, chip, rounds)
 
     for op in computation.ops.values():
         work.kinds.update(_kinds(module, op))
@@ -110,7 +116,7 @@ def _walk(module: Module, computation: Computation, trips: float, work: Work, ch
             # One branch is taken; which, the program does not say: the dearest.
             before, dearest = len(work.costs), list[Cost]()
             for name in branches(op):
-                into(name, trips)
+                into(name, trips, share / len(branches(op)))
                 mine, work.costs[before:] = work.costs[before:], []
                 dearest = max(dearest, mine, key=lambda costs: sum(c.seconds + c.lookups * chip.lookup for c in costs))
             work.costs += dearest
@@ -122,6 +128,7 @@ def _walk(module: Module, computation: Computation, trips: float, work: Work, ch
             work.collectives.append((base, trips, bytes_of(received(op))))
         elif op.kind not in FREE:
             work.costs.append(_cost(module, op, computation, trips, chip))
+            work.alike += share * work.costs[-1].cycles
 
 
 def _kinds(module: Module, op: Op) -> list[str]:

@@ -19,7 +19,8 @@ READING = (
     "The compiler's guess: cycles. Of products good, of element-wise work and reductions pessimistic (x + 1 at 80% of "
     "the bandwidth), at least 1.2 us an operation on a v5e; none of gathers, scatters, sorts, kernels; none on a GPU.",
     "A model that nobody has measured: seconds of look-ups (6.4 ns a slice on a v5e, scatters as much).",
-    "A loop whose trips the program does not say counts once; of a conditional the dearest branch counts.",
+    "A loop whose trips the program does not say counts once; of a conditional the dearest branch counts, but in "
+    "cycles_alike_us each branch as often as the others.",
     "FLOP as cost_analysis has them: the body of a loop once, a float32 product at HIGHEST as one pass. Compile "
     "seconds: of all cores together, so that they are the same on a busy machine.",
 )
@@ -84,6 +85,7 @@ class Report:
             "hbm_us": _us(self.hbm_seconds),
             "flop": self.compiled.flops,
             "cycles_us": _us(self.cycles_seconds),
+            "cycles_alike_us": _us(self.work.alike / self.chip.clock),
             "lookups": round(self.lookups),
             "lookups_us": _us(self.lookups * self.chip.lookup),
             "collectives": self.collectives,

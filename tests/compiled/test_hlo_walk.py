@@ -146,7 +146,7 @@ def test_trips_of_a_loop(limit: str, direction: str, end: str, known: str, trips
     assert work.kinds["while"] == 1
 
 
-def test_of_a_conditional_the_dearest_branch_counts() -> None:
+def test_of_a_conditional_the_dearest_branch_counts_and_in_the_mean_each() -> None:
     work = read(
         ADDED
         + """
@@ -156,13 +156,13 @@ def test_of_a_conditional_the_dearest_branch_counts() -> None:
 
     %dear (p: f32[256]) -> f32[256] {
       %p = f32[256]{0} parameter(0)
-      %once = f32[256]{0} fusion(%p), kind=kLoop, calls=%added
+      %once = f32[256]{0} fusion(%p), kind=kLoop, calls=%added, backend_config={"estimated_cycles":"600"}
       ROOT %twice = f32[256]{0} fusion(%once), kind=kLoop, calls=%added
     }
 
     %middling (p: f32[256]) -> f32[256] {
       %p = f32[256]{0} parameter(0)
-      ROOT %once = f32[256]{0} fusion(%p), kind=kLoop, calls=%added
+      ROOT %once = f32[256]{0} fusion(%p), kind=kLoop, calls=%added, backend_config={"estimated_cycles":"300"}
     }
 
     ENTRY %main (x: f32[256], i: s32[]) -> f32[256] {
@@ -173,6 +173,8 @@ def test_of_a_conditional_the_dearest_branch_counts() -> None:
     """
     )
     assert hbm(work) == 2 * 2 * 256 * 4
+    assert sum(cost.cycles for cost in work.costs) == 600
+    assert work.alike == (600 + 300) / 3
 
 
 def test_look_ups_are_the_slices_that_gathers_take_and_scatters_put() -> None:
