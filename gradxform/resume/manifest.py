@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias, TypedDict
@@ -62,8 +64,10 @@ def settings(config: Mapping[str, object]) -> dict[str, Json]:
     """Settings as JSON holds them.
 
     Raises:
-      TypeError: a function or another value that JSON cannot hold, with the argument it is in.
+      TypeError: a function or another value that JSON cannot hold, with the argument it is in; no names at all.
     """
+    if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
+        raise TypeError(f"config: expected settings by their names, got {config!r}")
     return {name: _plain(f"config {name}", value) for name, value in config.items()}
 
 
@@ -134,6 +138,10 @@ def _plain(where: str, value: object) -> Json:
             return to_config(value)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{where}: {error}") from error
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -141,14 +149,17 @@ def _plain(where: str, value: object) -> Json:
         return {key: _plain(f"{where}/{key}", one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(f"{where}/{i}", one) for i, one in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)  # in JSON NaN is no number, and it does not equal itself
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
     if isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0:
         return _plain(where, value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # in JSON NaN is no number, and it does not equal itself
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):  # not a type made of one: what JSON gives back is none
+        if isinstance(value, kind):
+            return kind(value)
     raise TypeError(
-        f"{where}: expected a value of this library, a number, a text, or lists and dicts of them, got a "
+        f"{where}: expected a value of this library, a number, a text, or lists, dicts and dataclasses of them, got a "
         f"{type(value).__name__}"
     )
 

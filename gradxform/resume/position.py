@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any, Protocol
 
 from gradxform.resume.manifest import Json
@@ -22,9 +23,23 @@ class Position(Protocol):
 
 
 def told(position: Position) -> dict[str, Json]:
-    """Where it is, as JSON holds it."""
+    """Where it is, as JSON holds it.
+
+    Raises:
+      TypeError: JSON cannot, or would give back something else.
+    """
     state = position.get_state()
-    return {"bytes": base64.b64encode(state).decode()} if isinstance(state, bytes) else {"state": state}
+    if isinstance(state, bytes):
+        return {"bytes": base64.b64encode(state).decode()}
+    try:
+        back = json.loads(json.dumps(state))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"position: expected bytes or what JSON can hold, got a {type(state).__name__}: {error}"
+        ) from error
+    if repr(back) != repr(state):
+        raise TypeError(f"position: expected what JSON gives back as it is, got {state!r}, of which it makes {back!r}")
+    return {"state": state}
 
 
 def tell(position: Position, saved: dict[str, Json]) -> None:

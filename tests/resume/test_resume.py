@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import errno
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -18,7 +21,7 @@ import numpy as np
 import pytest
 
 import gradxform as gx
-from gradxform.resume import agree, checksums, lock, manifest, store
+from gradxform.resume import agree, checksums, lock, manifest, position, store
 
 Run, MismatchError = gx.resume.Run, gx.resume.MismatchError
 TX = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(gx.schedules.cosine(0.1, 10), weight_decay=0.01))
@@ -115,6 +118,11 @@ def test_a_position_goes_with_the_state(tmp_path: pathlib.Path) -> None:
         run.save(0, {"w": jnp.ones(2)})
     with Run(tmp_path / "none") as run, pytest.raises(MismatchError, match="position: not saved"):
         run.restore({"w": jnp.ones(2)}, reader)
+    told = position.told(Reader(math.nan))  # type: ignore[arg-type]
+    assert math.isnan(told["state"]["at"])
+    for wrong in ({1: 2}, (1, 2), np.int32(1)):
+        with pytest.raises(TypeError, match=r"position: expected .* JSON"):
+            position.told(Reader(wrong))  # type: ignore[arg-type]
 
 
 def without(state: Any, name: str) -> Any:
@@ -384,6 +392,39 @@ def test_a_failed_save_is_told_at_the_next_or_at_the_end(
     monkeypatch.undo()
     with Run(tmp_path) as run:
         assert jnp.array_equal(run.restore({"w": jnp.zeros(2)})["w"], jnp.ones(2))
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Size(enum.IntEnum):
+    LARGE = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    width: int
+    color: Color
+
+
+def test_settings_come_back_as_they_are_compared() -> None:
+    """A number or a text of another library's type is the same setting when JSON gives it back."""
+    given = {
+        "plan": Plan(8, Color.RED),
+        "rate": np.float64(0.1),
+        "half": jnp.bfloat16(0.5),
+        "on": np.bool_(True),
+        "size": Size.LARGE,
+        "name": np.str_("a"),
+        "shape": (np.int64(3), 4),
+    }
+    plain = manifest.settings(given)
+    assert repr(plain["plan"]) == "{'width': 8, 'color': 'Color.RED'}" and plain["size"] == "Size.LARGE"
+    assert repr(json.loads(json.dumps(plain))) == repr(plain)
+    for wrong in (TX, {1: 2}, ["tx"]):
+        with pytest.raises(TypeError, match="config: expected settings by their names, got"):
+            manifest.settings(wrong)  # type: ignore[arg-type]
 
 
 def test_order_sees_all_examples_once_an_epoch() -> None:
