@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import pathlib
 import types
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from gradxform.resume import checksums
 from gradxform.resume.agree import anywhere
 from gradxform.resume.leaves import Stored, Target
 from gradxform.resume.manifest import Json, Manifest
+from gradxform.resume.meeting import Meeting
 
 STATE, MANIFEST, POSITION = ITEMS = "state", "manifest", "position"
+_opened = itertools.count()
+"""How many there were in this process, and so in each: their names keep the barriers of two of them apart."""
 
 
 class Manager(Protocol):
@@ -28,6 +32,8 @@ class Manager(Protocol):
     def is_saving_in_progress(self) -> bool: ...  # noqa: D102
     def wait_until_finished(self) -> None: ...  # noqa: D102
     def check_for_errors(self) -> None: ...  # noqa: D102
+    def reload(self) -> None: ...  # noqa: D102
+    def reached_preemption(self, step: int) -> bool: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
@@ -43,13 +49,18 @@ class Store:
         ocp = self._ocp = _orbax()
         self._folder = folder
         self._writing: int | None = None
+        name, several = f"gradxform{next(_opened)}", jax.process_count() > 1
+        self._meeting = Meeting(name, ocp.multihost.get_barrier_sync_fn()) if several else None
         self.manager: Manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._add_checksums, barrier_sync_fn=self._meeting
+                ),
+                multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name),
             ),
         )
 
@@ -97,26 +108,44 @@ class Store:
             )[POSITION]
 
     def write(self, step: int, arrays: dict[str, Stored], manifest: Manifest, position: dict[str, Json] | None) -> None:
-        """Writes a checkpoint, in the background once the arrays are on the host and the one before is written."""
-        self.wait()
+        """Writes a checkpoint, in the background once the arrays are on the host; the one before has been written."""
         items = {MANIFEST: self._ocp.args.JsonSave(manifest)}
         if arrays:
             items[STATE] = self._ocp.args.StandardSave(arrays)
         if position is not None:
             items[POSITION] = self._ocp.args.JsonSave(position)
         self._writing = step
+        if self._meeting is not None:
+            self._meeting.expect(step)
         self.manager.save(step, args=self._ocp.args.Composite(**items), force=True)
 
     def check(self) -> None:
         """Raises what has gone wrong in the background, if that is known."""
-        if self._writing is not None and not self.manager.is_saving_in_progress():
+        if not self.manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
-        """Waits until all is written, and raises what has gone wrong."""
-        self.manager.wait_until_finished()
-        self.manager.check_for_errors()
+        """Waits until all is written, and raises what has gone wrong. It is told once."""
+        if self._writing is None:
+            return
+        try:
+            self.manager.wait_until_finished()
+            self.manager.check_for_errors()
+        except Exception:
+            self._writing = None
+            self.manager.reload()  # it lists a checkpoint before there is one
+            raise
         self._writing = None
+
+    def told_to_stop(self, step: int) -> bool:
+        """Whether JAX's service was told to, before the run was there to listen; in all processes at the same step."""
+        return self.manager.reached_preemption(step)
+
+    def probe(self) -> None:
+        """Raises what a folder raises that cannot be written to, while no other process waits for what is in it."""
+        probe = self._folder / f".writable-{jax.process_index()}"
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
 
     def close(self) -> None:
         """Ends the threads of the store; the run's own error, if there is one, is the one to be seen."""

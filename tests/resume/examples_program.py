@@ -1,4 +1,7 @@
-"""An example that saves often and tells its steps: ``examples_program.py NAME OUTPUT``, of ``test_resume_kills.py``."""
+"""An example that saves often and tells its steps, which ``test_resume_kills.py`` kills.
+
+python examples_program.py NAME OUTPUT EVERY [ADDRESS PROCESSES INDEX]
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,21 @@ import numpy as np
 import gradxform as gx
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
-ARGUMENTS = {"train_digits": ["--steps", "60"], "pipeline": ["--seeds", "1", "--epochs", "1", "--steps", "3"]}
-EVERY = {"train_digits": 5, "pipeline": 2}
+ARGUMENTS = {
+    "train_digits": ["--steps", "60"],
+    "pipeline": ["--seeds", "1", "--epochs", "1", "--steps", "3"],
+    "train_distributed": ["--steps", "60"],
+}
+
+
+def bits(state: Any) -> list[bytes]:
+    """What this process has of a state."""
+    return [
+        b"".join(np.asarray(part.data).tobytes() for part in x.addressable_shards)
+        if isinstance(x, jax.Array)
+        else np.asarray(x).tobytes()
+        for x in jax.tree.leaves(state)
+    ]
 
 
 class Often(gx.resume.Run):
@@ -24,12 +40,13 @@ class Often(gx.resume.Run):
     stopped = False
 
     def restore(self, state: Any, position: Any = None) -> Any:
-        self.told = super().restore(state, position)
-        return self.told
+        state = super().restore(state, position)
+        self.told = bits(state)
+        return state
 
     def save(self, step: int, state: Any, position: Any = None) -> bool:
+        self.told = bits(state)  # it is made
         print("\nstep", self.directory.name, step, flush=True)
-        self.told = jax.tree.map(np.array, state)
         return super().save(step, state, position)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -40,13 +57,12 @@ class Often(gx.resume.Run):
             Often.stopped = True
             raise
         if kind is None:
-            bits = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(self.told))
-            print("\nend", self.directory.name, hashlib.sha256(bits).hexdigest(), flush=True)
+            print("\nend", self.directory.name, hashlib.sha256(b"".join(self.told)).hexdigest(), flush=True)
 
 
-def main(name: str, output: str) -> None:
+def main(name: str, output: str, every: str, *several: str) -> None:
     sys.path.insert(0, str(EXAMPLES))
-    gx.resume.Run = lambda *args, **options: Often(*args, every=EVERY[name], **options)  # type: ignore[assignment, misc]
+    gx.resume.Run = lambda *args, **options: Often(*args, every=int(every), **options)  # type: ignore[assignment, misc]
     if name == "pipeline":  # with a network and an augmentation that are quick to compile
         import finetune
         import networks
@@ -58,6 +74,8 @@ def main(name: str, output: str) -> None:
             module.distortion = lambda shape: pretrain_simclr.noise(0.1)
         pipeline_report.draw = lambda *drawn: None
     sys.argv = [name, *ARGUMENTS[name], "--output", output]
+    for option, value in zip(("--address", "--processes", "--index"), several, strict=False):
+        sys.argv += [option, value]
     try:
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     finally:  # with code 0 a run that was stopped ends too

@@ -2,20 +2,24 @@
 
     python resume_program.py FOLDER STEPS EVERY PAUSE [ADDRESS PROCESSES INDEX]
 
-A folder named ``full`` is on a disk that has no room from its second or third save on.
+A folder named ``full`` is on a disk that has no room for its third save. Several processes that find no folder first
+try what may fail in one of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import pathlib
 import resource
 import sys
 import time
+import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradxform as gx
@@ -55,7 +59,7 @@ def main(folder: str, total: int, every: int, pause: float) -> None:
         for step in run.steps(total):
             state = step_of(state, DATA[gx.resume.order(0, step, SIZE, BATCH)])
             print("step", step, flush=True)
-            if folder.endswith("full") and step == 2 * every:  # the first save counts, the second is under way
+            if folder.endswith("full") and step == 2 * every:  # where the third save begins
                 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
             run.save(step, state)
             time.sleep(pause)
@@ -67,7 +71,45 @@ def main(folder: str, total: int, every: int, pause: float) -> None:
     print("done")
 
 
+def refusals(folder: str) -> None:
+    """What goes wrong in the last process alone, and is told in all of them."""
+    last = jax.process_index() == jax.process_count() - 1
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    guard, w = gx.skip_nonfinite(gx.sgd(0.1), 0), jnp.ones(4)
+    x = gx.sharding.global_batch(np.full((1, 4), np.nan if last else 1.0, np.float32), rows)
+    _, guarded = jax.jit(lambda x: guard.update(jax.grad(lambda w: jnp.mean(x @ w))(w), guard.init(w), w))(x)
+    bits = np.random.default_rng(jax.process_index()).integers(2**32, size=(1, 32768), dtype=np.uint32)
+    parts = {"w": gx.sharding.global_batch(bits, rows)}  # 128 KiB in each process
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def trial(name: str, state: Any, total: int, full: int | None = None, reader: Any = None) -> None:
+        try:
+            with gx.resume.Run(f"{folder}-{name}", every=1) as run:
+                for step in run.steps(total):
+                    if last and step == full:
+                        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, room[1]))
+                    run.save(step, state, reader)
+            print("refused", name, "nothing", flush=True)
+        except Exception as error:
+            print("refused", name, step, repr(error), flush=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+
+    trial("nonfinite", guarded, 1)
+    trial("position", parts, 1, reader=types.SimpleNamespace(get_state=lambda: {0: 1} if last else {"0": 1}))
+    trial("next", parts, 9, full=1)
+    trial("end", parts, 2, full=1)
+    for name in ("next", "end"):
+        with gx.resume.Run(f"{folder}-{name}") as run:
+            found = run.restore(jax.tree.map(jnp.zeros_like, parts))
+            same = (np.asarray(found["w"].addressable_data(0)) == bits).all()
+            print("whole", name, run.first, bool(same), flush=True)
+
+
 if __name__ == "__main__":
     if sys.argv[5:]:
         gx.sharding.join(sys.argv[5], int(sys.argv[6]), int(sys.argv[7]))
+        if not pathlib.Path(sys.argv[1]).exists():
+            multihost_utils.sync_global_devices("looked")
+            refusals(sys.argv[1])
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

@@ -10,7 +10,9 @@ import math
 import os
 import pathlib
 import shutil
+import signal
 import sys
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -84,12 +86,28 @@ def test_when_it_is_due(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
     now = [0.0]
     monkeypatch.setattr("gradxform.resume.run.time.monotonic", lambda: now[0])
     done = []
-    with Run(tmp_path, every=5, seconds=10, keep=2) as run:
+    with Run(tmp_path, every=5, seconds=16, keep=2) as run:
         for step in run.steps(9):
-            now[0] += 4
+            now[0] += 4 if step < 4 else 1
             done.append(run.save(step, {"w": jnp.ones(2)}))
-    assert [step for step, was in enumerate(done) if was] == [2, 4, 7, 8]
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["7", "8"]
+    assert [step for step, was in enumerate(done) if was] == [2, 6, 8]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["6", "8"]
+    with Run(tmp_path / "jumps", every=5, seconds=None) as run:
+        assert [step for step in (10, 12, 17, 31, 34) if run.save(step, {"w": jnp.ones(2)})] == [10, 17, 31]
+
+
+def test_no_more_steps_are_lost_than_it_says(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written slowly is waited for when one step more would be too many, and not before."""
+    write = checksums.write
+    monkeypatch.setattr(checksums, "write", lambda *some: (time.sleep(0.2), write(*some)))
+    for every, lags in ((1, [0, 0, 0]), (2, [1, 0, 1, 0]), (4, [1, 2, 3, 1, 2, 3, 1]), (8, [1, 2, 3, 4, 5, 6, 7, 2])):
+        folder, found = tmp_path / str(every), []
+        with Run(folder, every=every, seconds=None) as run:
+            for step in range(len(lags)):
+                run.save(step, {"w": jnp.ones(2)})
+                counts = max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=-1)
+                found.append(step - counts)
+        assert found == lags, every
 
 
 class Reader:
@@ -425,6 +443,54 @@ def test_settings_come_back_as_they_are_compared() -> None:
     for wrong in (TX, {1: 2}, ["tx"]):
         with pytest.raises(TypeError, match="config: expected settings by their names, got"):
             manifest.settings(wrong)  # type: ignore[arg-type]
+
+
+def test_unusual_uses(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"w": jnp.arange(3.0), "none": None, "nothing": {}}
+    monkeypatch.chdir(tmp_path)
+    run = Run("here/run", every=1, keep=1)
+    monkeypatch.chdir("/")
+    with run, Run(tmp_path / "beside", every=1) as beside:
+        for step in range(2):
+            run.save(step, {**state, "w": state["w"] + step})
+            beside.save(step, {})
+        for _ in range(2):  # also what it has saved itself
+            same(run.restore(state), {**state, "w": state["w"] + 1})
+            assert run.first == 2 and beside.restore({}) == {} and list(run.steps(3)) == [2]
+        with pytest.raises(ValueError, match=r"total: expected at least the 2 steps that .*run has, got 1"):
+            run.steps(1)
+        with pytest.raises(ValueError, match="step: expected more than 1, which is saved, got 0"):
+            run.save(0, state)
+        assert not run.save(1, state)
+    assert sorted(path.name for path in (tmp_path / "here/run").iterdir()) == [".lock", "1"]
+    with Run(tmp_path / "here/run") as run, pytest.raises(MismatchError, match="state none: not saved"):
+        run.restore({**state, "none": jnp.ones(2)})
+
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match=str(path)), Run(path):
+            pass
+    with pytest.raises(ValueError, match="directory: expected a folder of a file system, got 'gs://bucket/run'"):
+        Run("gs://bucket/run")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Run("~/run").directory == tmp_path / "run"
+
+
+def test_a_model_that_can_be_called_is_a_state(tmp_path: pathlib.Path) -> None:
+    model = jax.tree_util.Partial(jnp.add, jnp.ones(2))
+    with Run(tmp_path) as run:
+        assert run.restore(model) is model
+        assert run.restore(jax.tree_util.Partial(lambda: {"a": 1}))["a"] == 1
+
+
+def test_a_child_that_is_told_to_end_ends(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked one has the handler; the run is not its own."""
+    sent: list[tuple[int, int]] = []
+    with Run(tmp_path) as run:
+        monkeypatch.setattr(os, "getpid", lambda: 7)
+        monkeypatch.setattr(os, "kill", lambda *some: sent.append(some))
+        run._told_to_stop(signal.SIGTERM, None)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and sent == [(7, signal.SIGTERM)]
 
 
 def test_order_sees_all_examples_once_an_epoch() -> None:
