@@ -93,6 +93,7 @@ def traffic(
 
     Raises:
       TypeError: ``compiled`` has no program's text.
+      ValueError: the program names groups of devices in a spelling that is not known.
       ShardingError: ``axis`` is not in the mesh of the params.
 
     Example:
@@ -109,7 +110,8 @@ def traffic(
     unknown: list[str] = []
     for op, kind, trips, result in _collectives(module, module.entry, 1.0, unknown):
         groups = _groups(op)
-        sent = _bytes(kind, result, len(groups[0]) if groups else 1)
+        everyone = 1 if mesh is None else mesh.size
+        sent = _bytes(kind, result, len(groups[0]) if groups else everyone)
         if sent:
             key = kind, _axes(mesh, kind, groups)
             count[key] += trips
@@ -160,16 +162,27 @@ def _groups(op: Op) -> list[tuple[int, ...]]:
             for a, b in re.findall(r"\{(\d+),(\d+)\}", _braces(op.rest, "source_target_pairs"))
             if a != b
         ]
-    if listed := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", op.rest):
-        into, dims, order = ([int(x) for x in (text or "").split(",") if x] for text in listed.groups())
-        devices = np.arange(math.prod(dims)).reshape(dims)
-        return _rows(np.transpose(devices, order or range(len(dims))), into[-1])
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, *device_ids=\([^)]*\))? *\{([^}]*)\}", op.rest):
-        return _along(*named.groups())
-    return [
-        tuple(int(x) for x in group.split(","))
-        for group in re.findall(r"\{([\d,]+)\}", _braces(op.rest, "replica_groups"))
-    ]
+    tiles = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+    if listed := re.search(rf"replica_groups=\[([\d,]+)\]<={tiles}", op.rest):
+        return _rows(_devices(listed[2], listed[3]), _numbers(listed[1])[-1])
+    if named := re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, *device_ids=\({tiles}\))? *\{{([^}}]*)\}}", op.rest):
+        mesh, order, axes, chosen = *named.groups()[:3], named[4]
+        groups = _along(mesh, chosen)
+        ids = _devices(order, axes).ravel() if order else np.arange(sum(map(len, groups)))
+        return [tuple(int(ids[i]) for i in group) for group in groups]
+    if not re.search(r"replica_groups=\{(\}|\{)", op.rest):
+        raise ValueError(f"compiled: expected groups of devices that are known, got {op.rest[:200]!r} of {op.name}")
+    return [tuple(_numbers(group)) for group in re.findall(r"\{([\d,]+)\}", _braces(op.rest, "replica_groups"))]
+
+
+def _numbers(text: str | None) -> list[int]:
+    return [int(x) for x in (text or "").split(",") if x]
+
+
+def _devices(tiles: str, order: str | None) -> np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]:
+    """Devices as the compiler lists them: their numbers in the shape of ``tiles``, its axes then put in an order."""
+    dims = _numbers(tiles)
+    return np.transpose(np.arange(math.prod(dims)).reshape(dims), _numbers(order) or range(len(dims)))
 
 
 def _along(mesh: str, axes: str) -> list[tuple[int, ...]]:

@@ -213,6 +213,8 @@ def test_refused_by_type() -> None:
         ("replica_groups=[2,2]<=[4]", [(0, 1), (2, 3)]),
         ("replica_groups=[2,2]<=[2,2]T(1,0)", [(0, 2), (1, 3)]),
         ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [(0, 2), (1, 3)]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}", [(0, 1), (2, 3)]),
+        ("replica_groups=mesh['a'=4], device_ids=([2,2]T(1,0)) {'a'}", [(0, 2, 1, 3)]),
         ("replica_groups=mesh['a'=4] {'a':(1)2}", [(0, 2), (1, 3)]),
         ("replica_groups=mesh['a'=4] {'a':(2)2}", [(0, 1), (2, 3)]),
     ],
