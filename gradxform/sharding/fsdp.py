@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -13,8 +14,21 @@ from gradxform.core import checks
 from gradxform.core.selectors import compile_pattern
 from gradxform.core.trees import named_leaves, structure
 from gradxform.core.types import Params, PyTree
-from gradxform.sharding.specs import AnyMesh, Entry, Leaf, boxed_specs, check_axes, check_spec, entries, names, parts
+from gradxform.sharding.specs import (
+    AnyMesh,
+    Entry,
+    Leaf,
+    boxed_specs,
+    check_axes,
+    check_spec,
+    entries,
+    entry_of,
+    names,
+    parts,
+)
 
+Division: TypeAlias = tuple[tuple[str, ...], ...]
+"""For each dimension of a leaf the axes of the mesh that are to divide it."""
 Rules: TypeAlias = Sequence[tuple[str, P | tuple[Entry, ...] | None]]
 MIN_SIZE = 2**16
 """Bytes of the least leaf that is divided: what is sent of a smaller one costs more in latency than it saves."""
@@ -26,7 +40,8 @@ def fsdp(
     """Shardings by which each param is divided over the data axis: a place for each, decided by its global shape.
 
     The first rule whose pattern is found in the path of a leaf decides over it. Else the axes that its box of Flax's
-    names stay as they are, and ``axis`` divides the largest dimension that is left and that it divides evenly.
+    names stay as they are, and ``axis`` divides the largest dimension that is left and that it divides evenly; where
+    there is none, each of several axes may divide another one, as 256 x 4 devices do a kernel of 512 x 1,536.
 
     Args:
       params: a tree of arrays or ``jax.ShapeDtypeStruct``, in boxes of Flax's or not, or an ``nnx.State``.
@@ -63,24 +78,36 @@ def fsdp(
             spec = ruled[0] if isinstance(ruled[0], P) else P(*(() if ruled[0] is None else ruled[0]))
         else:
             own = entries([_present(entry, mesh) for entry in boxed], leaf.ndim)
-            place = None
             if size_of(leaf) >= min_size and not any(name in names(entry) for entry in own for name in axes):
-                place = widest(leaf.shape, own, parts(mesh, axes))
-            spec = P(
-                *(
-                    axes[0] if i == place and len(axes) == 1 else axes if i == place else entry
-                    for i, entry in enumerate(own)
-                )
-            )
+                along = division(leaf.shape, own, mesh, axes)
+                own = [entry_of(some) if some else entry for entry, some in zip(own, along, strict=True)]
+            spec = P(*own)
         check_spec(path, leaf.shape, spec, mesh)
         found.append(NamedSharding(mesh, spec))
     return treedef.unflatten(found)
 
 
-def widest(shape: tuple[int, ...], own: Sequence[Entry], count: int) -> int | None:
-    """The largest dimension that nothing divides and that comes in ``count`` equal pieces; None where there is none."""
-    free = [axis for axis, size in enumerate(shape) if own[axis] is None and size and size % count == 0]
-    return max(free, key=lambda axis: shape[axis], default=None)
+def division(shape: tuple[int, ...], own: Sequence[Entry], mesh: AnyMesh, axes: Sequence[str]) -> Division:
+    """Which of ``axes`` are to divide which dimensions, of those that nothing divides.
+
+    The dimension that some of them bring into the most equal pieces, of several the largest, is divided by these; the
+    other axes go on with the other dimensions alike, and those that divide none divide nothing.
+    """
+    found: list[tuple[str, ...]] = [()] * len(shape)
+    free = [dim for dim, size in enumerate(shape) if own[dim] is None and size]
+    left = tuple(axes)
+    while fits := [
+        (parts(mesh, some), shape[dim], len(some), -dim, some)
+        for dim in free
+        for count in range(1, len(left) + 1)
+        for some in itertools.combinations(left, count)
+        if shape[dim] % parts(mesh, some) == 0
+    ]:
+        *_, place, some = max(fits)
+        found[-place] = some
+        free.remove(-place)
+        left = tuple(name for name in left if name not in some)
+    return tuple(found)
 
 
 def size_of(leaf: Leaf) -> int:
@@ -90,5 +117,4 @@ def size_of(leaf: Leaf) -> int:
 
 def _present(entry: Entry, mesh: AnyMesh) -> Entry:
     """What of an entry are axes of a mesh: a logical axis that nothing maps to one divides nothing."""
-    kept = tuple(name for name in names(entry) if name in mesh.axis_names)
-    return kept[0] if len(kept) == 1 else kept or None
+    return entry_of([name for name in names(entry) if name in mesh.axis_names])

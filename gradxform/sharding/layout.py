@@ -13,8 +13,8 @@ from gradxform.core import checks
 from gradxform.core.manual import ShardingError
 from gradxform.core.trees import flatten, named_leaves, subtrees
 from gradxform.core.types import PyTree
-from gradxform.sharding.fsdp import widest
-from gradxform.sharding.specs import Leaf, entries, known_sharding
+from gradxform.sharding.fsdp import division
+from gradxform.sharding.specs import Leaf, known_sharding, names, parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,8 @@ def _row(path: str, leaf: Leaf, sharding: NamedSharding | None) -> Row:
     if sharding is None:
         return Row(path, shape, None, math.prod(shape) * size, 0)
     held = math.prod(sharding.shard_shape(shape)) * size
-    copies = sharding.mesh.size * held // max(math.prod(shape) * size, 1)
-    own = entries(sharding.spec, len(shape))
-    fits = copies > 1 and widest(sharding.shard_shape(shape), [None] * len(own), copies) is not None
-    return Row(path, shape, P(*sharding.spec), held, held - held // copies if fits else 0)
+    used = [name for entry in sharding.spec for name in names(entry)]
+    rest = [name for name in sharding.mesh.axis_names if name not in used]
+    further = division(sharding.shard_shape(shape), [None] * len(shape), sharding.mesh, rest)
+    pieces = math.prod(parts(sharding.mesh, some) for some in further)
+    return Row(path, shape, P(*sharding.spec), held, held - held // pieces)

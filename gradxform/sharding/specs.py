@@ -37,6 +37,11 @@ def names(entry: Any) -> tuple[str, ...]:
     return () if entry in (None, P.UNCONSTRAINED) else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
+def entry_of(axes: Sequence[str]) -> Entry:
+    """The entry of a spec that names these axes."""
+    return axes[0] if len(axes) == 1 else tuple(axes) or None
+
+
 def parts(mesh: AnyMesh, axes: Sequence[str]) -> int:
     """How many pieces some axes of a mesh make of what they divide."""
     return math.prod(mesh.shape[name] for name in axes)

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from gradxform.core.trees import flatten, named_leaves
 from gradxform.core.types import AnyTransformation, Params, PyTree, State
-from gradxform.sharding.specs import AUTO, Leaf, as_explicit, entries, mesh_of, names, shardings_of
+from gradxform.sharding.specs import AUTO, Leaf, as_explicit, entries, entry_of, mesh_of, names, shardings_of
 
 READS_VALUES = (
     jax.errors.ConcretizationTypeError,
@@ -109,5 +109,5 @@ def spec_of(typed: Leaf) -> P:
     sharding = typed.sharding
     if not isinstance(sharding, NamedSharding):
         return P()
-    kept = [tuple(name for name in names(entry) if name != AUTO) for entry in entries(sharding.spec, typed.ndim)]
-    return P(*(entry[0] if len(entry) == 1 else entry or None for entry in kept))
+    own = entries(sharding.spec, typed.ndim)
+    return P(*(entry_of([name for name in names(entry) if name != AUTO]) for entry in own))

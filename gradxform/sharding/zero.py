@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -20,15 +20,15 @@ from gradxform.core.stages import Around, Stage, is_final, line_up
 from gradxform.core.transformation import transformation
 from gradxform.core.trees import flatten, is_tracing, named_leaves
 from gradxform.core.types import AnyTransformation, Params, PyTree, State, Updates
-from gradxform.sharding.fsdp import MIN_SIZE, size_of, widest
+from gradxform.sharding.fsdp import MIN_SIZE, Division, division, size_of
 from gradxform.sharding.specs import (
     AUTO,
     AnyMesh,
-    Entry,
     Leaf,
     as_explicit,
     check_axes,
     entries,
+    entry_of,
     known_sharding,
     mesh_of,
     names,
@@ -54,9 +54,10 @@ def zero1(
     piece, and the updates are put together again (an all-gather): as much is sent as without (a sum of gradients is
     both), state takes ``1 / n`` of the bytes. Params and updates lie as the params do.
 
-    A leaf is divided along the largest dimension that comes in equal pieces, by its global shape. On an Explicit mesh
-    and in ``state_sharding`` that is one that no other axis divides; on an Auto mesh JAX does not tell how params lie:
-    where tensor parallelism divides the largest dimension of a leaf, ``rules`` say which other one is meant.
+    A leaf is divided along the largest dimension that comes in equal pieces, by its global shape; where there is none,
+    each of several axes may divide another dimension, so that 256 x 4 devices divide a kernel of 512 x 1,536. On an
+    Explicit mesh and in ``state_sharding`` these are dimensions that no other axis divides; on an Auto mesh JAX does
+    not tell how params lie: where tensor parallelism is in the way, ``rules`` say which dimension is meant.
 
     The state is that of ``tx``, so that a checkpoint with it moves to one without, and back. What the compiler makes of
     it depends on the machine; ``traffic`` shows it.
@@ -123,7 +124,7 @@ def _is_divided(stage: Stage, state: State) -> bool:
 
 
 class _Plan(NamedTuple):
-    """Which leaves are divided, and along which dimension."""
+    """Which leaves are divided, and along which dimensions."""
 
     axes: tuple[str, ...]
     min_size: int
@@ -132,12 +133,12 @@ class _Plan(NamedTuple):
     def of(self, params: Params) -> _Pieces:
         mesh = mesh_of(params, "zero1")
         check_axes("axis", self.axes, mesh)
-        count = parts(mesh, self.axes)
-        dims = [self._dim(path, leaf, count, mesh) for path, leaf in named_leaves(params)]
-        return _Pieces(self.axes, mesh, dims)
+        return _Pieces(self.axes, mesh, [self._division(path, leaf, mesh) for path, leaf in named_leaves(params)])
 
-    def _dim(self, path: str, leaf: Leaf, count: int, mesh: AnyMesh) -> int | None:
-        """The dimension of a leaf that is divided."""
+    def _division(self, path: str, leaf: Leaf, mesh: AnyMesh) -> Division:
+        """What divides a leaf."""
+        whole: Division = ((),) * leaf.ndim
+        count = parts(mesh, self.axes)
         lies = known_sharding(leaf)
         own = entries(lies.spec if lies is not None else (), leaf.ndim)
         if any(name in names(entry) for entry in own for name in self.axes):
@@ -145,31 +146,34 @@ class _Plan(NamedTuple):
             raise ShardingError(f"zero1: expected params that {axes} does not divide, got '{path}' with {P(*own)}")
         for pattern, dim in self.rules:
             if pattern.search(path):
-                if dim is not None and (not -leaf.ndim <= dim < leaf.ndim or leaf.shape[dim] % count):
+                if dim is None:
+                    return whole
+                if not -leaf.ndim <= dim < leaf.ndim or leaf.shape[dim] % count:
                     raise ShardingError(
                         f"rules: expected for '{path}' a dimension of {leaf.shape} that comes in "
                         f"{count} equal pieces, got {dim}"
                     )
-                return None if dim is None else dim % leaf.ndim
+                return tuple(self.axes if i == dim % leaf.ndim else () for i in range(leaf.ndim))
         if size_of(leaf) < self.min_size:
-            return None
+            return whole
         if AUTO not in mesh.axis_names and not _is_auto(mesh, self.axes):
-            return widest(leaf.shape, own, count)
-        dim = widest(leaf.shape, [None] * leaf.ndim, count)
-        if dim is not None and names(own[dim]):
-            raise ShardingError(
-                f"zero1: expected nothing else to divide dimension {dim} of '{path}', got {P(*own)}; "
-                f"say which dimension is meant: rules=[({path!r}, dimension)]"
-            )
-        return dim
+            return division(leaf.shape, own, mesh, self.axes)
+        found = division(leaf.shape, [None] * leaf.ndim, mesh, self.axes)
+        for dim, (some, other) in enumerate(zip(found, own, strict=True)):
+            if some and names(other):
+                raise ShardingError(
+                    f"zero1: expected nothing else to divide dimension {dim} of '{path}', got {P(*own)}; "
+                    f"say which dimension is meant: rules=[({path!r}, dimension)]"
+                )
+        return found
 
 
 class _Pieces(NamedTuple):
-    """The leaves of one tree of params, and along which dimension each of them is divided."""
+    """The leaves of one tree of params, and what divides each of them."""
 
     axes: tuple[str, ...]
     mesh: AnyMesh
-    dims: list[int | None]
+    divisions: list[Division]
 
     def divided(self, tree: PyTree, *, summed: bool = False) -> PyTree:
         """The pieces of a tree; ``summed``: of the sum of what differs from device to device inside ``shard_map``."""
@@ -187,8 +191,8 @@ class _Pieces(NamedTuple):
         twin = as_explicit(self.mesh)
         leaves, treedef = flatten(params)
         typed = [
-            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(twin, P(*self._spec(x, dim, None))))
-            for x, dim in zip(leaves, self.dims, strict=True)
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(twin, P(*map(entry_of, along))))
+            for x, along in zip(leaves, self.divisions, strict=True)
         ]
         with jax.sharding.use_abstract_mesh(twin):
             like = jax.eval_shape(lambda params: stages.init(stage, params), treedef.unflatten(typed))
@@ -200,9 +204,11 @@ class _Pieces(NamedTuple):
 
         return jax.tree.map(hold, state, like)
 
-    def _map(self, one: Callable[[jax.Array, int | None], jax.Array], tree: PyTree) -> PyTree:
+    def _map(self, one: Callable[[jax.Array, Division], jax.Array], tree: PyTree) -> PyTree:
         leaves, treedef = flatten(tree)
-        return treedef.unflatten([one(x, dim) for x, dim in zip(leaves, self.dims, strict=True)])
+        return treedef.unflatten(
+            [x if _is_float0(x) else one(x, along) for x, along in zip(leaves, self.divisions, strict=True)]
+        )
 
     def _manual(self) -> bool:
         return all(name in getattr(self.mesh, "manual_axes", ()) for name in self.axes)
@@ -210,53 +216,61 @@ class _Pieces(NamedTuple):
     def _constrained(self) -> bool:
         return _is_auto(self.mesh, self.axes)
 
-    def _entry(self) -> Entry:
-        return self.axes[0] if len(self.axes) == 1 else self.axes
-
-    def _spec(self, x: Leaf, dim: int | None, rest: Any) -> list[Any]:
-        return [self._entry() if axis == dim else rest for axis in range(x.ndim)]
-
     # Under plain jit: arrays are laid out, and the compiler finds what has to be sent.
 
-    def _placed(self, x: jax.Array, dim: int | None) -> jax.Array:
-        if dim is None or _is_float0(x):
-            return x
-        if self._constrained():
-            return lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(*self._spec(x, dim, FREE))))
-        own = entries(jax.typeof(x).sharding.spec, x.ndim)
-        own[dim] = self._entry()
-        return jax.sharding.reshard(x, NamedSharding(self.mesh, P(*own)))
+    def _placed(self, x: jax.Array, along: Division) -> jax.Array:
+        for step in self._steps(along)[1:]:
+            x = self._laid(x, along, step)
+        return x
 
-    def _unplaced(self, x: jax.Array, dim: int | None) -> jax.Array:
-        if dim is None or _is_float0(x):
-            return x
-        if self._constrained():
-            spec = P(*(None if axis == dim else FREE for axis in range(x.ndim)))
-            return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
-        own = entries(jax.typeof(x).sharding.spec, x.ndim)
-        own[dim] = None
-        return jax.sharding.reshard(x, NamedSharding(self.mesh, P(*own)))
+    def _unplaced(self, x: jax.Array, along: Division) -> jax.Array:
+        for step in reversed(self._steps(along)[:-1]):
+            x = self._laid(x, along, step)
+        return x
 
-    # Inside shard_map: each device says what it sends.
+    def _steps(self, along: Division) -> list[Division]:
+        """From a whole leaf to its pieces, one dimension more at a time: where two are divided at once, compilers send
+        whole leaves. That of the most pieces comes first, so that the next has little to send.
+        """
+        order = sorted((dim for dim, some in enumerate(along) if some), key=lambda dim: -parts(self.mesh, along[dim]))
+        return [
+            tuple(some if dim in order[:count] else () for dim, some in enumerate(along))
+            for count in range(len(order) + 1)
+        ]
 
-    def _own(self, x: jax.Array, dim: int | None) -> jax.Array:
-        if dim is None or _is_float0(x):
-            return x
-        size = x.shape[dim] // lax.axis_size(self.axes)
-        return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axes) * size, size, dim)
+    def _laid(self, x: jax.Array, along: Division, step: Division) -> jax.Array:
+        """With the dimensions that are divided in the end divided so far."""
+        auto = self._constrained()
+        own = [FREE] * x.ndim if auto else entries(jax.typeof(x).sharding.spec, x.ndim)
+        spec = P(*(entry_of(now) if some else rest for some, now, rest in zip(along, step, own, strict=True)))
+        lies = NamedSharding(self.mesh, spec)
+        return lax.with_sharding_constraint(x, lies) if auto else jax.sharding.reshard(x, lies)
 
-    def _scattered(self, x: jax.Array, dim: int | None) -> jax.Array:
-        if _is_float0(x):
-            return x
-        along = spread(x, self.axes)
-        if dim is None:
-            return lax.psum(x, along) if along else x
-        if along == self.axes:
-            return lax.psum_scatter(x, self.axes, scatter_dimension=dim, tiled=True)
-        return self._own(lax.psum(x, along) if along else x, dim)
+    # Inside shard_map: each device says what it sends. One axis after another: of a sum over 16 x 16 chips at once
+    # the compiler for TPU makes a whole one on each, of two over 16 pieces, which are half the bytes.
 
-    def _gathered(self, x: jax.Array, dim: int | None) -> jax.Array:
-        return x if dim is None or _is_float0(x) else lax.all_gather(x, self.axes, axis=dim, tiled=True, to="invarying")
+    def _own(self, x: jax.Array, along: Division) -> jax.Array:
+        for dim, some in enumerate(along):
+            if some:
+                size = x.shape[dim] // lax.axis_size(some)
+                x = lax.dynamic_slice_in_dim(x, lax.axis_index(some) * size, size, dim)
+        return x
+
+    def _scattered(self, x: jax.Array, along: Division) -> jax.Array:
+        differs = spread(x, self.axes)
+        scattered = [some if set(some) <= set(differs) else () for some in along]
+        for dim, some in enumerate(scattered):
+            for name in some:
+                x = lax.psum_scatter(x, name, scatter_dimension=dim, tiled=True)
+        rest = tuple(name for name in differs if not any(name in some for some in scattered))
+        x = lax.psum(x, rest) if rest else x
+        return self._own(x, tuple(() if done else some for some, done in zip(along, scattered, strict=True)))
+
+    def _gathered(self, x: jax.Array, along: Division) -> jax.Array:
+        for dim, some in enumerate(along):
+            for name in reversed(some):
+                x = lax.all_gather(x, name, axis=dim, tiled=True, to="invarying")
+        return x
 
 
 def _is_auto(mesh: AnyMesh, axes: tuple[str, ...]) -> bool:

@@ -46,7 +46,7 @@ def held() -> Iterator[str]:
         "adamw": (gx.adamw(RATE), 4 + 2 * odd),
         "amsgrad": (gx.amsgrad(RATE), 4 + 3 * odd),
         "accumulate": (gx.accumulate(gx.adamw(RATE), 2), 20 + 3 * odd),
-        "adafactor": (gx.adafactor(RATE, min_dim_size_to_factor=4, factored_axes="last"), 4 + odd + 8 * (3 * 8 + 7)),
+        "adafactor": (gx.adafactor(RATE, min_dim_size_to_factor=4, factored_axes="last"), 4 + odd + 8 * (3 * 8 + 9)),
         "ewc": (gx.chain(gx.transfer.add_ewc(whole, whole, 0.1), gx.adamw(RATE)), 8 + 4 * odd),
     }
     for (name, (inner, full)), (axis, parts) in itertools.product(

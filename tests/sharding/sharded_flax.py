@@ -23,6 +23,7 @@ NAMES = {
     "square": (None, None),
     "kernel": (None, "model"),
     "bias": ("model",),
+    "block": (None, None),
     "odd": (None, None),
 }
 TRANSFORMATIONS = {

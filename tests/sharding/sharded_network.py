@@ -20,9 +20,11 @@ jax.monitoring.register_event_duration_secs_listener(
 
 
 def params() -> Any:
-    """An embedding that is used twice, a square kernel, biases, and a leaf that nothing divides."""
-    keys = jax.random.split(jax.random.key(0), 5)
-    shapes = {"embed": (16, 8), "square": (8, 8), "kernel": (8, 32), "bias": (32,), "odd": (3, 5)}
+    """An embedding that is used twice, a square kernel, biases, a leaf that 4 x 2 devices divide in both dimensions or
+    not at all, and one that nothing divides.
+    """
+    keys = jax.random.split(jax.random.key(0), 6)
+    shapes = {"embed": (16, 8), "square": (8, 8), "kernel": (8, 32), "bias": (32,), "block": (4, 2), "odd": (3, 5)}
     return {name: 0.3 * jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
 
 
@@ -30,7 +32,8 @@ def loss(p: Any, tokens: jax.Array) -> jax.Array:
     h = jnp.tanh(p["embed"].at[tokens].get(out_sharding=_out(p["embed"], tokens)) @ p["square"])
     hidden = jax.nn.softplus(h @ p["kernel"] + p["bias"])
     logits = (hidden @ p["kernel"].T + h) @ p["embed"].T
-    return jnp.mean(jax.nn.logsumexp(logits, -1)) + 0.1 * jnp.mean(logits**2) + jnp.sum(p["odd"] ** 2)
+    own = jnp.mean((h[:, :4] @ p["block"]) ** 2) + jnp.sum(p["odd"] ** 2)
+    return jnp.mean(jax.nn.logsumexp(logits, -1)) + 0.1 * jnp.mean(logits**2) + own
 
 
 def _out(table: jax.Array, tokens: jax.Array) -> Any:

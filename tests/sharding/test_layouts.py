@@ -91,7 +91,21 @@ def test_rules_first_then_the_largest_free_dimension() -> None:
     shapes = {"embed": struct((64, 8)), "wide": struct((8, 64)), "small": struct((4,)), "odd": struct((9, 7))}
     found = sharding.fsdp(shapes, mesh(), rules=[("embed", (None, "model"))], min_size=64)
     assert specs(found) == {"embed": P(None, "model"), "wide": P(None, "data"), "small": P(None), "odd": P(None, None)}
-    assert specs(sharding.fsdp(shapes, mesh(), ("data", "model"), min_size=0))["wide"] == P(None, ("data", "model"))
+
+
+def test_several_axes_divide_one_dimension_or_each_its_own() -> None:
+    shapes = {"wide": (8, 64), "two": (6, 4, 3), "equal": (4, 4), "part": (6, 3), "odd": (9, 7)}
+    found = sharding.fsdp(
+        {name: struct(shape) for name, shape in shapes.items()}, mesh(), ("data", "model"), min_size=0
+    )
+    assert specs(found) == {
+        "wide": P(None, ("data", "model")),
+        "two": P("model", "data", None),
+        "equal": P("data", "model"),
+        "part": P("model", None),
+        "odd": P(None, None),
+    }
+    assert [row.spare for row in sharding.layout({"two": struct((6, 4, 3), P(None, "data"))}).rows] == [36]
 
 
 @pytest.mark.parametrize("kind", KINDS)

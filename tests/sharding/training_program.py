@@ -26,7 +26,7 @@ from sharded_network import COMPILED, KINDS, RATE, TOKENS, loss, params, whole
 
 import gradxform as gx
 
-LAYOUTS = ("replicated", "fsdp", "tensor", "zero1", "zero1 over one of two", "zero1 with tensor")
+LAYOUTS = ("replicated", "fsdp", "tensor", "zero1", "zero1 over one of two", "zero1 over both", "zero1 with tensor")
 
 
 def transformations() -> dict[str, Any]:
@@ -82,6 +82,7 @@ def meshes(layout: str, devices: int, kind: str) -> Mesh | None:
         "tensor": ("data", "model"),
         "zero1 with tensor": ("data", "model"),
         "zero1 over one of two": ("replica", "data"),
+        "zero1 over both": ("replica", "data"),
     }.get(layout, ("data",))
     if len(names) == 2 and devices < 2:
         return None
@@ -101,7 +102,8 @@ def placed(layout: str, mesh: Mesh, p: Any) -> Any:
 def wrapped(layout: str, tx: Any) -> Any:
     if not layout.startswith("zero1"):
         return tx
-    return gx.sharding.zero1(tx, min_size=0, rules=[("kernel", 0), ("bias", None)] if "tensor" in layout else ())
+    axis = ("replica", "data") if layout == "zero1 over both" else "data"
+    return gx.sharding.zero1(tx, axis, min_size=0, rules=[("kernel", 0), ("bias", None)] if "tensor" in layout else ())
 
 
 def train(tx: Any, p: Any, state: Any, tokens: Any, told: list[str] | None = None) -> Any:
@@ -150,38 +152,36 @@ def failures(name: str, tx: Any, expected: Any, layout: str, kind: str, devices:
 
 def in_shard_map() -> Iterator[str]:
     """Gradients that differ from device to device are summed, pieces stepped and put together, with the clip's help."""
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    axes = ("replica", "data")
+    mesh = jax.make_mesh((4, 2), axes, axis_types=(AxisType.Auto,) * 2)
     for check_vma, clipped in itertools.product((True, False), (True, False)):
-        inner = gx.chain(gx.clip_by_global_norm(0.1, axis_name="data"), gx.adamw(RATE)) if clipped else gx.sgd(RATE)
+        inner = gx.chain(gx.clip_by_global_norm(0.1, axis_name=axes), gx.adamw(RATE)) if clipped else gx.sgd(RATE)
         some = {key: x for key, x in params().items() if check_vma or key != "odd"}  # untracked, all count as pieces
 
         def mean(p: Any, tokens: jax.Array) -> jax.Array:
             return loss({"odd": jnp.zeros((1, 1)), **p}, tokens)
 
-        tx = gx.sharding.zero1(inner, min_size=0)
+        tx = gx.sharding.zero1(inner, axes, min_size=0)
         specs = jax.tree.map(
             lambda x: x.spec,
             gx.sharding.state_sharding(tx, some, jax.tree.map(lambda _: NamedSharding(mesh, P()), some)),
         )
 
         def step(p: Any, state: Any, tokens: Any, tx: Any = tx, check_vma: bool = check_vma, mean: Any = mean) -> Any:
-            varying = jax.lax.pcast(p, "data", to="varying") if check_vma else p
-            grads = jax.tree.map(lambda g: g / 4, jax.grad(mean)(varying, tokens))
+            varying = jax.lax.pcast(p, axes, to="varying") if check_vma else p
+            grads = jax.tree.map(lambda g: g / 8, jax.grad(mean)(varying, tokens))
             updates, state = tx.update(grads, state, p)
             return gx.apply_updates(p, updates), state
 
         mapped = jax.jit(
-            jax.shard_map(
-                step, mesh=mesh, in_specs=(P(), specs, P("data")), out_specs=(P(), specs), check_vma=check_vma
-            )
+            jax.shard_map(step, mesh=mesh, in_specs=(P(), specs, P(axes)), out_specs=(P(), specs), check_vma=check_vma)
         )
-        tokens = jnp.arange(64) % 16  # on each device the same 16
         p, state = some, gx.sharding.init(tx, jax.device_put(some, NamedSharding(mesh, P())))
         whole_tx = gx.chain(gx.clip_by_global_norm(0.1), gx.adamw(RATE)) if clipped else gx.sgd(RATE)
         q, whole_state = some, whole_tx.init(some)
         for _ in range(3):
-            p, state = mapped(p, state, tokens)
-            updates, whole_state = whole_tx.update(jax.grad(mean)(q, tokens), whole_state, q)
+            p, state = mapped(p, state, TOKENS)
+            updates, whole_state = whole_tx.update(jax.grad(mean)(q, TOKENS), whole_state, q)
             q = gx.apply_updates(q, updates)
         for key in some:
             if not (error := np.abs(np.asarray(p[key]) - np.asarray(q[key])).max()) < 1e-11:
@@ -192,7 +192,8 @@ SOME = ("clip", "adafactor", "accumulate", "optax adafactor")
 
 
 def main(cases: str = "some") -> Iterator[str]:
-    layouts = itertools.cycle(itertools.product(LAYOUTS[3:], KINDS))
+    auto, explicit = KINDS
+    layouts = itertools.cycle(zip(2 * LAYOUTS[3:], 2 * (auto, explicit) + 2 * (explicit, auto), strict=True))
     for name, tx in transformations().items():
         if cases == "some" and name not in SOME:
             continue
