@@ -5,10 +5,11 @@
 
 Nothing is run and none of the chips is needed: for ``v5e`` the ``tpu`` extra, for ``h100`` ``cuda-compiler``. A step of
 clip and AdamW on a transformer whose layers are a loop (its head is a matrix of its own, its norms have no params), the
-batch divided over all chips: plain data parallel, ``zero1`` over all chips, or over one of the two axes of a mesh like
-the chips' own, and FSDP. Beside each what has to be sent at the least to sum the gradients, ``2 (n - 1) / n`` of the
-params; less is possible where a chip has few tokens, for the gradient of an embedding may be sent as theirs. A row
-takes the place of the one of the same program in the record, so that runs add up to one.
+batch divided over all chips: plain data parallel, ``zero1`` over all chips in a row, on a mesh of two axes like the
+chips' own over one of them or both, or over both inside ``shard_map``, and FSDP. Beside each what has to be sent at the
+least to sum the gradients, ``2 (n - 1) / n`` of the params; less is possible where a chip has few tokens, for the
+gradient of an embedding may be sent as theirs. A row takes the place of the one of the same program in the record, so
+that runs add up to one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from benchmarks.compiled.target import H100, VARIABLES, missing
 
 __all__ = ["HELP", "VARIABLES", "add_arguments", "run"]
 HELP = "what data-parallel, ZeRO-1 and FSDP steps send between chips, by the compilers"
-WAYS = ("data parallel", "zero1", "zero1 over one axis", "fsdp")
+TWO_AXES = ("zero1 over one axis", "zero1 over both axes", "zero1 in shard_map")
+WAYS = ("data parallel", "zero1", *TWO_AXES, "fsdp")
 RECORD = harness.RESULTS / "sharding.json"
 TOKENS, ROWS, HEAD = 128, 2, 64
 """Of an example, examples a chip, and the size of a head of attention."""
@@ -89,11 +91,12 @@ def devices_of(topology: str) -> tuple[list[Any], tuple[int, ...]]:
     chip, _, size = topology.partition(":")
     if chip == "h100":
         hosts = max(int(size) // 8, 1)
+        shape = (hosts, int(size) // hosts)
         return list(
             topologies.get_topology_desc(
-                "h100", platform="cuda", target_config=H100, topology=f"1x{hosts}x{int(size) // hosts}"
+                "h100", platform="cuda", target_config=H100, topology=f"1x{hosts}x{shape[1]}"
             ).devices
-        ), (int(size),)
+        ), shape
     rows, columns, *slices = map(int, size.split("x"))
     found = topologies.get_topology_desc(
         platform="tpu", topology_name=f"{chip}:{rows}x{columns}", **({"num_slices": slices[0]} if slices else {})
@@ -123,7 +126,8 @@ def compiled_step(way: str, mesh: Mesh, size: Size) -> tuple[Any, Any]:
     """The compiled step, and the params as they lie in it."""
     shapes = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in size.shapes().items()}
     lies = gx.sharding.fsdp(shapes, mesh, mesh.axis_names, rules=() if way == "fsdp" else [("", None)])
-    tx = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(1e-3))
+    inside = way == "zero1 in shard_map"
+    tx = gx.chain(gx.clip_by_global_norm(1.0, axis_name=mesh.axis_names if inside else None), gx.adamw(1e-3))
     if way.startswith("zero1"):
         tx = gx.sharding.zero1(tx, "data" if way == "zero1 over one axis" else mesh.axis_names)
     params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies)
@@ -136,25 +140,28 @@ def compiled_step(way: str, mesh: Mesh, size: Size) -> tuple[Any, Any]:
     )
 
     def step(params: Any, state: Any, tokens: jax.Array) -> tuple[Any, Any]:
-        updates, state = tx.update(jax.grad(loss_of)(params, tokens), state, params)
+        own = jax.lax.pcast(params, mesh.axis_names, to="varying") if inside else params
+        grads = jax.grad(lambda params: loss_of(params, tokens) / (mesh.size if inside else 1))(own)
+        updates, state = tx.update(grads, state, params)
         return gx.apply_updates(params, updates), state
 
+    if inside:
+        specs = jax.tree.map(lambda lies: lies.spec, state_lies)
+        step = jax.shard_map(step, mesh=mesh, in_specs=(P(), specs, P(mesh.axis_names)), out_specs=(P(), specs))
     jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=(lies, state_lies))
     return jitted.lower(params, state, tokens).compile(), params
 
 
-def row_of(topology: str, way: str, millions: int) -> dict[str, Any] | None:
-    """Compiles one program; None where the layout needs chips that lie in a rectangle."""
+def row_of(topology: str, way: str, millions: int) -> dict[str, Any]:
+    """Compiles one program."""
     devices, shape = devices_of(topology)
-    start, one = time.process_time(), way == "zero1 over one axis"
-    if one and len(shape) < 2:
-        return None
-    # The axis over which the state is divided lies along the longer side of the chips.
+    start, two = time.process_time(), way in TWO_AXES
+    # The one axis over which the state is divided lies along the longer side of the chips.
     mesh = jax.make_mesh(
-        (len(devices) // max(shape[-2:]), max(shape[-2:])) if one else (len(devices),),
-        ("replica", "data") if one else ("data",),
+        (len(devices) // max(shape[-2:]), max(shape[-2:])) if two else (len(devices),),
+        ("replica", "data") if two else ("data",),
         devices=devices,
-        axis_types=(AxisType.Auto,) * (1 + one),
+        axis_types=(AxisType.Auto,) * (1 + two),
     )
     compiled, params = compiled_step(way, mesh, SIZES[millions])
     found = gx.sharding.traffic(compiled, params, mesh.axis_names)
@@ -169,6 +176,7 @@ def row_of(topology: str, way: str, millions: int) -> dict[str, Any] | None:
         "millions": millions,
         "params": count,
         "chips": len(devices),
+        "mesh": dict(mesh.shape),
         "least": least,
         "bytes": found.bytes,
         "over_the_least": found.bytes / least,
@@ -195,8 +203,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for topology in args.topology or ["v5e:2x4"]:
         for millions in args.size or sorted(SIZES):
             for way in args.way or WAYS:
-                if (row := row_of(topology, way, millions)) is not None:
-                    rows = keep(args.output, row)
+                rows = keep(args.output, row_of(topology, way, millions))
     rows.sort(key=lambda row: (row["topology"][:3], row["millions"], row["chips"], WAYS.index(row["way"])))
     _table(rows)
     return {"rows": rows}
