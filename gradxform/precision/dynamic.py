@@ -45,8 +45,8 @@ def _pair(block: int | None, rounding: str, *, signed: bool) -> Pair:
         y = x / jnp.maximum(spread(scale, x.shape, block), jnp.finfo(jnp.float32).tiny)
         for end in (numbers[0], numbers[-1]) if signed else (numbers[-1],):
             y = jnp.where(jnp.abs(y - end) < 2.0**-14, end, y)
-        below = jnp.clip(jnp.searchsorted(numbers, y, side="right", method="scan_unrolled") - 1, 0, 254)
-        low, high = jnp.asarray(numbers)[below], jnp.asarray(numbers)[below + 1]
+        below = jnp.minimum(_last_below(numbers, y), 254)
+        low, high = _look_up(numbers, below), _look_up(numbers, below + 1)
         # In 2**-13: a number that was decoded is back at its code in spite of the division's last bit.
         up = jnp.round((y - low) / (high - low) * 8192) > (noise_for(rounding, noise) >> 19).astype(jnp.float32)
         code = below + up
@@ -56,6 +56,22 @@ def _pair(block: int | None, rounding: str, *, signed: bool) -> Pair:
 
     def decode(coded: tuple[jax.Array, jax.Array]) -> jax.Array:
         code, scale = coded
-        return jnp.asarray(numbers)[code] * spread(scale, code.shape, block)
+        return _look_up(numbers, code) * spread(scale, code.shape, block)
 
     return Pair(encode, decode)
+
+
+def _last_below(numbers: np.ndarray, y: jax.Array) -> jax.Array:
+    """The place of the last of 256 numbers in order that is at most ``y``, 0 where there is none.
+
+    ``jnp.searchsorted`` fails for a ``y`` that is divided by its type.
+    """
+    place = jnp.zeros_like(y, jnp.int32)
+    for step in (128, 64, 32, 16, 8, 4, 2, 1):
+        place = jnp.where(y >= _look_up(numbers, place + step), place + step, place)
+    return place
+
+
+def _look_up(numbers: np.ndarray, place: jax.Array) -> jax.Array:
+    lies = jax.typeof(place).sharding
+    return jnp.asarray(numbers).at[place].get(out_sharding=None if lies.mesh.empty else lies)

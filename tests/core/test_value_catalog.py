@@ -3,7 +3,8 @@
 import inspect
 
 import pytest
-from value_catalog import CASES, VALUES, VARIADIC, public_factories
+from pieces import BRICKS
+from value_catalog import CASES, VALUES, VARIADIC, factories, public_factories
 
 import gradxform as gx
 
@@ -28,3 +29,9 @@ def test_every_entry_is_a_value() -> None:
 
 def test_a_value_knows_its_name() -> None:
     assert {name: CASES[name]().name for name in CASES} == {name: name for name in CASES}
+
+
+def test_what_takes_an_axis_name_is_among_the_bricks_on_pieces() -> None:
+    takes = {name for name, case in CASES.items() if "axis_name" in case.arguments}
+    found = set[str]().union(*(factories(brick("x")) for brick in BRICKS.values()))
+    assert takes - found == {"add_noise"}  # which has a check of its own

@@ -743,6 +743,14 @@ def public_factories() -> dict[str, Callable[..., Any]]:
     }
 
 
+def factories(value: Any) -> set[str]:
+    """The factories whose transformations one is made of, its own included."""
+    if isinstance(value, gx.Transformation):
+        return {value.name} | factories(value.built) | factories([*value.arguments.values()])
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return set[str]().union(*map(factories, inside))
+
+
 def equal_trees(a: Any, b: Any, rtol: float = 1e-6) -> None:
     """Asserts that two trees have one structure, the same dtypes and nearly the same numbers."""
     assert jax.tree.structure(a) == jax.tree.structure(b)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from sharded_network import RATE, params
+from sharded_network import params
+from sharded_transformations import RATE
 
 import gradxform as gx
 

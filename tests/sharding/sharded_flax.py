@@ -14,7 +14,8 @@ from flax import nnx
 from flax.training.train_state import TrainState
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from sharded_network import COMPILED, KINDS, RATE, TOKENS, loss, params, whole
+from sharded_network import COMPILED, KINDS, TOKENS, loss, params, whole
+from sharded_transformations import RATE
 
 import gradxform as gx
 

@@ -11,8 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 jax.config.update("jax_enable_x64", True)
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
-RATE = 0.01
-TOKENS = jnp.arange(64) % 16
+TOKENS = jnp.arange(64, dtype=jnp.int32) % 16
 COMPILED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, *_, **__: COMPILED.append(event) if "backend_compile" in event else None

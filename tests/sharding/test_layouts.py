@@ -66,6 +66,26 @@ def test_state_of_another_library_and_of_codes() -> None:
     assert found[0].mu["w"].code[0].spec == P("data", "model")
 
 
+@pytest.mark.parametrize(
+    ("codec", "spec"),
+    [
+        (gx.precision.int8_blockwise(), P(None, None)),
+        (gx.precision.int8_blockwise(32), P(None, "data")),  # whole blocks on each device
+        (gx.precision.int4_blockwise(256), P(None, None)),  # a block on two devices
+        (gx.precision.int8_blockwise(128, code="dynamic"), P(None, "data")),
+    ],
+)
+def test_codes_of_rows_in_pieces(codec: gx.precision.Codec, spec: P) -> None:
+    over = mesh(kind=AxisType.Explicit)
+    params = {"w": struct((16, 512), P(None, "data"), over)}
+    tx = gx.precision.compress_state(gx.adam(0.1), codec, min_size=1)
+    code, scales = sharding.state_sharding(tx, params)[0].nu["w"].code
+    assert (code.spec, scales.spec) == (P(None, "data"), spec)
+    with jax.sharding.use_abstract_mesh(over):
+        _, state = jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
+    assert [x.sharding.spec for x in state[0].nu["w"].code] == [code.spec, spec]
+
+
 def test_shardings_may_be_given() -> None:
     params = {"w": jax.ShapeDtypeStruct((16, 8), jnp.float32)}
     given = {"w": NamedSharding(mesh(), P("data"))}

@@ -1,102 +1,70 @@
-"""Training on 8 devices of a CPU beside training on one, run by ``test_sharded_training.py``.
+"""Training on several devices of a CPU beside training on one, run by ``test_sharded_training.py``.
 
-``python training_program.py CASES``: without it one layout each of some transformations, with ``each`` of all of them,
-with ``all`` the whole product.
+``python training_program.py``: one layout each of some transformations, and what else there is in this folder.
+``python training_program.py all PART`` is a part of the whole product: 1, 2, 4 or 8 for all transformations, layouts
+and kinds of meshes of so many devices in float64, ``float32`` for those of 8 devices in float32, ``flax``.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from sharded_bytes import held, sent
+from sharded_codes import coded
 from sharded_export import exported
 from sharded_flax import with_flax
-from sharded_network import COMPILED, KINDS, RATE, TOKENS, loss, params, whole
+from sharded_network import COMPILED, KINDS, TOKENS, loss, params, whole
+from sharded_transformations import NARROW, RATE, transformations
 
 import gradxform as gx
 
 LAYOUTS = ("replicated", "fsdp", "tensor", "zero1", "zero1 over one of two", "zero1 over both", "zero1 with tensor")
+GROUP = 64
+"""Transformations whose steps are one program: the network and what a program costs by itself are compiled once."""
+Case = tuple[str, str, int]
 
 
-def transformations() -> dict[str, Any]:
-    """Each rule of the library, alone or in a recipe, and wrappers."""
-    rows = {"min_dim_size_to_factor": 4}
-    pretrained = jax.tree.map(lambda x: x * 0.5, params())
-    clipped = gx.chain(gx.clip_by_global_norm(0.1), gx.adamw(RATE, weight_decay=0.1))
-    return {
-        "sgd": gx.sgd(RATE, momentum=0.9),
-        "rmsprop": gx.rmsprop(RATE, centered=True, momentum=0.9),
-        "adagrad": gx.adagrad(RATE),
-        "adam": gx.adam(RATE),
-        "adamw": gx.adamw(RATE),
-        "nadam": gx.nadam(RATE),
-        "nadamw": gx.nadamw(RATE),
-        "amsgrad": gx.amsgrad(RATE),
-        "radam": gx.radam(RATE),
-        "adabelief": gx.adabelief(RATE),
-        "yogi": gx.yogi(RATE),
-        "lion": gx.lion(RATE),
-        "muon": gx.muon(RATE),
-        "lars": gx.lars(RATE),
-        "lamb": gx.lamb(RATE),
-        "adafactor": gx.adafactor(RATE, **rows),
-        "adafactor with momentum": gx.adafactor(RATE, **rows, momentum=0.9),
-        "clip": clipped,
-        "clip of values": gx.chain(gx.clip(0.01), gx.sgd(RATE)),
-        "clip of blocks": gx.chain(gx.clip_by_block_rms(0.01), gx.sgd(RATE)),
-        "adaptive clip": gx.chain(gx.adaptive_grad_clip(0.01), gx.sgd(RATE)),
-        "centralize": gx.chain(gx.centralize(), gx.sgd(RATE)),
-        "ema": gx.chain(gx.ema(0.9), gx.sgd(RATE)),
-        "block rms of params": gx.chain(gx.scale_by_param_block_rms(), gx.sgd(RATE)),
-        "norms": gx.chain(gx.record_norms(), gx.adam(RATE)),
-        "schedule": gx.adam(gx.schedules.cosine(RATE, 10)),
-        "accumulate": gx.accumulate(clipped, 2),
-        "skip": gx.skip_nonfinite(clipped, 3),
-        "masked": gx.masked(gx.adam(RATE), gx.ndim_at_least(2)),
-        "freeze": gx.chain(gx.adam(RATE), gx.freeze("bias")),
-        "partition": gx.partition({True: gx.adam(RATE), False: gx.sgd(RATE)}, gx.ndim_at_least(2)),
-        "noise": gx.chain(gx.add_noise(0.1, 0.5, 0), gx.sgd(RATE)),
-        "anchor": gx.chain(gx.transfer.add_l2_sp(pretrained, 0.1), gx.sgd(RATE)),
-        "ewc": gx.chain(gx.transfer.add_ewc(pretrained, pretrained, 0.1), gx.sgd(RATE)),
-        "loss scale": gx.precision.static_loss_scale(gx.adam(RATE), 8.0),
-        "optax adamw": optax.adamw(RATE),
-        "optax adafactor": optax.adafactor(RATE, **rows),
-        "optax steps": optax.MultiSteps(optax.adamw(RATE), 2).gradient_transformation(),
-        "optax around": optax.chain(optax.clip_by_global_norm(0.1), gx.adamw(RATE)),
-    }
+class Together(NamedTuple):
+    """Transformations side by side, each of params of its own."""
+
+    each: dict[str, Any]
+
+    def init(self, p: Any) -> Any:
+        """The state of each."""
+        return {name: tx.init(p[name]) for name, tx in self.each.items()}
 
 
-def meshes(layout: str, devices: int, kind: str) -> Mesh | None:
+def mesh_for(layout: str, kind: str, devices: int) -> Mesh:
     names = {
         "tensor": ("data", "model"),
         "zero1 with tensor": ("data", "model"),
         "zero1 over one of two": ("replica", "data"),
         "zero1 over both": ("replica", "data"),
     }.get(layout, ("data",))
-    if len(names) == 2 and devices < 2:
-        return None
-    shape = (devices,) if len(names) == 1 else (devices // 2, 2)
+    shape = (devices,) if len(names) == 1 else (devices // 2, 2) if devices > 1 else (1, 1)
     return jax.make_mesh(shape, names, axis_types=(KINDS[kind],) * len(names), devices=jax.devices()[:devices])
 
 
-def placed(layout: str, mesh: Mesh, p: Any) -> Any:
-    if layout == "fsdp":
-        return jax.device_put(p, gx.sharding.fsdp(p, mesh, min_size=0))
-    if "tensor" in layout:
-        rules = [("kernel", (None, "model")), ("bias", ("model",)), ("", None)]
-        return jax.device_put(p, gx.sharding.fsdp(p, mesh, rules=rules))
-    return jax.device_put(p, NamedSharding(mesh, P()))
+def laid_out(layout: str, mesh: Mesh) -> Any:
+    """Where each param is to lie."""
+    rules = {
+        "fsdp": [],
+        "tensor": [("kernel", (None, "model")), ("bias", ("model",)), ("", None)],
+        "zero1 with tensor": [("kernel", (None, "model")), ("bias", ("model",)), ("", None)],
+    }.get(layout, [("", None)])
+    return gx.sharding.fsdp(params(), mesh, rules=rules, min_size=0)
 
 
 def wrapped(layout: str, tx: Any) -> Any:
@@ -106,48 +74,89 @@ def wrapped(layout: str, tx: Any) -> Any:
     return gx.sharding.zero1(tx, axis, min_size=0, rules=[("kernel", 0), ("bias", None)] if "tensor" in layout else ())
 
 
-def train(tx: Any, p: Any, state: Any, tokens: Any, told: list[str] | None = None) -> Any:
+def start(names: Any, lay: Any = None) -> Any:
+    """Params of its own for each transformation, in arrays that are nobody else's; ``lay`` says where each lies."""
+    once = jax.device_get(params())
+
+    def own(name: str, x: np.ndarray) -> np.ndarray:
+        return x.astype(jnp.bfloat16) if name in NARROW else x.copy()
+
+    host = {name: {key: own(name, x) for key, x in once.items()} for name in names}
+    return jax.device_put(host, None if lay is None else dict.fromkeys(names, lay))
+
+
+def train(txs: Together, p: Any, state: Any, tokens: Any) -> Any:
+    """Params and state after some steps, each of one program; the gradients of all networks are worked out at once."""
+
+    def gradients(p: Any, tokens: Any) -> Any:
+        stacked = jax.tree.map(lambda *x: jnp.stack([one.astype(float) for one in x]), *p.values())
+        found = jax.vmap(jax.grad(lambda p: loss(whole(p), tokens)))(stacked)
+
+        def own(i: int, x: jax.Array, like: jax.Array) -> jax.Array:
+            return jax.lax.index_in_dim(x, i, keepdims=False).astype(jnp.promote_types(like.dtype, np.float32))
+
+        return {name: jax.tree.map(functools.partial(own, i), found, p[name]) for i, name in enumerate(p)}
+
     def step(p: Any, state: Any, tokens: Any) -> Any:
-        grads = jax.grad(lambda p: loss(whole(p), tokens))(p)
-        updates, state = tx.update(grads, state, p)
-        return gx.apply_updates(p, updates), state
+        grads = gradients(p, tokens)
+        made = {name: tx.update(grads[name], state[name], p[name]) for name, tx in txs.each.items()}
+        return {name: gx.apply_updates(p[name], made[name][0]) for name in p}, {name: made[name][1] for name in p}
 
     compiled = jax.jit(step, donate_argnums=(0, 1))
     for i in range(4):
         before = len(COMPILED)
         p, state = compiled(p, state, tokens)
-        if i and len(COMPILED) > before and told is not None:
-            told.append(f"step {i + 1} compiled again")
+        if i and len(COMPILED) > before:
+            raise RuntimeError(f"step {i + 1} compiled again")
     return p, state
 
 
-def failures(name: str, tx: Any, expected: Any, layout: str, kind: str, devices: int) -> Iterator[str]:
-    mesh = meshes(layout, devices, kind)
-    if mesh is None:
-        return
-    told: list[str] = []
+def alone(txs: dict[str, Any]) -> Any:
+    """The params of each after training on one device."""
+    p = start(txs)
+    return jax.device_get(train(Together(txs), p, jax.jit(Together(txs).init)(p), TOKENS)[0])
+
+
+def failures(txs: dict[str, Any], expected: Any, case: Case) -> Iterator[str]:
+    layout, kind, devices = case
+    mesh = mesh_for(layout, kind, devices)
+    bound = 1e-11 if jax.config.jax_enable_x64 else 1e-5
     with jax.set_mesh(mesh), warnings.catch_warnings():
         warnings.simplefilter("error")
-        p = placed(layout, mesh, params())
-        laid = jax.tree.map(lambda x: x.sharding, p)
-        tx = wrapped(layout, tx)
-        state = gx.sharding.init(tx, p)
-        lies = [x.sharding for x in jax.tree.leaves(state)]
+        lay = laid_out(layout, mesh)
+        p = start(txs, lay)
+        together = Together({name: wrapped(layout, tx) for name, tx in txs.items()})
+        state = gx.sharding.init(together, p)
+        lies = jax.tree.map(lambda x: x.sharding, state)
         tokens = jax.device_put(TOKENS, NamedSharding(mesh, P(tuple(n for n in mesh.axis_names if n != "model"))))
-        p, state = train(tx, p, state, tokens, told)
-    for key in expected:
-        if not p[key].sharding.is_equivalent_to(laid[key], p[key].ndim):
-            told.append(f"{key} lies as {p[key].sharding.spec}, not {laid[key].spec}")
-        error = np.abs(np.asarray(p[key]) - expected[key]).max()
-        if not error < 1e-11:
-            told.append(f"{key} is {error:.1e} off")
-    moved = [
-        str(a.sharding.spec)
-        for a, b in zip(jax.tree.leaves(state), lies, strict=True)
-        if not a.sharding.is_equivalent_to(b, a.ndim)
-    ]
-    told += [f"state lies elsewhere: {moved}"] if moved else []
-    yield from (f"{name}, {layout}, {kind}, {devices}: {one}" for one in told)
+        p, state = train(together, p, state, tokens)
+    for name in txs:
+        told = []
+        for key, x in expected[name].items():
+            if not p[name][key].sharding.is_equivalent_to(lay[key], x.ndim):
+                told.append(f"{key} lies as {p[name][key].sharding.spec}, not {lay[key].spec}")
+            error = np.abs(np.asarray(p[name][key], float) - np.asarray(x, float)).max()
+            if not error < bound:
+                told.append(f"{key} is {error:.1e} off")
+        moved = [
+            str(a.sharding.spec)
+            for a, b in zip(jax.tree.leaves(state[name]), jax.tree.leaves(lies[name]), strict=True)
+            if not a.sharding.is_equivalent_to(b, a.ndim)
+        ]
+        told += [f"state lies elsewhere: {moved}"] if moved else []
+        yield from (f"{name}, {', '.join(map(str, case))}: {one}" for one in told)
+
+
+def parted(txs: dict[str, Any], expected: Any, case: Case) -> Iterator[str]:
+    """The failures of some transformations, of each half by itself where they do not end together."""
+    try:
+        yield from list(failures(txs, expected, case))
+    except Exception as error:
+        names = list(txs)
+        if len(names) == 1:
+            yield f"{names[0]}, {', '.join(map(str, case))}: {type(error).__name__}: {str(error)[:400]}"
+        for half in (names[: len(names) // 2], names[len(names) // 2 :]) if len(names) > 1 else ():
+            yield from parted({name: txs[name] for name in half}, expected, case)
 
 
 def in_shard_map() -> Iterator[str]:
@@ -191,6 +200,7 @@ def in_shard_map() -> Iterator[str]:
 SOME = ("clip", "adafactor", "accumulate", "optax adafactor")
 
 
+<<<<<<< HEAD
 def main(cases: str = "some") -> Iterator[str]:
     auto, explicit = KINDS
     layouts = itertools.cycle(zip(2 * LAYOUTS[3:], 2 * (auto, explicit) + 2 * (explicit, auto), strict=True))
@@ -208,7 +218,43 @@ def main(cases: str = "some") -> Iterator[str]:
                 yield from failures(name, tx, expected, *case)
             except Exception as error:  # the next case is to be run too
                 yield f"{name}, {', '.join(map(str, case))}: {type(error).__name__}: {str(error)[:400]}"
+=======
+def product(devices: int) -> Iterator[str]:
+    """Every transformation in every layout on both kinds of meshes of so many devices."""
+    every = transformations(jax.tree.map(lambda x: x * 0.5, params()))
+    for i in range(0, len(every), GROUP):
+        txs = dict(list(every.items())[i : i + GROUP])
+        expected = alone(txs)
+        for case in itertools.product(LAYOUTS, KINDS, [devices]):
+            began = time.process_time()
+            found = list(parted(txs, expected, case))
+            took = time.process_time() - began
+            print(*case, f"{len(txs)} transformations, {found}, {took:.0f} s of CPU", file=sys.stderr, flush=True)
+            jax.clear_caches()
+            yield from found
+
+
+def some() -> Iterator[str]:
+    """One layout each of some transformations."""
+    every = transformations(jax.tree.map(lambda x: x * 0.5, params()))
+    for name, layout in zip(SOME, itertools.product(LAYOUTS[3:], KINDS), strict=False):
+        txs = {name: every[name]}
+        yield from parted(txs, alone(txs), (*layout, 8))
+
+
+def main(cases: str = "some", part: str = "") -> Iterator[str]:
+    if cases == "some":
+        for check in (in_shard_map, sent, held, coded, exported, with_flax, some):
+            yield from check()
+    elif part == "flax":
+        yield from with_flax("all")
+    elif part == "float32":
+        with jax.enable_x64(False):
+            yield from product(8)
+    else:
+        yield from product(int(part))
+>>>>>>> a2869af (Codes of rows in pieces, on Explicit meshes and in state_sharding)
 
 
 if __name__ == "__main__":
-    print(json.dumps([*in_shard_map(), *sent(), *held(), *exported(), *with_flax(*sys.argv[1:]), *main(*sys.argv[1:])]))
+    print(json.dumps(list(main(*sys.argv[1:]))))
