@@ -11,11 +11,12 @@ from gradxform.augment.geometry.affine import (
 )
 from gradxform.augment.geometry.borders import Border
 from gradxform.augment.geometry.crop import center_crop, random_crop, random_resized_crop
+from gradxform.augment.geometry.displacement import Displacement
 from gradxform.augment.geometry.elastic import elastic_deformation
 from gradxform.augment.geometry.iou_crop import random_iou_crop
 from gradxform.augment.geometry.pad import letterbox, pad, pad_to
 from gradxform.augment.geometry.perspective import random_perspective
-from gradxform.augment.geometry.placement import Affine, Displacement, Map, Projective
+from gradxform.augment.geometry.placement import Affine, Map, Projective
 from gradxform.augment.geometry.resize import resize
 from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.geometry.slivers import drop_slivers

@@ -13,7 +13,7 @@ from jax import lax
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.geometry.placement import Displacement
+from gradxform.augment.geometry.displacement import Displacement
 from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.stage import Sampled, Shape, Stage
 from gradxform.core import arrays, checks
@@ -43,7 +43,7 @@ def elastic_deformation(
     pixel moves along each axis by ``alpha / (sigma sqrt(12 pi))`` in the root mean square. The noise is drawn at points
     up to ``sigma / 2`` apart and scaled so that variance and correlation are those of noise at each pixel. Boxes and
     points are moved by the inverse of the field, which has one as long as nothing is folded: with a ``sigma`` of 5 up
-    to an ``alpha`` of 50 or so. Where something is, they come to one of the places that show it.
+    to an ``alpha`` of 50 or so. Beyond that several places may show a point, and it comes to one of them.
 
     Args:
       alpha: the factor of the smoothed noise, in pixels, >= 0.

@@ -14,15 +14,12 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from gradxform.augment.geometry.borders import inward_position
-from gradxform.augment.pixels.arithmetic import exact, inward, whole, within
+from gradxform.augment.pixels.arithmetic import exact, inward
 from gradxform.core.types import Scalar, Size
 
-INVERSIONS = 64
-"""Halved steps toward the inverse of a displacement."""
 HORIZON = 2.0**-20
 """Of a projective map's divisor; what is beyond comes from far outside."""
 Position: TypeAlias = Any
@@ -187,46 +184,6 @@ class Projective(NamedTuple):
         return Projective(*(sign * one for one in back))(x, y)
 
 
-class Displacement(NamedTuple):
-    """The map ``source = position + field(position)``, with the field given at the centres of pixels.
-
-    Attributes:
-      dx: to the right, in pixels, (H, W).
-      dy: down.
-
-    Example:
-      >>> import gradxform as gx, jax.numpy as jnp
-      >>> still = gx.augment.Displacement(jnp.zeros((4, 6)), jnp.ones((4, 6)))
-      >>> [float(part) for part in still(jnp.float32(2.0), jnp.float32(1.5))]
-      [2.0, 2.5]
-    """
-
-    dx: jax.Array
-    dy: jax.Array
-
-    def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The source of positions."""
-        dx, dy = _between(self, x, y)
-        return x + dx, y + dy
-
-    def addends(self, x: jax.Array, y: jax.Array) -> Addends:
-        """What adds up to the source of the centres of pixels, for which the field is given."""
-        return (x, self.dx), (y, self.dy)
-
-    def inverse(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The positions whose source is given, by halved steps, which end there wherever nothing is folded.
-
-        A whole step, ``x <- p - d(x)``, leads away where a slope of the field is above 1, as where the image is
-        stretched to twice its size; half of it does where one is above 3.
-        """
-
-        def step(_: object, there: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            found = self(*there)
-            return there[0] + 0.5 * (x - found[0]), there[1] + 0.5 * (y - found[1])
-
-        return lax.fori_loop(0, INVERSIONS, step, (x, y))
-
-
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["size"], meta_fields=["mode", "nearest"])
 @dataclasses.dataclass(frozen=True)
 class Rim:
@@ -367,22 +324,3 @@ def moved_boxes(maps: Sequence[Map], boxes: jax.Array, height: Size, width: Size
 
 def _area(boxes: jax.Array) -> jax.Array:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _between(field: Displacement, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A field given at the centres of pixels, bilinearly at other positions; beyond its rim as on it."""
-    height, width = field.dx.shape
-    both = jnp.stack(field, -1).reshape(-1, 2)
-    x, y = within(x - 0.5, 0, width - 1), within(y - 0.5, 0, height - 1)
-    x0, y0 = jnp.floor(x), jnp.floor(y)
-    fx, fy = (x - x0)[..., None], (y - y0)[..., None]
-    left, top = whole(x0), whole(y0)
-    right, bottom = jnp.minimum(left + 1, width - 1), jnp.minimum(top + 1, height - 1)
-
-    def at(row: jax.Array, column: jax.Array) -> jax.Array:
-        return both.at[row * width + column].get(mode="promise_in_bounds")
-
-    upper = at(top, left) * (1 - fx) + at(top, right) * fx
-    lower = at(bottom, left) * (1 - fx) + at(bottom, right) * fx
-    found = upper * (1 - fy) + lower * fy
-    return found[..., 0], found[..., 1]
