@@ -46,6 +46,7 @@ MOVING = {
     "random_scale_jitter": A.random_scale_jitter(WINDOW, (0.5, 2.0), fill=0.5),
     "random_zoom_out": A.random_zoom_out((1.0, 3.0), 0.8, fill=0.5),
     "random_iou_crop": A.random_iou_crop(WINDOW),
+    "random_object_crop": A.random_object_crop((48, 72)),
     "random_rot90": A.chain(A.center_crop(96), A.random_rot90()),
     "random_transpose": A.chain(A.center_crop(96), A.random_transpose()),
     "random_d4": A.chain(A.center_crop(96), A.random_d4()),
@@ -82,6 +83,7 @@ STAYING = {
     "channel_shuffle": A.channel_shuffle(),
     "gaussian_noise": A.gaussian_noise((0.0, 0.3)),
     "gaussian_blur": A.gaussian_blur((0.1, 3.0)),
+    "jpeg": A.jpeg((1, 30)),
     "equalize": A.equalize(),
     "autocontrast": A.autocontrast(),
     "invert": A.invert(),
@@ -90,20 +92,29 @@ STAYING = {
     "sharpness": A.sharpness((0.0, 5.0)),
     "cutout": A.cutout(40),
     "random_erasing": A.random_erasing(1.0, fill="random"),
+    "random_erasing, normal": A.random_erasing(1.0, fill="normal"),
+    "random_photometric_distort": A.random_photometric_distort(),
     "aug_mix": A.aug_mix(10.0),
     "three_augment": A.three_augment(),
     "random_apply": A.random_apply(A.invert()),
     "one_of": A.one_of(A.equalize(), A.solarize(128), A.gaussian_blur((2.0, 3.0))),
 }
-PAIRED = {"two_views of simclr_views": A.simclr_views(WINDOW), "byol_views": A.byol_views(WINDOW)}
+PAIRED = {
+    "two_views": A.two_views(A.random_crop(WINDOW), A.chain(A.random_crop(WINDOW), A.random_grayscale(1.0))),
+    "views": A.views(A.random_resized_crop((96, 96)), A.random_resized_crop((32, 32), scale=(0.05, 0.2))),
+    "simclr_views": A.simclr_views(WINDOW),
+    "byol_views": A.byol_views(WINDOW),
+}
 MIXING = {
     # As good as halves: the usual alpha of 0.2 leaves most images nearly as they were.
     "mixup": A.mixup(8.0, num_classes=2, per_image=True),
     "cutmix": A.cutmix(1.0, num_classes=2, per_image=True),
     "mixup_or_cutmix": A.mixup_or_cutmix(1.0, 1.0, num_classes=2, per_image=True),
 }
-TOGETHER = {"mosaic": A.mosaic(SIZE)}
+TOGETHER = {"mosaic": A.mosaic(SIZE), "copy_paste": A.copy_paste(1.0)}
 """Every augmentation; only ``normalize`` has no row, since its results are no pictures."""
+FLOWER = (40.0, 14.0, 98.0, 82.0)
+"""Of the other photograph."""
 
 
 def photographs() -> np.ndarray:
@@ -127,18 +138,29 @@ def results(count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
     for name, aug in STAYING.items():
         rows[name] = _apart({"image": aug(key, batch)}, count)
     for name, aug in PAIRED.items():
-        first, second = aug(key, batch)
-        rows[name] = _apart({"image": jnp.stack([first, second], 1).reshape(-1, *first.shape[1:])}, count)
+        views = [_apart({"image": view}, count) for view in aug(key, batch)]
+        rows[name] = [one for each in zip(*views, strict=True) for one in each][:count]
     both = {"image": jnp.asarray(images[np.arange(count) % 2]), "label": jnp.arange(count) % 2}
     other = 1 - jnp.arange(count, dtype=jnp.int32) % 2
     for name, aug in MIXING.items():
         # Each with the other photograph: a partner at random is often of the same one.
         params = aug.sample(key, both["image"].shape) | {"partner": other}
         rows[name] = _apart(aug.apply(params, both), count)
-    places = {name: targets[name] for name in ("boxes", "keypoints")}
+    boxes = np.array([BOX, FLOWER], np.float32)[np.arange(count) % 2, None]
+    things = {"image": both["image"], "boxes": boxes, "mask": np.stack([_ellipse(box) for box in boxes[:, 0]])}
     for name, aug in TOGETHER.items():
-        rows[name] = _apart(aug(key, {"image": both["image"]} | places), count)
+        params = aug.sample(key, both["image"].shape)
+        params |= {"partner": other} if name == "copy_paste" else {}
+        rows[name] = _apart(aug.apply(params, things), count)
     return rows
+
+
+def _ellipse(box: np.ndarray) -> np.ndarray:
+    """The mask of one object, as large as its box."""
+    x1, y1, x2, y2 = box
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    inside = ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1
+    return inside[..., None]
 
 
 def _apart(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:

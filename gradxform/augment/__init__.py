@@ -2,6 +2,7 @@
 
 from gradxform.augment.augmentation import Augmentation, augmentation
 from gradxform.augment.compose import chain, one_of, random_apply, two_views, views
+from gradxform.augment.copy_paste import copy_paste
 from gradxform.augment.geometry.affine import (
     random_affine,
     random_flip_left_right,
@@ -14,6 +15,7 @@ from gradxform.augment.geometry.crop import center_crop, random_crop, random_res
 from gradxform.augment.geometry.displacement import Displacement
 from gradxform.augment.geometry.elastic import elastic_deformation
 from gradxform.augment.geometry.iou_crop import random_iou_crop
+from gradxform.augment.geometry.object_crop import random_object_crop
 from gradxform.augment.geometry.pad import letterbox, pad, pad_to
 from gradxform.augment.geometry.perspective import random_perspective
 from gradxform.augment.geometry.placement import Affine, Map, Projective
@@ -25,6 +27,7 @@ from gradxform.augment.geometry.zoom import random_scale_jitter, random_zoom_out
 from gradxform.augment.mixing import cutmix, mixup, mixup_or_cutmix
 from gradxform.augment.mosaic import mosaic
 from gradxform.augment.photometry.channels import channel_shuffle
+from gradxform.augment.photometry.compression import jpeg
 from gradxform.augment.photometry.erase import cutout, random_erasing
 from gradxform.augment.photometry.jitter import (
     color_jitter,
@@ -49,6 +52,7 @@ from gradxform.augment.photometry.normalize import normalize
 from gradxform.augment.policies.aug_mix import aug_mix
 from gradxform.augment.policies.auto_augment import auto_augment
 from gradxform.augment.policies.byol import byol_views
+from gradxform.augment.policies.photometric_distort import random_photometric_distort
 from gradxform.augment.policies.rand_augment import rand_augment, trivial_augment
 from gradxform.augment.policies.simclr import simclr_views
 from gradxform.augment.policies.three_augment import three_augment
@@ -75,6 +79,7 @@ __all__ = [
     "chain",
     "channel_shuffle",
     "color_jitter",
+    "copy_paste",
     "cutmix",
     "cutout",
     "drop_slivers",
@@ -83,6 +88,7 @@ __all__ = [
     "gaussian_blur",
     "gaussian_noise",
     "invert",
+    "jpeg",
     "letterbox",
     "mixup",
     "mixup_or_cutmix",
@@ -106,7 +112,9 @@ __all__ = [
     "random_grayscale",
     "random_hue",
     "random_iou_crop",
+    "random_object_crop",
     "random_perspective",
+    "random_photometric_distort",
     "random_resized_crop",
     "random_rot90",
     "random_rotation",

@@ -211,7 +211,7 @@ class Mixing(Mix):
         mixed = {"image": _mixed(params, image)}
         if "label" in targets:
             label = self._numbers(targets["label"], shape[0])
-            mixed["label"] = _blend(params["lam"], label, _of(params["partner"], label))
+            mixed["label"] = _blend(params["lam"], label, of_partner(params["partner"], label))
         if "mask" in targets:
             mixed["mask"] = _mixed_mask(params, targets["mask"])
         return targets | mixed
@@ -252,7 +252,7 @@ class Mixing(Mix):
 def _mixed(params: Sampled, image: jax.Array) -> jax.Array:
     """A batch of images, mixed."""
     box, cut = params.get("box"), params.get("cut")
-    others = _of(params["partner"], image)
+    others = of_partner(params["partner"], image)
     if box is None:
         return _blend(params["lam"], image, others)
     inside = _inside(box, image.shape[1], image.shape[2])
@@ -284,7 +284,8 @@ def _blend(lam: jax.Array, mine: jax.Array, theirs: jax.Array) -> jax.Array:
     return jnp.round(b + exact((a - b) * share)).astype(mine.dtype)
 
 
-def _of(partner: jax.Array, x: jax.Array) -> jax.Array:
+def of_partner(partner: jax.Array, x: jax.Array) -> jax.Array:
+    """What the other image of each has, of an array with the batch in front."""
     return x.at[partner].get(mode="clip")
 
 

@@ -15,7 +15,7 @@ from gradxform.augment.geometry.crop import bounds
 from gradxform.augment.geometry.placement import Affine
 from gradxform.augment.geometry.resample import Method
 from gradxform.augment.geometry.run import move
-from gradxform.augment.mixing import check_batch
+from gradxform.augment.mixing import check_batch, of_partner
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.augment.stage import Mix, Sampled, Shape, Targets
 from gradxform.core import arrays
@@ -123,9 +123,7 @@ class Mosaic(Mix):
     def _quarter(self, place: int, params: Sampled, targets: Targets) -> Targets:
         """The images of a batch that go to one of the four places, on canvases of their own."""
         found = {
-            name: x.at[params["partner"][:, place]].get(mode="clip")
-            for name, x in targets.items()
-            if name in (*MOVED, "label")
+            name: of_partner(params["partner"][:, place], x) for name, x in targets.items() if name in (*MOVED, "label")
         }
         moving = {name: x for name, x in found.items() if name in MOVED}
         height, width = moving["image"].shape[1:3]

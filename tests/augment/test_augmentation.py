@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 import pickle
 from typing import Any
 
@@ -402,6 +403,15 @@ def test_a_key_for_each_image_is_as_each_by_itself() -> None:
 
 
 # Views.
+
+
+def test_every_augmentation_has_a_row_in_the_gallery() -> None:
+    gallery = (pathlib.Path(__file__).parents[2] / "examples" / "augmentation_gallery.py").read_text()
+    names = {name for name in A.__all__ if name.islower()} - {
+        "augmentation",
+        "normalize",
+    }  # whose results are no pictures
+    assert sorted(name for name in names if f"A.{name}(" not in gallery) == []
 
 
 def test_views_of_several_sizes_and_what_comes_after_them() -> None:

@@ -232,8 +232,8 @@ def augmentations() -> Calls:
 
     boxes = {
         name: {"boxes": jnp.tile(jnp.array([4.0, 4.0, 20.0, 16.0]), (8, 10, 1))}
-        for name in ("augment.random_iou_crop", "augment.mosaic")
-    }
+        for name in ("augment.random_iou_crop", "augment.random_object_crop", "augment.mosaic")
+    } | {"augment.copy_paste": {"mask": jnp.ones((*IMAGES["image"].shape[:3], 10), bool)}}
     return {
         name: (call(value), (KEY, IMAGES | boxes.get(name, {})))
         for name, value in VALUES.items()

@@ -511,6 +511,13 @@ case(
     overlaps=Argument((0.0, 0.5), ("much", (), (NAN,), (-0.5,))),
     **RESIZING,
 )
+case(
+    A.random_object_crop,
+    {"size": 16},
+    size=SIZE,
+    of=Argument("mask", ("points", 1)),
+    classes=Argument((1, 2), (1, (), (0.5,), ("cat",))),
+)
 case(A.random_rot90, p=closed_unit(0.25))
 case(A.random_transpose, p=closed_unit(0.25))
 case(A.random_d4)
@@ -561,6 +568,7 @@ case(
 case(A.sharpness, {"factor": 2.0}, factor=Argument((0.5, 2.0), (*BOUNDS, -0.5, None)))
 case(A.posterize, {"bits": 4}, bits=Argument((3, 8), ("many", 1.5, -1, 9, (3, 9), (2.5, 4), (5, 3))))
 case(A.solarize, {"threshold": 128.0}, threshold=Argument((64.0, 256.0), (*BOUNDS, -1.0, 257.0, (0.0, 257.0))))
+case(A.jpeg, quality=Argument((30, 75), ("many", 1.5, 0, 101, (0, 9), (2.5, 4), (5, 3))))
 case(A.random_gamma, gamma=Argument((0.5, 0.75), (*BOUNDS, 0.0, (0.0, 1.0))))
 case(A.gaussian_noise, std=Argument((0.25, 0.5), (*BOUNDS, -0.5)), clip=flag(False))
 for simple in (A.equalize, A.autocontrast, A.invert, A.channel_shuffle):
@@ -601,6 +609,7 @@ case(
     fill=BORDER["fill"],
     mask_fill=BORDER["mask_fill"],
 )
+case(A.copy_paste, p=closed_unit(0.25))
 POLICY = BETWEEN | BORDER
 case(
     A.rand_augment,
@@ -638,6 +647,14 @@ case(
     blur=flag(False),
 )
 case(A.byol_views, {"size": 20}, size=Argument((24, 20), ("large", 0, 1.5)))
+case(
+    A.random_photometric_distort,
+    brightness=STRENGTH,
+    contrast=STRENGTH,
+    saturation=STRENGTH,
+    hue=Argument((-0.25, 0.375), ("much", NAN, (0.5,), 0.75, -0.5)),
+    p=closed_unit(0.25),
+)
 case(A.three_augment, strength=nonnegative(0.5))
 # Precision.
 C = gx.precision

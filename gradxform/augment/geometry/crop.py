@@ -63,7 +63,7 @@ def random_crop(
         return Affine(1.0, 0.0, params["left"].astype(jnp.float32), 0.0, 1.0, params["top"].astype(jnp.float32))
 
     def result(shape: Shape) -> tuple[int, int]:
-        _fitting(
+        fitting(
             (height, width),
             (shape[0] + 2 * down, shape[1] + 2 * across),
             shape,
@@ -101,7 +101,7 @@ def center_crop(size: int | tuple[int, int]) -> Stage:
         return Affine(1.0, 0.0, as_float((shape[1] - width) // 2), 0.0, 1.0, as_float((shape[0] - height) // 2))
 
     def result(shape: Shape) -> tuple[int, int]:
-        _fitting((height, width), shape[:2], shape, "")
+        fitting((height, width), shape[:2], shape, "")
         return height, width
 
     return Resampling((Geometric(lambda key, shape: (), place, "shift", result),))
@@ -208,7 +208,12 @@ def _below(uniform: jax.Array, bound: jax.Array) -> jax.Array:
     return jnp.minimum(jnp.floor(uniform * bound).astype(jnp.int32), bound - 1)
 
 
-def _fitting(window: tuple[int, int], room: tuple[int, ...], shape: Shape, how: str) -> None:
+def fitting(window: tuple[int, int], room: tuple[int, ...], shape: Shape, how: str) -> None:
+    """Refuses a window that is larger than the room for it.
+
+    Raises:
+      ValueError: it is.
+    """
     known = not any(isinstance(side, jax.Array) for side in room)
     if known and (window[0] > room[0] or window[1] > room[1]):
         raise ValueError(f"size: expected a window that fits into images of {shape[:2]}{how}, got {window}")
