@@ -67,7 +67,7 @@ class Displacement(NamedTuple):
         def again(state: tuple[bool, tuple[jax.Array, jax.Array]]) -> tuple[bool, tuple[jax.Array, jax.Array]]:
             other = _newton_steps(still, _nearest_pixel(still, wanted), wanted)
             better = _distance(still, other, wanted) < _distance(still, state[1], wanted)
-            return True, tuple(jnp.where(better, *pair) for pair in zip(other, state[1], strict=True))
+            return True, (jnp.where(better, other[0], state[1][0]), jnp.where(better, other[1], state[1][1]))
 
         # Once, if at all: in a batch, too, a loop that is not entered costs nothing.
         _, found = lax.while_loop(lambda state: ~state[0] & jnp.any(missed(state[1])), again, (False, found))
@@ -103,7 +103,7 @@ def _newton_steps(field: Displacement, start: Positions, wanted: Positions) -> P
 def _newton_step(field: Displacement, source: Positions, there: Positions, wanted: Positions) -> Positions:
     """What leads from positions, whose source is given, to where it is the wanted one, were the field linear."""
     ones, zeros = jnp.ones_like(there[0]), jnp.zeros_like(there[0])
-    (xx, yx), (xy, yy) = (jax.jvp(field, there, slope)[1] for slope in ((ones, zeros), (zeros, ones)))
+    (xx, yx), (xy, yy) = (jax.jvp(field.__call__, there, slope)[1] for slope in ((ones, zeros), (zeros, ones)))
     a, b = wanted[0] - source[0], wanted[1] - source[1]
     determinant = xx * yy - xy * yx
     least = jnp.where(determinant < 0, -SINGULAR, SINGULAR)

@@ -138,12 +138,13 @@ def _halved(plane: jax.Array, height: Size, width: Size) -> jax.Array:
 
 def _doubled(plane: jax.Array, width: Size) -> jax.Array:
     """Twice the size: three parts of the pixel and one of the nearest neighbour, down and then across."""
-    nearer = [3 * plane + one for one in _neighbours(plane, 0)]
-    found = []
-    for sums in nearer:
+
+    def across(sums: jax.Array) -> jax.Array:
         left, right = _neighbours(sums, 1)
-        found.append(_in_turn((3 * sums + left + 8) >> 4, (3 * sums + right + 7) >> 4, 1))
-    smooth = _in_turn(*found, 0)
+        return _in_turn((3 * sums + left + 8) >> 4, (3 * sums + right + 7) >> 4, 1)
+
+    above, below = _neighbours(plane, 0)
+    smooth = _in_turn(across(3 * plane + above), across(3 * plane + below), 0)
     return jnp.where(width > PLAIN, smooth, jnp.repeat(jnp.repeat(plane, 2, 0), 2, 1))
 
 
