@@ -200,25 +200,6 @@ def in_shard_map() -> Iterator[str]:
 SOME = ("clip", "adafactor", "accumulate", "optax adafactor")
 
 
-<<<<<<< HEAD
-def main(cases: str = "some") -> Iterator[str]:
-    auto, explicit = KINDS
-    layouts = itertools.cycle(zip(2 * LAYOUTS[3:], 2 * (auto, explicit) + 2 * (explicit, auto), strict=True))
-    for name, tx in transformations().items():
-        if cases == "some" and name not in SOME:
-            continue
-        fresh = params()
-        expected = jax.device_get(train(tx, fresh, jax.jit(tx.init)(fresh), TOKENS)[0])
-        if cases == "all":
-            some = [(a, b, c) for a in LAYOUTS for b in KINDS for c in (1, 2, 4, 8)]
-        else:
-            some = [(*next(layouts), 8)]
-        for case in some:
-            try:
-                yield from failures(name, tx, expected, *case)
-            except Exception as error:  # the next case is to be run too
-                yield f"{name}, {', '.join(map(str, case))}: {type(error).__name__}: {str(error)[:400]}"
-=======
 def product(devices: int) -> Iterator[str]:
     """Every transformation in every layout on both kinds of meshes of so many devices."""
     every = transformations(jax.tree.map(lambda x: x * 0.5, params()))
@@ -237,7 +218,7 @@ def product(devices: int) -> Iterator[str]:
 def some() -> Iterator[str]:
     """One layout each of some transformations."""
     every = transformations(jax.tree.map(lambda x: x * 0.5, params()))
-    for name, layout in zip(SOME, itertools.product(LAYOUTS[3:], KINDS), strict=False):
+    for name, *layout in zip(SOME, LAYOUTS[3:], itertools.cycle(KINDS), strict=False):
         txs = {name: every[name]}
         yield from parted(txs, alone(txs), (*layout, 8))
 
@@ -253,7 +234,6 @@ def main(cases: str = "some", part: str = "") -> Iterator[str]:
             yield from product(8)
     else:
         yield from product(int(part))
->>>>>>> a2869af (Codes of rows in pieces, on Explicit meshes and in state_sharding)
 
 
 if __name__ == "__main__":
