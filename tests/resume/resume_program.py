@@ -72,7 +72,7 @@ def main(folder: str, total: int, every: int, pause: float) -> None:
 
 
 def refusals(folder: str) -> None:
-    """What goes wrong in the last process alone, and is told in all of them."""
+    """What goes wrong in one process alone, and is told in all of them."""
     last = jax.process_index() == jax.process_count() - 1
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("data"))
@@ -84,10 +84,11 @@ def refusals(folder: str) -> None:
     room = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def trial(name: str, state: Any, total: int, full: int | None = None, reader: Any = None) -> None:
+        has_no_room = jax.process_index() == (0 if name == "first" else jax.process_count() - 1)
         try:
             with gx.resume.Run(f"{folder}-{name}", every=1) as run:
                 for step in run.steps(total):
-                    if last and step == full:
+                    if has_no_room and step == full:
                         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, room[1]))
                     run.save(step, state, reader)
             print("refused", name, "nothing", flush=True)
@@ -98,8 +99,9 @@ def refusals(folder: str) -> None:
     trial("nonfinite", guarded, 1)
     trial("position", parts, 1, reader=types.SimpleNamespace(get_state=lambda: {0: 1} if last else {"0": 1}))
     trial("next", parts, 9, full=1)
+    trial("first", parts, 9, full=1)
     trial("end", parts, 2, full=1)
-    for name in ("next", "end"):
+    for name in ("next", "first", "end"):
         with gx.resume.Run(f"{folder}-{name}") as run:
             found = run.restore(jax.tree.map(jnp.zeros_like, parts))
             same = (np.asarray(found["w"].addressable_data(0)) == bits).all()

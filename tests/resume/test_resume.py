@@ -408,8 +408,15 @@ def test_a_failed_save_is_told_at_the_next_or_at_the_end(
         run.save(0, {"w": jnp.ones(2)})
         monkeypatch.setattr(store.Store, "wait", fails)
     monkeypatch.undo()
-    with Run(tmp_path) as run:
+    with Run(tmp_path, every=3) as run:
         assert jnp.array_equal(run.restore({"w": jnp.zeros(2)})["w"], jnp.ones(2))
+        in_the_way = tmp_path / ".writable-0"  # as if nothing could be made in the folder
+        in_the_way.touch()
+        with pytest.raises(OSError, match=str(in_the_way)):
+            run.save(3, {"w": jnp.zeros(2)})
+        in_the_way.unlink()
+        assert run.save(4, {"w": jnp.full(2, 4.0)}) and not run.save(5, {"w": jnp.zeros(2)})  # due until it is saved
+        assert run.restore({"w": jnp.zeros(2)})["w"][0] == 4.0
 
 
 class Color(enum.Enum):
@@ -418,6 +425,10 @@ class Color(enum.Enum):
 
 class Size(enum.IntEnum):
     LARGE = 3
+
+
+class Name(str):
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -434,12 +445,13 @@ def test_settings_come_back_as_they_are_compared() -> None:
         "half": jnp.bfloat16(0.5),
         "on": np.bool_(True),
         "size": Size.LARGE,
-        "name": np.str_("a"),
+        "name": Name("a"),
         "shape": (np.int64(3), 4),
     }
     plain = manifest.settings(given)
     assert repr(plain["plan"]) == "{'width': 8, 'color': 'Color.RED'}" and plain["size"] == "Size.LARGE"
-    assert repr(json.loads(json.dumps(plain))) == repr(plain)
+    made = manifest.make({}, plain, position=False)
+    assert list(manifest.differences(json.loads(json.dumps(made)), made)) == []
     for wrong in (TX, {1: 2}, ["tx"]):
         with pytest.raises(TypeError, match="config: expected settings by their names, got"):
             manifest.settings(wrong)  # type: ignore[arg-type]

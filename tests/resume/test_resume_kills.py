@@ -215,19 +215,20 @@ def test_two_processes_stop_and_go_on_together(undisturbed: str, tmp_path: pathl
 
 
 def assert_refused(job: Job) -> None:
-    """What went wrong in the second process only; the checkpoint before is whole."""
-    elsewhere = "RuntimeError('expected all processes to write, failed in process 1"
+    """What went wrong in one process only; the checkpoint before is whole."""
+    elsewhere, full = "RuntimeError('expected all processes to write, failed in process", "File too large"
     for name, step, first, second in (
         ("nonfinite", 0, "NonfiniteError", "NonfiniteError"),
         ("position", 0, "expected a checkpoint to be written, another process failed", "TypeError"),
-        ("next", 2, elsewhere, "File too large"),
-        ("end", 1, elsewhere, "File too large"),
+        ("next", 2, f"{elsewhere} 1", full),
+        ("first", 2, full, f"{elsewhere} 0"),
+        ("end", 1, f"{elsewhere} 1", full),
     ):
         for i, told in enumerate((first, second)):
             (line,) = job.lines(f"refused {name} ", i)
             assert line.startswith(f"refused {name} {step} ") and told in line, line
     for i in range(2):
-        assert job.lines("whole", i) == ["whole next 1 True", "whole end 1 True"]
+        assert job.lines("whole", i) == [f"whole {name} 1 True" for name in ("next", "first", "end")]
 
 
 @pytest.mark.exhaustive
