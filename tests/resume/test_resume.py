@@ -495,6 +495,17 @@ def test_a_model_that_can_be_called_is_a_state(tmp_path: pathlib.Path) -> None:
         assert run.restore(jax.tree_util.Partial(lambda: {"a": 1}))["a"] == 1
 
 
+def test_a_signal_before_the_run_is_kept_where_jax_listens(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its service tells all processes at one step."""
+    with pytest.raises(SystemExit) as ended, Run(tmp_path) as run:
+        monkeypatch.setattr(run._store("test").manager, "reached_preemption", lambda step: step == 2)
+        for step in range(4):
+            run.save(step, {"w": jnp.ones(2)})
+    assert ended.value.code == 0 and (tmp_path / "2").is_dir()
+
+
 def test_a_child_that_is_told_to_end_ends(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forked one has the handler; the run is not its own."""
     sent: list[tuple[int, int]] = []
