@@ -27,6 +27,8 @@ from gradxform.core.types import PyTree, Size
 BATCHINGS = ("auto", "map", "vmap")
 GROUP = few(1 << 20)
 """How many images keep an accelerator busy; more of them at a time hold more memory and are no faster."""
+GPU_GROUP = few(1 << 19)
+"""The same of a GPU, which holds more for each: two pixels for each thread that an H100 has at a time."""
 
 
 def apply_batch(
@@ -84,14 +86,13 @@ def _through(
         return grouped(1 if here is None else here)(arrays, params, targets)
     # What a processor's cache cannot hold of a whole batch, a GPU's memory should not either.
     large = stage.chooses or stage.dear or here is not None
-    some = GROUP(shape, image.dtype)
     return by_platform(
         grouped(here),
         arrays,
         params,
         targets,
-        gpu=grouped(some if large else None),
-        tpu=of_words if stage.chooses else grouped(some if stage.several else None),
+        gpu=grouped(GPU_GROUP(shape, image.dtype) if large else None),
+        tpu=of_words if stage.chooses else grouped(GROUP(shape, image.dtype) if stage.several else None),
     )
 
 
