@@ -82,8 +82,11 @@ def test_train_digits_reaches_its_goal(
     assert_drawn(tmp_path / "train_digits.png", colors=1)
 
 
-def test_train_bf16_keeps_half_the_bytes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_bf16_keeps_half_the_bytes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     example = load("train_bf16")
+    monkeypatch.setattr(example, "LAYERS", 1)
     runs: dict[str, Any] = {}
     train = example.train
     example.train = lambda name, **options: runs.setdefault(name, train(name, **options))
