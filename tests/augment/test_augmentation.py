@@ -17,6 +17,8 @@ import gradxform as gx
 from gradxform.augment.batching import images_at_a_time
 from gradxform.augment.stage import Stage
 
+pytestmark = pytest.mark.long
+
 A = gx.augment
 KEY = jax.random.key(11)
 SIZE = 6
@@ -280,7 +282,7 @@ def test_equal_images_do_not_move_alike() -> None:
 
 
 @pytest.mark.as_in_use
-@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("batching", ["map", "vmap"])
 def test_all_strategies_give_the_same(batching: str, dtype: Any) -> None:
     got, wanted = result(dtype, batching), result(dtype)

@@ -26,7 +26,7 @@ RANDOM = np.random.RandomState(0)
 BYTES = RANDOM.randint(0, 256, (B, H, W, C)).astype(np.uint8)
 LABELS = RANDOM.randint(0, K, B).astype(np.int32)
 SOFT = RANDOM.dirichlet(np.ones(K), B).astype(np.float32)
-DTYPES = ["uint8", "float32", "bfloat16", "float16"]
+DTYPES = ["uint8", "float32", "bfloat16", pytest.param("float16", marks=pytest.mark.exhaustive)]
 FACTORIES: dict[str, Callable[..., Any]] = {"mixup": mixup, "cutmix": cutmix, "mixup_or_cutmix": mixup_or_cutmix}
 KEYS = jax.random.split(jax.random.key(1), 4000)
 
@@ -447,7 +447,7 @@ def test_gradients_of_images(name: str) -> None:
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["uint8", pytest.param("float32", marks=pytest.mark.exhaustive), "bfloat16"])
 @pytest.mark.parametrize("name", EACH)
 def test_nothing_of_the_size_of_the_images_is_kept(name: str, dtype: str) -> None:
     """One pass over the images: there is no copy of the others in memory, and none in a wider dtype."""

@@ -186,7 +186,11 @@ def test_others_over_sizes_and_temperatures(name: str, pairs: int, features: int
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [*((name, "bfloat16") for name in CASES), ("info_nce-negatives", "float16"), ("nt_xent", "float16")],
+    [
+        *((name, "bfloat16") for name in CASES),
+        pytest.param("info_nce-negatives", "float16", marks=pytest.mark.exhaustive),
+        ("nt_xent", "float16"),
+    ],
 )
 def test_half_precision(name: str, dtype: str) -> None:
     case = CASES[name]
@@ -321,7 +325,7 @@ def test_views_have_their_own_dtype() -> None:
 # Rows that are hard to compare.
 
 
-PATHS = [(0.5, False), (0.5, True), (0.01, True)]
+PATHS = [(0.5, False), pytest.param(0.5, True, marks=pytest.mark.exhaustive), (0.01, True)]
 
 
 @pytest.mark.parametrize(("temperature", "traced"), PATHS)

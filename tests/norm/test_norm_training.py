@@ -134,7 +134,11 @@ def test_a_model_trains_as_it_does_with_flax(kind: type[Any], name: str) -> None
 @pytest.mark.parametrize("kind", [Perceptron, pytest.param(Convolutional, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     "options",
-    [{"bias_corrected": True}, {"update_every": 4}, {"running_var": "unbiased"}],
+    [
+        {"bias_corrected": True},
+        pytest.param({"update_every": 4}, marks=pytest.mark.exhaustive),
+        pytest.param({"running_var": "unbiased"}, marks=pytest.mark.exhaustive),
+    ],
     ids=lambda options: next(iter(options)),
 )
 def test_other_running_statistics_evaluate_as_well(kind: type[Any], options: dict[str, Any]) -> None:
