@@ -19,7 +19,29 @@ QUICK = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) 
 """As in ``conftest.py``: the older way to compile a fusion, where it is there, takes half of the time."""
 
 
-def eight_devices(factory: pytest.TempPathFactory, program: pathlib.Path) -> str:
+def environment(count: int = 1) -> dict[str, str]:
+    """Of a process that sees so many devices of a CPU, and compiles as quickly as the tests do."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count} {QUICK}".strip()
+    return os.environ | {
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
+        # Sharding is decided before; what follows only takes time.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+
+def asked(request: pytest.FixtureRequest) -> list[str]:
+    """The values of ``check`` of the tests of a file that are to be run; a shorter round asks for few."""
+    return [
+        item.callspec.params["check"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path == request.path
+        if hasattr(item, "callspec") and "check" in item.callspec.params
+    ]
+
+
+def eight_devices(factory: pytest.TempPathFactory, program: pathlib.Path, *arguments: str) -> str:
     """What a program printed that saw eight devices; run once, whichever of the workers asks first."""
     shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.mktemp("devices")
     output, claim = shared / f"{program.stem}.txt", shared / f"{program.stem}.claim"
@@ -31,21 +53,12 @@ def eight_devices(factory: pytest.TempPathFactory, program: pathlib.Path) -> str
             assert time.monotonic() < deadline, f"{program.name} has not ended in {PATIENCE} seconds"
             time.sleep(0.2)
         return _read(output, program)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".strip()
-    root = pathlib.Path(gx.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(program)],
+        [sys.executable, "-W", "error", str(program), *arguments],
         check=False,
         capture_output=True,
         text=True,
-        env=os.environ
-        | {
-            "XLA_FLAGS": flags,
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(root),
-            # Sharding is decided before; what follows only takes time.
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        },
+        env=environment(8),
     )
     # Renamed into place, so that nobody reads half of it.
     written = output.with_suffix(".part")

@@ -94,6 +94,7 @@ def interrupted(function: Callable[..., Any], after: int) -> Callable[..., Any]:
     return wrapped
 
 
+@pytest.mark.long
 def test_a_run_that_was_interrupted_ends_as_another(
     pipeline: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -458,4 +458,5 @@ def run_all(names: list[str]) -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    print(json.dumps({"devices": jax.device_count(), "checks": run_all(sys.argv[1:] or list(CHECKS))}))
+    checks = run_all(sys.argv[1:] or list(CHECKS))
+    print(json.dumps({"devices": jax.device_count(), "names": list(CHECKS), "checks": checks}))

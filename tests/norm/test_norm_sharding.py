@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import pathlib
 from typing import Any
 
 import pytest
-from devices import eight_devices
+from devices import asked, eight_devices
 
 PROGRAM = pathlib.Path(__file__).parent / "norm_sharded_program.py"
 KERNELS = [
@@ -67,10 +66,16 @@ SPREAD = [
 ]
 
 
+ON_MESHES = [(check.format(mesh), mesh) for check in SPREAD for mesh in MESHES]
+CHANNELS = [f"{groups}, {mesh} mesh, sharded channels" for groups in GROUPS for mesh in MESHES]
+AXES = [(f"{norm}, {where}", where) for norm in BY_HAND for where in PLACES]
+ONE = [(f"{kernel}, {mesh} mesh, beside one device", mesh) for kernel in KERNELS for mesh in MESHES]
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a process with eight devices found."""
-    return json.loads(eight_devices(tmp_path_factory, PROGRAM).splitlines()[-1])
+    return json.loads(eight_devices(tmp_path_factory, PROGRAM, *asked(request)).splitlines()[-1])
 
 
 def holds(found: dict[str, Any], check: str) -> None:
@@ -78,26 +83,28 @@ def holds(found: dict[str, Any], check: str) -> None:
     assert found["checks"][check] == [], "\n".join(found["checks"][check])
 
 
-@pytest.mark.parametrize(("check", "mesh"), list(itertools.product(SPREAD, MESHES)))
+@pytest.mark.kinds_by("mesh")
+@pytest.mark.parametrize(("check", "mesh"), ON_MESHES)
 def test_a_sharded_array_under_jit(found: dict[str, Any], check: str, mesh: str) -> None:
-    holds(found, check.format(mesh))
+    holds(found, check)
 
 
-@pytest.mark.parametrize(("groups", "mesh"), list(itertools.product(GROUPS, MESHES)))
-def test_group_norm_on_an_explicit_mesh_with_sharded_channels(found: dict[str, Any], groups: str, mesh: str) -> None:
+@pytest.mark.parametrize("check", CHANNELS)
+def test_group_norm_on_an_explicit_mesh_with_sharded_channels(found: dict[str, Any], check: str) -> None:
     """Flax's asks for a sharding there and fails; groups may be as wide as a shard, wider, or narrower."""
-    holds(found, f"{groups}, {mesh} mesh, sharded channels")
+    holds(found, check)
 
 
-@pytest.mark.parametrize("where", PLACES)
-def test_batch_norm_across_devices_by_hand(found: dict[str, Any], where: str) -> None:
-    holds(found, f"batch norm, {where}")
+@pytest.mark.parametrize("check", [f"batch norm, {where}" for where in PLACES])
+def test_batch_norm_across_devices_by_hand(found: dict[str, Any], check: str) -> None:
+    holds(found, check)
 
 
-@pytest.mark.parametrize(("norm", "where"), list(itertools.product(BY_HAND, PLACES)))
-def test_norms_across_devices_by_hand(found: dict[str, Any], norm: str, where: str) -> None:
+@pytest.mark.kinds_by("where")
+@pytest.mark.parametrize(("check", "where"), AXES)
+def test_norms_across_devices_by_hand(found: dict[str, Any], check: str, where: str) -> None:
     """Spread over what they reduce, with a named axis, or over the batch, without."""
-    holds(found, f"{norm}, {where}")
+    holds(found, check)
 
 
 @pytest.mark.parametrize("check", OTHERS)
@@ -105,14 +112,12 @@ def test_named_axes(found: dict[str, Any], check: str) -> None:
     holds(found, check)
 
 
-@pytest.mark.parametrize(("kernel", "mesh"), list(itertools.product(KERNELS, MESHES)))
-def test_a_sharded_batch_gives_what_one_device_gives(found: dict[str, Any], kernel: str, mesh: str) -> None:
-    holds(found, f"{kernel}, {mesh} mesh, beside one device")
+@pytest.mark.kinds_by("mesh")
+@pytest.mark.parametrize(("check", "mesh"), ONE)
+def test_a_sharded_batch_gives_what_one_device_gives(found: dict[str, Any], check: str, mesh: str) -> None:
+    holds(found, check)
 
 
 def test_every_check_is_asked_for(found: dict[str, Any]) -> None:
-    asked = {check.format(mesh) for check in SPREAD for mesh in MESHES}
-    asked |= {f"{groups}, {mesh} mesh, sharded channels" for groups in GROUPS for mesh in MESHES}
-    asked |= {f"{kernel}, {mesh} mesh, beside one device" for kernel in KERNELS for mesh in MESHES}
-    asked |= {f"{norm}, {where}" for norm in ["batch norm", *BY_HAND] for where in PLACES}
-    assert set(found["checks"]) == asked | set(OTHERS), "a name in the lists above for each check of the program"
+    wanted = {check for check, _ in [*ON_MESHES, *AXES, *ONE]} | {f"batch norm, {where}" for where in PLACES}
+    assert set(found["names"]) == wanted | set(CHANNELS + OTHERS), "a name above for each check of the program"

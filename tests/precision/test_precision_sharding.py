@@ -6,6 +6,8 @@ import pathlib
 import devices
 import pytest
 
+pytestmark = pytest.mark.long
+
 PROGRAM = pathlib.Path(__file__).with_name("precision_sharded_program.py")
 
 

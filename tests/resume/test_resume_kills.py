@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import random
 import shutil
@@ -15,8 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-
-import gradxform as gx
+from devices import environment
 
 pytestmark = pytest.mark.long
 
@@ -30,11 +28,6 @@ class Job:
     def __init__(self, folder: pathlib.Path, program: str, *arguments: str, processes: int = 1) -> None:
         self.folder = folder
         self.logs = [folder.parent / f"{folder.name}-{time.monotonic_ns()}.{i}" for i in range(processes)]
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        }
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             several = [f"localhost:{probe.getsockname()[1]}", str(processes)]
@@ -44,7 +37,7 @@ class Job:
             with log.open("w") as out:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-u", str(HERE / program), *told], env=environment, stdout=out, stderr=out
+                        [sys.executable, "-u", str(HERE / program), *told], env=environment(), stdout=out, stderr=out
                     )
                 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -14,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import gradxform as gx
+from devices import environment
 
 pytestmark = pytest.mark.long
 
@@ -29,16 +27,10 @@ def start(
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(pathlib.Path(gx.__file__).parents[1]),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
     return [
         subprocess.Popen(
             [sys.executable, str(PROGRAM), address, str(processes), str(i), str(timeout), *arguments],
-            env=environment,
+            env=environment(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
