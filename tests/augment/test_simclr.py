@@ -246,3 +246,13 @@ def test_exports_for_every_platform() -> None:
     assert exported.platforms == ("cpu", "cuda", "tpu")
     for a, b in zip(jax.export.deserialize(exported.serialize()).call(key, images), aug(key, images), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_its_blur_is_lowered_for_a_tpu_where_images_are_on_a_mesh() -> None:
+    """Arrays of constants in a branch that is vmapped are refused by JAX there."""
+    mesh = jax.sharding.AbstractMesh((4,), ("chips",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("chips"))
+    images = jax.ShapeDtypeStruct((4, 32, 32, 3), np.uint8, sharding=spread)
+    blur = augment.random_apply(augment.gaussian_blur((0.1, 2.0), 3), p=0.5)
+    traced = jax.jit(lambda images: blur(jax.random.key(0), images)).trace(images)
+    assert "all_gather" not in traced.lower(lowering_platforms=("tpu",)).as_text()

@@ -138,7 +138,8 @@ class Canvas:
         if self.levels is not None:
             return jnp.stack(self.levels) if isinstance(self.levels, tuple) else self.levels
         words = jnp.stack([self.words[i // 4] for i in range(self.channels)])
-        shifts = jnp.asarray([8 * (i % 4) for i in range(self.channels)], jnp.uint32)
+        # Not an array of constants: in a branch that is vmapped on a mesh, JAX refuses those.
+        shifts = 8 * (jnp.arange(self.channels, dtype=jnp.uint32) % 4)
         return ((words >> shifts[:, None, None]) & 255).astype(jnp.int32)
 
     def with_planes(self, planes: Planes) -> Canvas:
