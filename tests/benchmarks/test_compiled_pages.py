@@ -69,7 +69,7 @@ def losses() -> Iterable[str]:
 
 
 def _of_the_least(chips: str, count: int) -> list[tuple[str, float]]:
-    """Of each program under plain ``jit``, whose it is and what is sent, over each vector once and its gradient once."""
+    """Of programs under plain ``jit`` whose they are, and what is sent over each vector and its gradient once."""
     found = []
     for name, made in programs(chips, "losses").items():
         if "Auto mesh" in name:
