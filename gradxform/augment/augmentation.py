@@ -17,6 +17,7 @@ from gradxform.augment.sequence import Built, Mixed, Sequence
 from gradxform.augment.stage import Mix, Sampled, Shape, Stage, closed
 from gradxform.core import checks
 from gradxform.core.arrays import one_key
+from gradxform.core.divide import spread_like
 from gradxform.core.pytree import register
 from gradxform.core.types import PyTree, Treedef
 from gradxform.core.value import Value, factory
@@ -238,7 +239,7 @@ def _run(fixed: Fixed, arrays: PyTree, params: Sampled, prepared: forms.Prepared
                     "resize them to one first"
                 )
             for i in places:
-                targets = whole.parts[i].apply(params[i], targets)
+                targets = whole.parts[i].apply(spread_like(params[i], targets["image"]), targets)
         else:
 
             def build(arrays: PyTree, places: tuple[int, ...] = places) -> Stage:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -94,6 +95,21 @@ def divided(
         lambda whole, batch: function(whole, batch, axes), mesh=mesh, in_specs=(P(), spec), out_specs=spec
     )(whole, batch)
     return results
+
+
+def spread_like(tree: PyTree, like: jax.Array) -> PyTree:
+    """The arrays of a tree that have the batch in front, divided as an Explicit mesh divides that of ``like``."""
+    lies = jax.typeof(like).sharding
+    first = lies.spec[0] if like.ndim and len(lies.spec) else None
+    if not isinstance(first, (str, tuple)):
+        return tree
+
+    def spread(array: jax.Array) -> jax.Array:
+        if jnp.shape(array)[:1] != like.shape[:1]:
+            return array
+        return jax.sharding.reshard(jnp.asarray(array), NamedSharding(lies.mesh, P(first)))
+
+    return jax.tree.map(spread, tree)
 
 
 def _placed(tree: PyTree, mesh: AbstractMesh, spec: P) -> PyTree:

@@ -91,6 +91,23 @@ def by_rows() -> Iterator[str]:
         yield from wrong(A.invert()(KEY, {"image": placed}), wanted)
 
 
+def mixing(kind: str) -> Iterator[str]:
+    """Images of a batch that is spread over the devices, with those of other devices."""
+    data = inputs("uint8")
+    objects = {"mask": np.stack([data["mask"], ~data["mask"]], -1), "boxes": data["boxes"]}
+    pairs = {"label": data["label"]}
+    for aug, more in (
+        (A.chain(A.mixup(0.2, num_classes=BATCH), A.cutmix(1.0)), pairs),
+        (A.mosaic((12, 12)), {"boxes": data["boxes"]}),
+        (A.copy_paste(), objects),
+    ):
+        given = {"image": data["image"], **more}
+        wanted, mesh = aug(KEY, given), mesh_of(kind)
+        placed = jax.device_put(given, NamedSharding(mesh, P("batch")))
+        with jax.set_mesh(mesh):
+            yield from wrong(jax.jit(lambda key, x, aug=aug: aug(key, x))(KEY, placed), wanted)
+
+
 def run_all(only: str = "") -> dict[str, list[str]]:
     checks: dict[str, Any] = {}
     for name in CHAINS:
@@ -101,6 +118,8 @@ def run_all(only: str = "") -> dict[str, list[str]]:
     checks["moves, uint8, shard_map, check_vma=False"] = (by_hand, "moves", "uint8", False)
     checks["moves, float32, jit, auto mesh"] = (under_jit, "moves", "float32", "auto")
     checks["moves, float32, shard_map, check_vma=True"] = (by_hand, "moves", "float32", True)
+    checks["mixing, uint8, jit, auto mesh"] = (mixing, "auto")
+    checks["mixing, uint8, jit, explicit mesh"] = (mixing, "explicit")
     checks["rows, float32, explicit mesh"] = (by_rows,)
     found = {}
     for name, (check, *args) in checks.items():

@@ -22,6 +22,8 @@ CHECKS += [
     "moves, uint8, shard_map, check_vma=False",
     "moves, float32, jit, auto mesh",
     "moves, float32, shard_map, check_vma=True",
+    "mixing, uint8, jit, auto mesh",
+    "mixing, uint8, jit, explicit mesh",
     "rows, float32, explicit mesh",
 ]
 
