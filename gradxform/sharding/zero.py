@@ -66,7 +66,9 @@ def zero1(
       tx: the transformation, ours, optax's or a chain.
       axis: the axis of the mesh over which the data is divided, several of them as one, or one of several. The mesh is
         that of the arrays, else that of ``jax.set_mesh``. Inside ``shard_map``, where it is a named axis, gradients
-        that differ along it are summed over it, and bricks in ``tx`` that read whole leaves take ``axis_name``.
+        that differ along it are summed over it, along one axis after another (name first those with the fastest
+        links: each has a piece left of what the one before had), and bricks in ``tx`` that read whole leaves take
+        ``axis_name``.
       min_size: bytes from which on a leaf is divided, >= 0.
       rules: pairs ``(pattern, dimension)`` of a regular expression of paths and the dimension to divide, or None for
         none; the first that is found in the path of a leaf decides over it.
@@ -258,19 +260,21 @@ class _Pieces(NamedTuple):
 
     def _scattered(self, x: jax.Array, along: Division) -> jax.Array:
         differs = spread(x, self.axes)
-        scattered = [some if set(some) <= set(differs) else () for some in along]
-        for dim, some in enumerate(scattered):
-            for name in some:
-                x = lax.psum_scatter(x, name, scatter_dimension=dim, tiled=True)
+        scattered = tuple(some if set(some) <= set(differs) else () for some in along)
+        for name, dim in self._each(scattered):
+            x = lax.psum_scatter(x, name, scatter_dimension=dim, tiled=True)
         rest = tuple(name for name in differs if not any(name in some for some in scattered))
         x = lax.psum(x, rest) if rest else x
         return self._own(x, tuple(() if done else some for some, done in zip(along, scattered, strict=True)))
 
     def _gathered(self, x: jax.Array, along: Division) -> jax.Array:
-        for dim, some in enumerate(along):
-            for name in reversed(some):
-                x = lax.all_gather(x, name, axis=dim, tiled=True, to="invarying")
+        for name, dim in reversed(self._each(along)):
+            x = lax.all_gather(x, name, axis=dim, tiled=True, to="invarying")
         return x
+
+    def _each(self, along: Division) -> list[tuple[str, int]]:
+        """The axes that divide something, in the order in which they were given, each with its dimension."""
+        return [(name, dim) for name in self.axes for dim, some in enumerate(along) if name in some]
 
 
 def _is_auto(mesh: AnyMesh, axes: tuple[str, ...]) -> bool:
