@@ -285,7 +285,7 @@ def _blend(lam: jax.Array, mine: jax.Array, theirs: jax.Array) -> jax.Array:
 
 
 def of_partner(partner: jax.Array, x: jax.Array) -> jax.Array:
-    """What the other image of each has, of an array with the batch in front; it lies as the array, or the numbers, do."""
+    """What the other image of each has, of an array with the batch in front, lying as it or the numbers do."""
     # JAX does not gather by itself what an Explicit mesh divides.
     divided = [one for one in (jax.typeof(x).sharding, jax.typeof(partner).sharding) if any(one.spec)]
     return x.at[partner].get(mode="clip", out_sharding=divided[0] if divided else None)
