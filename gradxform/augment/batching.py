@@ -6,7 +6,7 @@ cache holds. A TPU takes a branch as a branch, so that a batch in which images c
 image, and every other batch at once, but for several views of it, whose steps together do not fit in its memory on
 the chip: groups. A GPU is not busy with one image: groups of them, every branch for each. (Sorting
 a batch by branch, so that no group pays for another's, moves fewer bytes there: 56 MB and what its loops of unknown
-length take, against 698 MB, for two operations of RandAugment and 64 images. But 698 MB are 0.2 ms, and each of its
+length take, against 312 MB, for two operations of RandAugment and 64 images. But 312 MB are 0.1 ms, and each of its
 loops asks the host after every round.)
 """
 
@@ -63,7 +63,8 @@ def _through(
         return closed(build(arrays).apply(params, targets))
 
     def of_words(arrays: PyTree, params: Sampled, targets: Targets) -> PyTree:
-        # A TPU cuts an image out of a batch of bytes, whose tiles have 32 rows, after a copy of all of it.
+        # A TPU's tiles of bytes have 32 rows: an image that is cut out of a batch of them and put back is laid out anew
+        # both times. Of words it is not: a third less of HBM and a tenth fewer cycles, of trivial_augment.
         def opened(targets: Targets) -> Targets:
             return targets | {"image": canvas_of(targets)}
 

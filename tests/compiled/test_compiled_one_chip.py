@@ -105,7 +105,7 @@ def test_a_policy_looks_nothing_up_and_holds_little(compiled: Compiled) -> None:
     assert found["temp_bytes"] <= 3 * batch
     # One image after another, each with the branch that it takes.
     assert found["loops"] >= 1 and found["unknown"] == []
-    assert found["hbm_bytes"] <= 4 * batch  # the batch is read and written, not copied for each image
+    assert found["hbm_bytes"] <= 4 * batch  # read, packed, unpacked and written
 
 
 def test_bytes_of_known_programs(compiled: Compiled) -> None:
