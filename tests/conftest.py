@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,13 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if kind in seen:
             item.add_marker(pytest.mark.long)
         seen.add(kind)
-
-
-def pytest_collection_finish() -> None:
-    """Has the garbage collector leave alone what was imported, a million objects, and look less often for cycles."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 10)
 
 
 @pytest.fixture(autouse=True)
