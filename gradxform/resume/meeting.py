@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from jax._src import distributed  # what the processes of a program can look up has no public name
+import jax
 
 WRITTEN, COMMITTED, PROGRESS = "async_write_complete", "async_commit_complete", "set_value_start"
 """Orbax's names: all have written, the first has committed; and where all meet before a save and after it."""
@@ -54,7 +54,7 @@ class Meeting:
         """
         if key.endswith(PROGRESS):
             if self._under_way and self._ahead:
-                self._client.key_value_set(f"{self._mark}/{distributed.global_state.process_id}", "failed")
+                self._client.key_value_set(f"{self._mark}/{jax.process_index()}", "failed")
                 while self._ahead:
                     self._barrier(key=self._ahead.pop(0), timeout_ms=timeout_ms)
             self._under_way = True
@@ -71,6 +71,9 @@ class Meeting:
 
     @property
     def _client(self) -> Known:
+        # What the processes of a program can look up has no public name; a single process imports nothing.
+        from jax._src import distributed
+
         client: Known | None = distributed.global_state.client
         assert client is not None  # as there are several processes
         return client
