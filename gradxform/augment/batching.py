@@ -4,10 +4,10 @@ Under ``vmap`` every branch is computed for every image, and one is selected. On
 own. Which of the two is better depends on the machine. A processor works through a few images at a time, as many as its
 cache holds. A TPU takes a branch as a branch, so that a batch in which images choose between dear ones goes image by
 image, and every other batch at once, but for several views of it, whose steps together do not fit in its memory on
-the chip: groups. A GPU is not busy with one image: groups of them, every branch for each. (Sorting
-a batch by branch, so that no group pays for another's, moves fewer bytes there: 56 MB and what its loops of unknown
-length take, against 312 MB, for two operations of RandAugment and 64 images. But 312 MB are 0.1 ms, and each of its
-loops asks the host after every round.)
+the chip: groups. A GPU is not busy with one image: all at once, every branch for each, and groups of what holds many
+times an image (a displacement, several views, AugMix). (Sorting a batch by branch, so that no group pays for another's,
+moves fewer bytes there: 56 MB and what its loops of unknown length take, against 218 MB, for two operations of
+RandAugment and 64 images. But 218 MB are less than 0.1 ms, and each of its loops asks the host after every round.)
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
-from gradxform.augment.stage import Sampled, Stage, Targets, canvas_of, closed, few
+from gradxform.augment.stage import Sampled, Shape, Stage, Targets, canvas_of, closed, few
 from gradxform.core.divide import each_its_own, is_local
 from gradxform.core.platform import by_platform
 from gradxform.core.types import PyTree, Size
@@ -27,8 +28,9 @@ from gradxform.core.types import PyTree, Size
 BATCHINGS = ("auto", "map", "vmap")
 GROUP = few(1 << 20)
 """How many images keep an accelerator busy; more of them at a time hold more memory and are no faster."""
-GPU_GROUP = few(1 << 19)
-"""The same of a GPU, which holds more for each: two pixels for each thread that an H100 has at a time."""
+GPU_GROUP, GPU_GROUPS = few(1 << 19), 8
+"""The same of a GPU, which holds more for each, two pixels for each thread that an H100 has at a time; and how many
+groups there are at most, for each is a launch of every kernel."""
 
 
 def apply_batch(
@@ -87,14 +89,21 @@ def _through(
         return grouped(1 if here is None else here)(arrays, params, targets)
     # What a processor's cache cannot hold of a whole batch, a GPU's memory should not either.
     large = stage.chooses or stage.dear or here is not None
+    # The branches of one choice after another need less than three times the batch on a GPU, and go through it less
+    # often than groups: 218 MB of RandAugment's two operations on 64 images, 372 in eight groups.
+    one_branch = stage.chooses and not stage.several
     return by_platform(
         grouped(here),
         arrays,
         params,
         targets,
-        gpu=grouped(GPU_GROUP(shape, image.dtype) if large else None),
+        gpu=grouped(_gpu_group(shape, image.dtype, size) if large and not one_branch else None),
         tpu=of_words if stage.chooses else grouped(GROUP(shape, image.dtype) if stage.several else None),
     )
+
+
+def _gpu_group(shape: Shape, dtype: DTypeLike, size: Size) -> int:
+    return max(GPU_GROUP(shape, dtype) or 1, -(-size // GPU_GROUPS) if isinstance(size, int) else 1)
 
 
 def images_at_a_time(most: int, size: Size) -> int:

@@ -39,7 +39,7 @@ class Stage:
       dear: whether doing it to an image that does not take it costs more than going through a batch image by image:
         true of look-ups, of nothing that is a pass over the pixels.
       chooses: whether each image takes one of several branches of which some are dear.
-      several: whether it makes several images of each.
+      several: whether it makes, or mixes, several images of each.
       needs_unit: whether float images have to be in [0, 1].
       leaves_unit: whether what it makes of them is not.
 

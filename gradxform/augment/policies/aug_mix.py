@@ -91,7 +91,7 @@ class AugMix(Stage):
     alpha: Scalar
     border: Border
     interpolation: str
-    dear = chooses = True
+    dear = chooses = several = True
     needs_unit = True
 
     def images(self, shape: Shape, dtype: DTypeLike) -> int | None:
