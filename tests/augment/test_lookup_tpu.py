@@ -13,7 +13,8 @@ import pytest
 
 from gradxform.augment.geometry import lookup, lookup_tpu
 from gradxform.augment.geometry.borders import Border
-from gradxform.augment.geometry.placement import Affine, Displacement, Map, composed
+from gradxform.augment.geometry.displacement import Displacement
+from gradxform.augment.geometry.placement import Affine, Map, composed
 from gradxform.augment.pixels.canvas import Canvas
 from gradxform.core.platform import by_platform
 
