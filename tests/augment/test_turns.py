@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import gradxform as gx
+from gradxform.augment.geometry.perspective import perspective
 from gradxform.augment.geometry.placement import composed, moved
 
 pytestmark = pytest.mark.long
@@ -143,6 +144,18 @@ def test_perspective_is_pillows() -> None:
         assert np.mean(np.abs(np.int32(got["image"][i]) - wanted) > 0) <= 2e-3
         back = np.linalg.inv(np.append(numbers, 1).reshape(3, 3)) @ np.float64([*points.T, np.ones(3)])
         np.testing.assert_allclose(got["keypoints"][i], (back[:2] / back[2]).T, atol=2e-3)
+
+
+def test_what_is_on_the_image_is_before_the_horizon() -> None:
+    """In each of many draws the moved corners show the corners, also where the first pixel is behind the horizon."""
+    height, width = 40, 60
+    inward = np.asarray(A.random_perspective(0.65, 1.0).sample(KEY, (1000, height, width, 3))[0]["inward"])
+    start = np.float32([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    end = start + inward * np.float32([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    shown = jax.vmap(lambda some, at: jnp.stack(perspective((height, width, 3), some)(at[:, 0], at[:, 1]), -1))
+    np.testing.assert_allclose(shown(inward, end), np.broadcast_to(start, end.shape), atol=0.05)
+    behind = [coefficients((height, width), one)[6:] @ at < -1 for one, at in zip(inward, end[:, 2], strict=True)]
+    assert sum(behind) > 5
 
 
 def test_the_corners_are_torchvisions() -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gradxform.augment.augmentation import augmentation
 from gradxform.augment.geometry.borders import INTERPOLATIONS, Fill, border_of
-from gradxform.augment.geometry.placement import Projective
+from gradxform.augment.geometry.placement import HORIZON, Projective
 from gradxform.augment.geometry.run import Geometric, Resampling
 from gradxform.augment.pixels.arithmetic import exact
 from gradxform.augment.stage import Sampled, Shape, Stage
@@ -93,9 +93,13 @@ def perspective(shape: Shape, inward: jax.Array) -> Projective:
     to_x = (e - exact(f * h), exact(c * h) - b, exact(b * f) - exact(c * e))
     to_y = (exact(f * g) - d, a - exact(c * g), exact(c * d) - exact(a * f))
     to_w = (exact(d * h) - exact(e * g), exact(b * g) - exact(a * h), exact(a * e) - exact(b * d))
+    # What is divided by is above 0 on the whole image: as the determinant is, by which the inverse has it there. With 1
+    # at the first pixel, as is the custom, it is below 0 on the image where that pixel is behind the horizon.
+    determinant = exact(a * to_x[0]) + exact(b * to_y[0]) + exact(c * to_w[0])
+    by = jnp.where(to_w[2] > HORIZON * determinant, to_w[2], determinant)
     return Projective(
         *(
-            scale * one / (to_w[2] * unit)
+            scale * one / (by * unit)
             for scale, row in ((right, to_x), (low, to_y), (1.0, to_w))
             for one, unit in zip(row, (right, low, 1.0), strict=True)
         )
